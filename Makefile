@@ -1,0 +1,80 @@
+# `make help` lists what there is. Everything runs in .venv, which the first target that needs it makes.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell $(p) --version 2>/dev/null),$(p))))
+VENV := .venv
+READY := $(VENV)/.ready
+READY_TESTS := $(VENV)/.ready-tests
+EZM := $(VENV)/bin/ezm
+PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+NEEDED := Python 3.11 or 3.12 is needed; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3
+
+SPEC ?= experiments/quickstart.yaml
+SET ?=
+RESUME ?=
+RUN ?= last
+PORT ?= 5000
+
+.PHONY: help
+help: ## list the targets
+	@echo "usage: make TARGET [NAME=value ...]"
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: train
+train: $(READY) ## train an experiment: SPEC=experiments/quickstart.yaml SET="a.b=c d.e=f" RESUME=last
+	@$(EZM) train "$(SPEC)" $(foreach setting,$(SET),--set '$(setting)') $(if $(RESUME),--resume "$(RESUME)")
+
+.PHONY: eval
+eval: $(READY) ## evaluate a checkpoint: RUN=last, a run id or a path
+	@$(EZM) eval "$(RUN)"
+
+.PHONY: ui
+ui: $(READY) ## MLflow's UI on this machine: PORT=5000
+	@exec $(EZM) ui --port "$(PORT)"
+
+.PHONY: test
+test: $(READY_TESTS) ## the tests (minutes)
+	@$(VENV)/bin/python -m pytest -q -m "not slow"
+
+.PHONY: test-slow
+test-slow: $(READY_TESTS) ## the slow tests
+	@$(VENV)/bin/python -m pytest -q -m slow
+
+.PHONY: learn-check
+learn-check: $(READY) ## learn three dm_control tasks from scratch and check the returns (up to 20 minutes)
+	@$(EZM) train experiments/learn_check.yaml
+	@$(EZM) learn-check
+
+.PHONY: lint
+lint: $(READY_TESTS) ## ruff and mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+.PHONY: clean
+clean: ## remove .venv and caches; runs in mlruns stay
+	@rm -rf $(VENV) *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt
+	@if ! $(VENV)/bin/python -m pip --version > /dev/null 2>&1; then \
+	  if ! "$(PYTHON)" --version > /dev/null 2>&1; then \
+	    echo "make: no Python $(PYTHON) found; $(NEEDED)" >&2; exit 1; \
+	  fi; \
+	  if ! "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; then \
+	    echo "make: $(PYTHON) is $$("$(PYTHON)" --version 2>&1); $(NEEDED)" >&2; exit 1; \
+	  fi; \
+	  echo "making $(VENV) with $$("$(PYTHON)" --version)"; \
+	  "$(PYTHON)" -m venv --clear $(VENV); \
+	fi
+	@echo "installing the pinned packages (some minutes the first time)"
+	@$(PIP) -e .
+	@touch $@
+
+$(READY_TESTS): $(READY)
+	@echo "installing what the tests need"
+	@$(PIP) -e '.[dev,oracle]'
+	@touch $@

@@ -1,0 +1,32 @@
+"""Environments: suites of tasks, the robots, padding and masks, vectorised stepping.
+
+Importing this package registers the built-in HumanoidBench tasks with gymnasium, as
+`ezm_pl/<task>-v0`; nothing is compiled until an environment is made.
+"""
+
+import functools
+
+import gymnasium
+
+from ezm_pl.envs.original import HumanoidBenchUnavailable
+from ezm_pl.envs.registry import TaskSizes, make, sizes
+from ezm_pl.envs.rendering import RenderingUnavailable, rendering_available
+from ezm_pl.envs.rollouts import random_returns
+from ezm_pl.envs.vector import MultiTaskVectorEnv
+from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
+
+__all__ = [
+    "HumanoidBenchUnavailable",
+    "MultiTaskVectorEnv",
+    "RenderingUnavailable",
+    "TaskSizes",
+    "make",
+    "random_returns",
+    "rendering_available",
+    "sizes",
+]
+
+for _task in HUMANOID_BENCH:
+    if _task in BUILTIN and f"ezm_pl/{_task}-v0" not in gymnasium.registry:
+        # The time limit is the environment's own, so that it can be changed: none is given here.
+        gymnasium.register(f"ezm_pl/{_task}-v0", entry_point=functools.partial(make, _task))

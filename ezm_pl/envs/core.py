@@ -1,0 +1,201 @@
+"""What every single-task environment here shares: actions, episode length, protocols, seeds, divergence.
+
+`ControlEnv` is a `gymnasium.Env` over control steps. A subclass simulates one control step
+(`_control_step`) and starts an episode (`_start_episode`); everything else is here, once.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any, Literal, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from numpy.typing import NDArray
+
+Protocol = Literal["humanoidbench", "ezm"]
+PROTOCOLS: tuple[Protocol, ...] = ("humanoidbench", "ezm")
+
+FloatArray = NDArray[np.float64]
+Observation = NDArray[np.float32]
+
+
+class ControlStep(NamedTuple):
+    """What one control step gave.
+
+    Attributes:
+        reward: the reward, finite.
+        terms: the reward's named terms.
+        fell: the benchmark's own termination condition (for HumanoidBench tasks) held.
+        terminal: the task itself ends here, in every protocol (dm_control's discount of 0).
+        diverged: the physics left the finite numbers; the state is that of before the step.
+    """
+
+    reward: float
+    terms: dict[str, float]
+    fell: bool = False
+    terminal: bool = False
+    diverged: bool = False
+
+
+def positive_int(name: str, value: Any) -> int:
+    """`value` if it is a whole number of at least 1.
+
+    Raises:
+        ValueError: it is not, in one line that names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
+    return int(value)
+
+
+class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
+    """A gymnasium environment over control steps with float32 observations and actions in [-1, 1].
+
+    Args:
+        observation_size: length of the observation.
+        action_size: number of actuators.
+        protocol: `humanoidbench` (falls end the episode) or `ezm` (they never do).
+        seed: seed of the first `reset` that is given none.
+        render_mode: `rgb_array` or None.
+        action_repeat: control steps an action is held for; rewards are summed.
+        episode_steps: control steps after which the episode is truncated.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        observation_size: int,
+        action_size: int,
+        protocol: Protocol,
+        seed: int | None,
+        render_mode: str | None,
+        action_repeat: int,
+        episode_steps: int,
+        frames_per_second: float,
+    ) -> None:
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
+        if render_mode not in (None, "rgb_array"):
+            raise ValueError(f"render_mode must be 'rgb_array' or None, not {render_mode!r}")
+        self.metadata = {"render_modes": ["rgb_array"], "render_fps": round(frames_per_second)}
+        self.observation_space = Box(-math.inf, math.inf, (observation_size,), np.float32)
+        self.action_space = Box(-1.0, 1.0, (action_size,), np.float32)
+        self.render_mode = render_mode
+        self.protocol: Protocol = protocol
+        self.action_repeat = positive_int("action_repeat", action_repeat)
+        self._full_episode_steps = positive_int("episode_steps", episode_steps)
+        self._next_episode_steps = self._full_episode_steps
+        self._episode_steps = self._next_episode_steps
+        self._elapsed = 0
+        self._started = False
+        self._pending_seed = seed
+
+    @property
+    def episode_steps(self) -> int:
+        """Control steps after which the present episode is truncated."""
+        return self._episode_steps
+
+    @property
+    def elapsed_steps(self) -> int:
+        """Control steps taken in the present episode."""
+        return self._elapsed
+
+    def set_episode_steps(self, steps: int | None) -> None:
+        """Changes the time limit, in control steps, from the next `reset` on; None for the full length.
+
+        An episode never gets longer than the full length that the environment was made with.
+        """
+        full = self._full_episode_steps
+        self._next_episode_steps = full if steps is None else min(full, positive_int("episode_steps", steps))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode.
+
+        Args:
+            seed: re-seeds the environment's generator; the same seed gives the same episode.
+            options: not used.
+
+        Returns:
+            The observation [O] float32 and an empty info.
+        """
+        if seed is None:
+            seed = self._pending_seed
+        self._pending_seed = None
+        reseeded = seed is not None or not self._started
+        super().reset(seed=seed)
+        self._episode_steps = self._next_episode_steps
+        self._elapsed = 0
+        self._started = True
+        self._start_episode(reseeded)
+        return self._observation(), {}
+
+    def step(
+        self, action: NDArray[np.floating[Any]]
+    ) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Holds an action for `action_repeat` control steps, or fewer where the episode ends sooner.
+
+        Args:
+            action: [A], clipped to [-1, 1].
+
+        Returns:
+            Observation [O] float32, summed reward, terminated, truncated, and an info with
+            `fell` (the benchmark's termination condition held at one of the control steps),
+            `reward_before_fall` (the reward up to and including the first such control step),
+            `diverged`, `steps` (control steps taken) and `reward_terms` (of the last control step).
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode has been started.
+            ValueError: an action of the wrong size, or with a NaN in it.
+        """
+        if not self._started:
+            raise gymnasium.error.ResetNeeded("step() before reset(): call reset() first")
+        held = self._checked_action(action)
+        total, before_fall, fell, steps = 0.0, 0.0, False, 0
+        terminated = truncated = False
+        while steps < self.action_repeat and not (terminated or truncated):
+            outcome = self._control_step(held)
+            steps += 1
+            self._elapsed += 1
+            total += outcome.reward
+            before_fall += 0.0 if fell else outcome.reward
+            fell = fell or outcome.fell
+            terminated = outcome.terminal or (outcome.fell and self.protocol == "humanoidbench")
+            truncated = outcome.diverged or self._elapsed >= self._episode_steps
+        info = {
+            "fell": fell,
+            "reward_before_fall": before_fall,
+            "diverged": outcome.diverged,
+            "steps": steps,
+            "reward_terms": outcome.terms,
+        }
+        return self._observation(), total, terminated, truncated, info
+
+    def _checked_action(self, action: Any) -> FloatArray:
+        """`action` as float64 [A], clipped to [-1, 1]."""
+        values = np.asarray(action, dtype=np.float64)
+        if values.shape != self.action_space.shape:
+            raise ValueError(f"action has shape {values.shape}, this task takes {self.action_space.shape}")
+        # The sum of squares is NaN if and only if an entry is; plain ufuncs cost least on few numbers.
+        if math.isnan(values.dot(values)):
+            raise ValueError("action holds a NaN")
+        return np.minimum(np.maximum(values, -1.0), 1.0)
+
+    @abc.abstractmethod
+    def _start_episode(self, reseeded: bool) -> None:
+        """Puts the simulation into an initial state; `reseeded` says that `np_random` is new."""
+
+    @abc.abstractmethod
+    def _control_step(self, action: FloatArray) -> ControlStep:
+        """Simulates one control step under `action` [A] in [-1, 1]."""
+
+    @abc.abstractmethod
+    def _observation(self) -> Observation:
+        """The present observation, a fresh array [O] float32."""

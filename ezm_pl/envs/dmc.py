@@ -1,0 +1,125 @@
+"""dm_control's suite behind the same door: `dmc-<domain>-<task>`.
+
+Source: Tunyasuvunakool et al., "dm_control: Software and Tasks for Continuous Control" (2020).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from typing import Any
+
+import numpy as np
+
+from ezm_pl.envs.core import ControlEnv, ControlStep, FloatArray, Observation, Protocol
+from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
+
+# dm_control reports its choice of a renderer at INFO and, where no GL works, tries each in turn.
+logging.getLogger("absl").setLevel(logging.WARNING)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """`dmc-cartpole-balance` -> (`cartpole`, `balance`)."""
+    _, domain, task = name.split("-", 2)
+    return domain, task
+
+
+class DMControlEnv(ControlEnv):
+    """A task of dm_control's suite: observations flattened in dm_control's own key order.
+
+    One control step is dm_control's own (`control_timestep`); a discount of 0 is a termination in
+    both protocols; `fell` is always False. Settings are `ControlEnv`'s.
+
+    Args:
+        name: `dmc-<domain>-<task>`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        protocol: Protocol = "humanoidbench",
+        seed: int | None = None,
+        render_mode: str | None = None,
+        action_repeat: int = 1,
+        episode_steps: int | None = None,
+    ) -> None:
+        if render_mode is not None:
+            from ezm_pl.envs import rendering
+
+            rendering.require()
+        with warnings.catch_warnings():
+            # It tries GLFW at import, which warns where there is no display; nobody asked to render.
+            warnings.simplefilter("ignore")
+            from dm_control import suite
+
+        self.task = name
+        self._frames: Any = None
+        # The generator that dm_control draws from is ours: every reset with a seed re-seeds it.
+        self._random = np.random.RandomState(0)
+        domain, task = split_name(name)
+        # The time limit is ControlEnv's, so that it can change and be told from a termination.
+        self._env = suite.load(domain, task, task_kwargs={"random": self._random, "time_limit": math.inf})
+        self._keys = tuple(self._env.observation_spec())
+        size = sum(int(np.prod(s.shape, dtype=int)) for s in self._env.observation_spec().values())
+        action_spec = self._env.action_spec()
+        self._low = np.asarray(action_spec.minimum, np.float64)
+        self._range = np.asarray(action_spec.maximum, np.float64) - self._low
+        super().__init__(
+            observation_size=size,
+            action_size=int(action_spec.shape[0]),
+            protocol=protocol,
+            seed=seed,
+            render_mode=render_mode,
+            action_repeat=action_repeat,
+            episode_steps=DMC_EPISODE_STEPS if episode_steps is None else episode_steps,
+            frames_per_second=1.0 / self._env.control_timestep(),
+        )
+        self._last = np.zeros(size, np.float32)
+
+    def _start_episode(self, reseeded: bool) -> None:
+        if reseeded:
+            self._random.seed(int(self.np_random.integers(2**32)))
+        self._read(self._env.reset().observation)
+
+    def _control_step(self, action: FloatArray) -> ControlStep:
+        from dm_control.rl.control import PhysicsError
+
+        try:
+            step = self._env.step(self._low + 0.5 * (action + 1.0) * self._range)
+        except PhysicsError:
+            return ControlStep(0.0, {"reward": 0.0}, diverged=True)
+        reward = float(step.reward)
+        if not (math.isfinite(reward) and self._read(step.observation)):
+            return ControlStep(0.0, {"reward": 0.0}, diverged=True)
+        return ControlStep(reward, {"reward": reward}, terminal=bool(step.last() and step.discount == 0.0))
+
+    def _read(self, observation: dict[str, Any]) -> bool:
+        """Keeps an observation if it is finite, and says whether it was."""
+        flat = np.concatenate([np.ravel(observation[key]) for key in self._keys]).astype(np.float32)
+        finite = bool(np.isfinite(flat).all())
+        if finite:
+            self._last = flat
+        return finite
+
+    def _observation(self) -> Observation:
+        return self._last.copy()
+
+    def render(self) -> Any:
+        """A frame [480, 640, 3] uint8, or None without `render_mode`."""
+        if self.render_mode is None:
+            return None
+        physics = self._env.physics
+        if self._frames is None:
+            from ezm_pl.envs import rendering
+
+            # Not dm_control's own renderer: it settles on a GL when imported, even one that fails.
+            self._frames = rendering.Frames(physics.model.ptr)
+        return self._frames.draw(physics.data.ptr, 0)
+
+    def close(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+            self._frames = None
+        self._env.close()

@@ -1,0 +1,340 @@
+"""The simulation behind the built-in HumanoidBench tasks, and the environment around it.
+
+A task is a class (`Task`) that says what it adds to the scene, how it resets, what it pays (named
+terms) and when the benchmark ends the episode. `HumanoidEnv` does the rest. To add one, subclass
+`Task` in a file of its family and enter it in `ezm_pl.envs.catalogue`.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from ezm_pl.envs import h1
+from ezm_pl.envs.core import ControlEnv, ControlStep, FloatArray, Observation, Protocol
+
+TIMESTEP = 0.002
+SUBSTEPS = 10
+"""A control step is 10 physics steps of 2 ms."""
+
+Terms = dict[str, float]
+
+
+class RobotKind(NamedTuple):
+    """A robot: how to build it, and its size in qpos."""
+
+    build: Callable[[mujoco.MjSpec], None]
+    nq: int
+
+
+ROBOTS: dict[str, RobotKind] = {"h1": RobotKind(h1.add_h1, 26)}
+
+
+class Robot:
+    """Live views of a humanoid's state: plain floats and arrays that follow `mj_step` by themselves.
+
+    As in the benchmark, positions of sites and bodies are those of the last physics step's start
+    (what `mj_step` leaves in `mjData`), joint positions those of its end.
+
+    Attributes:
+        qpos: the robot's own generalised positions; [:3] is the pelvis, [3:7] its orientation.
+        com_velocity: [3], m/s, of the whole robot's centre of mass, world frame.
+        forces: [A], N m, of the actuators.
+        head, imu, left_foot, right_foot, left_hand, right_hand: [3] site positions, m.
+        left_hand_velocity, right_hand_velocity: [3], m/s.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, nq: int) -> None:
+        self.qpos: FloatArray = data.qpos[:nq]
+        self.forces: FloatArray = data.actuator_force
+        self.pelvis_position: FloatArray = data.body("pelvis").xpos
+        self.pelvis_quaternion: FloatArray = data.body("pelvis").xquat
+        self.head: FloatArray = data.site("head").xpos
+        self.imu: FloatArray = data.site("imu").xpos
+        self.left_foot: FloatArray = data.site("left_foot").xpos
+        self.right_foot: FloatArray = data.site("right_foot").xpos
+        self.left_hand: FloatArray = data.site("left_hand").xpos
+        self.right_hand: FloatArray = data.site("right_hand").xpos
+        self.com_velocity: FloatArray = data.sensor("pelvis_velocity").data
+        self.left_hand_velocity: FloatArray = data.sensor("left_hand_velocity").data
+        self.right_hand_velocity: FloatArray = data.sensor("right_hand_velocity").data
+        self._torso: FloatArray = data.body("torso_link").xmat
+
+    @property
+    def head_height(self) -> float:
+        """Height of the head, m."""
+        return float(self.head[2])
+
+    @property
+    def height(self) -> float:
+        """Height of the pelvis, m, at the end of the last physics step."""
+        return float(self.qpos[2])
+
+    @property
+    def uprightness(self) -> float:
+        """Cosine of the angle between the torso's axis and the vertical."""
+        return float(self._torso[8])
+
+
+class Simulation:
+    """A compiled model (shared between environments of a process), its own data, and the robot in it."""
+
+    def __init__(self, model: mujoco.MjModel, robot_nq: int) -> None:
+        self.model = model
+        self.data = mujoco.MjData(model)
+        self.robot = Robot(model, self.data, robot_nq)
+        self.robot_nq = robot_nq
+
+    def geoms(self, *names: str) -> frozenset[int]:
+        """Ids of geoms by name."""
+        return frozenset(self.model.geom(name).id for name in names)
+
+    def geoms_of(self, *bodies: str) -> frozenset[int]:
+        """Ids of the geoms of bodies, by the bodies' names."""
+        wanted = [self.model.body(name).id for name in bodies]
+        return frozenset(np.flatnonzero(np.isin(self.model.geom_bodyid, wanted)).tolist())
+
+    def touching(self, geoms: frozenset[int]) -> bool:
+        """Whether any contact involves one of `geoms`."""
+        return self.data.ncon > 0 and not geoms.isdisjoint(self.data.contact.geom.ravel().tolist())
+
+    def contacts(self) -> list[list[int]]:
+        """Pairs of geom ids in contact."""
+        return self.data.contact.geom.tolist() if self.data.ncon else []
+
+
+class Task:
+    """What a HumanoidBench task is, beyond the robot. One instance a simulation.
+
+    Class attributes:
+        episode_steps: control steps of a full episode.
+        reset_noise: half width of the uniform noise on every entry of the initial qpos.
+        extra_qpos: initial qpos of what the task adds, after the robot's.
+        camera: which camera renders it.
+    """
+
+    episode_steps: ClassVar[int] = 1000
+    reset_noise: ClassVar[float] = 0.01
+    extra_qpos: ClassVar[Sequence[float]] = ()
+    camera: ClassVar[str] = "cam_default"
+
+    def __init__(self, sim: Simulation) -> None:
+        self.sim = sim
+        self.robot = sim.robot
+
+    @classmethod
+    def build(cls, spec: mujoco.MjSpec) -> None:
+        """Adds the task's own things to the scene; nothing, unless overridden."""
+
+    def reset(self, rng: np.random.Generator) -> None:
+        """Starts an episode from the noisy initial state that the simulation is in already.
+
+        May change `sim.data.qpos`; kinematics are brought up to date afterwards.
+        """
+
+    def restore(self, internal: Mapping[str, Sequence[float]]) -> None:
+        """Takes over task-side state as recorded (`internal` of `parity/*.npz`)."""
+
+    def before_step(self) -> None:
+        """Called at the beginning of each control step."""
+
+    def observation(self) -> Sequence[FloatArray]:
+        """Parts of the observation after `qpos` and `qvel`."""
+        return ()
+
+    def reward(self) -> tuple[float, Terms]:
+        """The reward of the control step just made, and its named terms."""
+        raise NotImplementedError
+
+    def fallen(self) -> bool:
+        """The benchmark's termination condition."""
+        return False
+
+
+_models: dict[tuple[str, type[Task]], mujoco.MjModel] = {}
+_models_lock = threading.Lock()
+
+
+def build_spec(robot: str, task: type[Task]) -> mujoco.MjSpec:
+    """Floor, robot and the task's scene, not yet compiled."""
+    spec = mujoco.MjSpec()
+    spec.modelname = f"{robot} {task.__name__}"
+    spec.option.timestep = TIMESTEP
+    spec.visual.global_.offwidth, spec.visual.global_.offheight = 640, 480
+    h1.add_floor(spec)
+    ROBOTS[robot].build(spec)
+    task.build(spec)
+    return spec
+
+
+def compiled_model(robot: str, task: type[Task]) -> mujoco.MjModel:
+    """The compiled model of a robot in a task's scene: one a process, as no task changes it."""
+    with _models_lock:
+        key = (robot, task)
+        if key not in _models:
+            _models[key] = build_spec(robot, task).compile()
+        return _models[key]
+
+
+def standing_qpos(model: mujoco.MjModel, task: type[Task], robot_nq: int) -> FloatArray:
+    """The initial qpos before noise: standing with bent knees, the task's things in their places."""
+    qpos = np.zeros(model.nq)
+    qpos[2] = h1.STANDING_HEIGHT
+    qpos[3] = 1.0
+    for joint, angle in h1.STANDING_POSE.items():
+        qpos[model.joint(joint).qposadr[0]] = angle
+    if len(task.extra_qpos) != model.nq - robot_nq:
+        wanted = model.nq - robot_nq
+        raise ValueError(f"{task.__name__}: extra_qpos has {len(task.extra_qpos)} numbers, not {wanted}")
+    qpos[robot_nq:] = task.extra_qpos
+    return qpos
+
+
+class HumanoidEnv(ControlEnv):
+    """A humanoid in a task. Settings are `ControlEnv`'s; see `ezm_pl.envs.make`.
+
+    Args:
+        robot: a name of `ROBOTS`.
+        task: the task's class.
+    """
+
+    def __init__(
+        self,
+        robot: str,
+        task: type[Task],
+        *,
+        protocol: Protocol = "humanoidbench",
+        seed: int | None = None,
+        render_mode: str | None = None,
+        action_repeat: int = 1,
+        episode_steps: int | None = None,
+    ) -> None:
+        if render_mode is not None:
+            from ezm_pl.envs import rendering
+
+            rendering.require()
+        model = compiled_model(robot, task)
+        self.sim = Simulation(model, ROBOTS[robot].nq)
+        self.task = task(self.sim)
+        self.initial_qpos = standing_qpos(model, task, self.sim.robot_nq)
+        low, high = model.actuator_ctrlrange.T
+        self._ctrl_middle, self._ctrl_half = 0.5 * (high + low), 0.5 * (high - low)
+        # Views of the state, made once: an attribute of MjData costs a new array each time.
+        self._qpos, self._qvel, self._ctrl = self.sim.data.qpos, self.sim.data.qvel, self.sim.data.ctrl
+        self._frames: Any = None
+        mujoco.mj_forward(model, self.sim.data)
+        super().__init__(
+            observation_size=model.nq + model.nv + sum(part.size for part in self.task.observation()),
+            action_size=model.nu,
+            protocol=protocol,
+            seed=seed,
+            render_mode=render_mode,
+            action_repeat=action_repeat,
+            episode_steps=task.episode_steps if episode_steps is None else episode_steps,
+            frames_per_second=1.0 / (TIMESTEP * SUBSTEPS),
+        )
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """The compiled model. It is shared: do not change it."""
+        return self.sim.model
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """The simulation's state."""
+        return self.sim.data
+
+    def _start_episode(self, reseeded: bool) -> None:
+        model, data = self.sim.model, self.sim.data
+        mujoco.mj_resetData(model, data)
+        noise = self.task.reset_noise
+        data.qpos[:] = self.initial_qpos + self.np_random.uniform(-noise, noise, model.nq)
+        self._settle()
+        self.task.reset(self.np_random)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Brings everything up to date with qpos, whose quaternions may be off unit length."""
+        # The benchmark's MuJoCo normalised them in place as a side effect; today's does not.
+        mujoco.mj_normalizeQuat(self.sim.model, self.sim.data.qpos)
+        mujoco.mj_forward(self.sim.model, self.sim.data)
+
+    def restore(
+        self,
+        qpos: NDArray[Any],
+        qvel: NDArray[Any],
+        warmstart: NDArray[Any] | None = None,
+        internal: Mapping[str, Any] | None = None,
+    ) -> Observation:
+        """Puts the simulation into a recorded state, ready for `step`.
+
+        Args:
+            qpos: [nq]. qvel: [nv].
+            warmstart: [nv], the constraint solver's starting point (`qacc_warmstart`).
+            internal: task-side state, each a flat list; see `parity/` in TASKS.md.
+
+        Returns:
+            The observation of that state [O] float32.
+
+        Raises:
+            ValueError: arrays of the wrong size.
+        """
+        model, data = self.sim.model, self.sim.data
+        for name, given, size in (("qpos", qpos, model.nq), ("qvel", qvel, model.nv)):
+            if np.shape(given) != (size,):
+                raise ValueError(f"{name} has shape {np.shape(given)}, this task's is {(size,)}")
+        mujoco.mj_resetData(model, data)
+        data.qpos[:], data.qvel[:] = qpos, qvel
+        mujoco.mj_forward(model, data)
+        if warmstart is not None:
+            if np.shape(warmstart) != (model.nv,):
+                raise ValueError(f"warmstart has shape {np.shape(warmstart)}, this task's is {(model.nv,)}")
+            data.qacc_warmstart[:] = warmstart
+        self._episode_steps = self._next_episode_steps
+        self._elapsed = 0
+        self._started = True
+        self._pending_seed = None if self._np_random is not None else self._pending_seed
+        self.task.restore(internal or {})
+        return self._observation()
+
+    def _control_step(self, action: FloatArray) -> ControlStep:
+        model, data = self.sim.model, self.sim.data
+        self.task.before_step()
+        qpos, qvel, start = self._qpos.copy(), self._qvel.copy(), data.time
+        self._ctrl[:] = self._ctrl_middle + self._ctrl_half * action
+        mujoco.mj_step(model, data, SUBSTEPS)
+        # On a bad state MuJoCo resets itself, clock and all. (A sum of squares is finite only if all are.)
+        kept_time = data.time > start + (SUBSTEPS - 0.5) * TIMESTEP
+        if kept_time and math.isfinite(self._qpos.dot(self._qpos) + self._qvel.dot(self._qvel)):
+            reward, terms = self.task.reward()
+            if math.isfinite(reward):
+                terms["per_timestep_reward"] = reward
+                return ControlStep(reward, terms, fell=self.task.fallen())
+        mujoco.mj_resetData(model, data)
+        self._qpos[:], self._qvel[:] = qpos, qvel
+        mujoco.mj_forward(model, data)
+        return ControlStep(0.0, {"per_timestep_reward": 0.0}, diverged=True)
+
+    def _observation(self) -> Observation:
+        return np.concatenate((self._qpos, self._qvel, *self.task.observation()), dtype=np.float32)
+
+    def render(self) -> Any:
+        """A frame [480, 640, 3] uint8, or None without `render_mode`."""
+        if self.render_mode is None:
+            return None
+        if self._frames is None:
+            from ezm_pl.envs import rendering
+
+            self._frames = rendering.Frames(self.sim.model)
+        return self._frames.draw(self.sim.data, self.task.camera)
+
+    def close(self) -> None:
+        if self._frames is not None:
+            self._frames.close()
+            self._frames = None

@@ -1,0 +1,126 @@
+"""The door: task names to environments, and their sizes."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from ezm_pl.envs.core import Protocol
+from ezm_pl.spec.tasks import BUILTIN, DMC, HUMANOID_BENCH, nearest
+
+Backend = Literal["auto", "builtin", "humanoid_bench"]
+BACKENDS: tuple[Backend, ...] = ("auto", "builtin", "humanoid_bench")
+
+
+def make(
+    task: str,
+    *,
+    backend: Backend = "auto",
+    protocol: Protocol = "humanoidbench",
+    seed: int | None = None,
+    render_mode: str | None = None,
+    action_repeat: int = 1,
+    episode_steps: int | None = None,
+) -> gymnasium.Env[Any, Any]:
+    """One environment of one task: float32 observations, actions in [-1, 1], unpadded.
+
+    Args:
+        task: `h1-walk`, `h1hand-reach`, ... or `dmc-<domain>-<task>`.
+        backend: `builtin` (this package's tasks), `humanoid_bench` (the original package, if
+            installed), or `auto`: built in where there is one, else the original.
+        protocol: `humanoidbench`: falls end the episode; `ezm`: they never do. Both report
+            `info["fell"]`.
+        seed: seed of the first `reset` that is given none.
+        render_mode: `rgb_array` or None.
+        action_repeat: control steps (20 ms) that an action is held for; rewards are summed.
+        episode_steps: control steps of an episode; the task's own by default.
+
+    Raises:
+        ValueError: an unknown task (with the nearest name), one not built in, or a bad setting.
+        HumanoidBenchUnavailable: the original package is wanted and does not import.
+        RenderingUnavailable: `render_mode` is given and no GL works here.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+    settings: dict[str, Any] = {
+        "protocol": protocol,
+        "seed": seed,
+        "render_mode": render_mode,
+        "action_repeat": action_repeat,
+        "episode_steps": episode_steps,
+    }
+    if backend == "humanoid_bench" and task not in DMC:
+        from ezm_pl.envs.original import OriginalEnv
+
+        return OriginalEnv(task, **settings)
+    if task in DMC:
+        from ezm_pl.envs.dmc import DMControlEnv
+
+        return DMControlEnv(task, **settings)
+    if task not in HUMANOID_BENCH:
+        raise ValueError(f"unknown task {task!r}{nearest(task, (*HUMANOID_BENCH, *DMC))}")
+    if task not in BUILTIN:
+        if backend == "auto":
+            from ezm_pl.envs.original import OriginalEnv, available
+
+            if available():
+                return OriginalEnv(task, **settings)
+        raise ValueError(f"task {task!r} is not built in yet; backend 'humanoid_bench' may have it")
+    from ezm_pl.envs.catalogue import CATALOGUE
+    from ezm_pl.envs.humanoid import HumanoidEnv
+
+    robot, kind = CATALOGUE[task]
+    return HumanoidEnv(robot, kind, **settings)
+
+
+@dataclass(frozen=True)
+class TaskSizes:
+    """Sizes of a list of T tasks, for padding.
+
+    Attributes:
+        obs_sizes: int64 [T].
+        action_sizes: int64 [T].
+        obs_size: O, the largest observation.
+        action_size: A, the largest action.
+        action_mask: float32 [T, A], 1 where a task has an actuator.
+    """
+
+    obs_sizes: NDArray[np.int64]
+    action_sizes: NDArray[np.int64]
+    obs_size: int
+    action_size: int
+    action_mask: NDArray[np.float32]
+
+
+@functools.cache
+def _size(task: str) -> tuple[int, int]:
+    """(observation size, action size) of a task."""
+    if task in HUMANOID_BENCH:
+        return HUMANOID_BENCH[task].obs_size, HUMANOID_BENCH[task].action_size
+    env = make(task)
+    shapes = env.observation_space.shape, env.action_space.shape
+    env.close()
+    assert shapes[0] is not None and shapes[1] is not None
+    return shapes[0][0], shapes[1][0]
+
+
+def sizes(tasks: Sequence[str]) -> TaskSizes:
+    """Sizes of `tasks`: from the table for HumanoidBench, by building a dm_control task once.
+
+    Raises:
+        ValueError: an unknown task, or none.
+    """
+    if not tasks:
+        raise ValueError("no tasks given")
+    pairs = np.array([_size(task) for task in tasks], np.int64)
+    obs_sizes, action_sizes = pairs[:, 0].copy(), pairs[:, 1].copy()
+    mask = np.arange(action_sizes.max())[None, :] < action_sizes[:, None]
+    return TaskSizes(
+        obs_sizes, action_sizes, int(obs_sizes.max()), int(action_sizes.max()), mask.astype(np.float32)
+    )

@@ -1,0 +1,152 @@
+"""Frames without a window: EGL or OSMesa, whichever the system has."""
+
+from __future__ import annotations
+
+import functools
+import os
+import subprocess
+import sys
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+HEIGHT, WIDTH = 480, 640
+BACKENDS = ("egl", "osmesa")
+
+HELP = (
+    "rendering needs EGL or OSMesa, and neither works here: on Debian or Ubuntu, "
+    "apt-get install libegl1 libgl1-mesa-dri (EGL) or libosmesa6 (OSMesa)"
+)
+
+
+class RenderingUnavailable(RuntimeError):
+    """No GL backend can draw a frame on this system."""
+
+
+_PROBE = "import ezm_pl.envs.rendering as r; r._probe({backend!r})"
+
+
+@functools.cache
+def _chosen_backend() -> tuple[str, str]:
+    """(backend, reason): the backend to use, or an empty one and why there is none."""
+    wanted = os.environ.get("MUJOCO_GL", "").lower()
+    candidates = (wanted,) if wanted else BACKENDS
+    reason = "no GL backend to try"
+    for backend in candidates:
+        # In a process of its own: a driver that fails may take its process with it, and a backend
+        # once loaded stays.
+        environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+        try:
+            probe = subprocess.run(
+                [sys.executable, "-c", _PROBE.format(backend=backend)],
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            reason = f"{backend}: {error}"
+            continue
+        if probe.returncode == 0:
+            return backend, f"frames are drawn with {backend.upper()}"
+        last = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
+        reason = f"{backend}: {last}"
+    return "", reason
+
+
+def rendering_available() -> tuple[bool, str]:
+    """Whether frames can be drawn here, and with what, or why not (in one line)."""
+    backend, reason = _chosen_backend()
+    return bool(backend), reason if backend else f"{HELP} ({reason})"
+
+
+def require() -> None:
+    """Chooses the GL backend for this process.
+
+    Raises:
+        RenderingUnavailable: none works.
+    """
+    backend, reason = _chosen_backend()
+    if not backend:
+        raise RenderingUnavailable(f"{HELP} ({reason})")
+    # Both MuJoCo and dm_control read this when they first make a context, PyOpenGL when imported.
+    os.environ.setdefault("MUJOCO_GL", backend)
+    if backend in BACKENDS:
+        os.environ.setdefault("PYOPENGL_PLATFORM", backend)
+
+
+def _probe(backend: str) -> None:
+    """Draws a frame of a sphere with `backend`; whatever goes wrong is an exception."""
+    os.environ["MUJOCO_GL"] = backend
+    spec = mujoco.MjSpec()
+    spec.worldbody.add_geom(size=[1, 1, 1])
+    spec.worldbody.add_camera(name="camera", pos=[0, 0, 3])
+    model = spec.compile()
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    frames = Frames(model, backend)
+    if not frames.draw(data, "camera").any():
+        raise RuntimeError("the frame is black")
+    frames.close()
+
+
+def _gl_context(backend: str) -> Any:
+    """A GL context. (`mujoco.Renderer` settles on one when MuJoCo is imported, before we can choose.)"""
+    if backend == "egl":
+        from mujoco.egl import GLContext
+    elif backend == "osmesa":
+        from mujoco.osmesa import GLContext
+    else:
+        from mujoco.gl_context import GLContext
+    return GLContext(WIDTH, HEIGHT)
+
+
+class Frames:
+    """Draws frames [480, 640, 3] uint8 of one model. Use it from one thread, and close it.
+
+    Args:
+        model: what to draw.
+        backend: `egl`, `osmesa`, or by default the one that works here.
+
+    Raises:
+        RenderingUnavailable: no GL backend works.
+    """
+
+    def __init__(self, model: mujoco.MjModel, backend: str | None = None) -> None:
+        if backend is None:
+            require()
+            backend = _chosen_backend()[0]
+        self._model = model
+        self._gl = _gl_context(backend)
+        self._gl.make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 100)
+        self._camera = mujoco.MjvCamera()
+        self._options = mujoco.MjvOption()
+        self._viewport = mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
+
+    def draw(self, data: mujoco.MjData, camera: str | int) -> NDArray[np.uint8]:
+        """A frame [480, 640, 3] of `data` through a camera of the model, by name or number."""
+        self._gl.make_current()
+        if isinstance(camera, str):
+            camera = self._model.camera(camera).id
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        if camera >= self._model.ncam:  # a model without cameras is seen as MuJoCo's viewer shows it
+            mujoco.mjv_defaultFreeCamera(self._model, self._camera)
+        else:
+            self._camera.fixedcamid = camera
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        mujoco.mjr_render(self._viewport, self._scene, self._context)
+        frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+        mujoco.mjr_readPixels(frame, None, self._viewport, self._context)
+        return frame[::-1].copy()  # GL counts rows from below
+
+    def close(self) -> None:
+        """Frees the GL context."""
+        self._gl.make_current()
+        self._context.free()
+        self._gl.free()

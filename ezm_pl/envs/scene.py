@@ -1,0 +1,39 @@
+"""Small helpers to furnish a scene: boxes, cylinders and walls that touch and show at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mujoco
+
+from ezm_pl.envs.h1 import Vector
+
+GREY = (0.5, 0.5, 0.5, 1.0)
+BOX = mujoco.mjtGeom.mjGEOM_BOX
+CYLINDER = mujoco.mjtGeom.mjGEOM_CYLINDER
+SPHERE = mujoco.mjtGeom.mjGEOM_SPHERE
+CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
+MESH = mujoco.mjtGeom.mjGEOM_MESH
+
+HIDDEN_GROUP = 3
+"""Geoms of this group touch but are not drawn."""
+
+
+def add_solid(
+    body: mujoco.MjsBody, kind: mujoco.mjtGeom, size: Vector, pos: Vector = (0, 0, 0), **settings: Any
+) -> mujoco.MjsGeom:
+    """A geom that can be touched; `size` is MuJoCo's (half lengths), padded with zeros to three."""
+    settings.setdefault("rgba", GREY)
+    return body.add_geom(type=kind, size=[*size, 0.0, 0.0][:3], pos=pos, **settings)
+
+
+def add_picture(
+    body: mujoco.MjsBody, kind: mujoco.mjtGeom, size: Vector, pos: Vector = (0, 0, 0), **settings: Any
+) -> mujoco.MjsGeom:
+    """A geom that is only seen."""
+    return add_solid(body, kind, size, pos, contype=0, conaffinity=0, **settings)
+
+
+def add_invisible_wall(body: mujoco.MjsBody, size: Vector, pos: Vector) -> mujoco.MjsGeom:
+    """A massless box that is only touched."""
+    return add_solid(body, BOX, size, pos, group=HIDDEN_GROUP, mass=0)

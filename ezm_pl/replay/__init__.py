@@ -1,0 +1,6 @@
+"""Per-task prioritised replay."""
+
+from ezm_pl.replay.buffer import ReplayBuffer, ReplayError, Windows
+from ezm_pl.replay.segment_tree import SegmentTree
+
+__all__ = ["ReplayBuffer", "ReplayError", "SegmentTree", "Windows"]

@@ -1,0 +1,386 @@
+"""Per-task prioritised replay in flat arrays (ALGORITHM, sections 1, 4 and 5).
+
+An environment's steps fill a *block* of `block_size` positions; the first `tail` steps of what
+follows are stored behind them, so every position has a whole window of `unroll + td` steps in its own
+row. A position can be sampled as soon as its window is complete, or its episode has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ezm_pl.replay.returns import ReturnScale
+from ezm_pl.replay.segment_tree import SegmentTree
+
+_OPEN, _TRUNCATED, _TERMINATED = 0, 1, 2
+_FIELDS = ("observation", "action", "reward", "born", "steps", "ended", "next_row", "added")
+_EXTRAS = ("priority", "return_squares", "return_count")
+PRIORITY_FLOOR = 1e-6
+
+
+class ReplayError(ValueError):
+    """A buffer that cannot be loaded into this experiment, in one line."""
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A batch of windows, `B` positions of `U` unroll and `n` TD steps.
+
+    Steps past an episode's end repeat its last observation and hold zero actions and rewards.
+
+    Attributes:
+        task: `[B]` int64.
+        observation: `[B, U + n + 1, O]` float32.
+        action: `[B, U, A]` float32.
+        reward: `[B, U + n]` float32.
+        length: `[B]` int64, real steps in the window.
+        terminated: `[B]` bool, whether the window ends in a termination (not a time limit).
+        return_scale: `[B]` float32, the scale of its task's returns so far.
+        weight: `[B]` float32 importance weights.
+        age: `[B]` int64, transitions that its task has stored since.
+        leaf, born: `[B]` int64, where the position lies and which data it is, for `update_priorities`.
+    """
+
+    task: NDArray[np.int64]
+    observation: NDArray[np.float32]
+    action: NDArray[np.float32]
+    reward: NDArray[np.float32]
+    length: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+    return_scale: NDArray[np.float32]
+    weight: NDArray[np.float32]
+    age: NDArray[np.int64]
+    leaf: NDArray[np.int64]
+    born: NDArray[np.int64]
+
+
+class ReplayBuffer:
+    """`T` ring buffers of blocks, one a task. All methods may be called from any thread.
+
+    Args:
+        task_ids: `[N]` the task of each environment row.
+        tasks: `T`.
+        observation_size, action_size: padded `O` and `A`.
+        capacity: transitions a task, rounded up to whole blocks.
+        block_size: positions a block; at least `unroll_steps + td_steps`.
+        unroll_steps, td_steps: `U` and `n`.
+        priority_exponent, importance_exponent, min_importance: of prioritised sampling
+            (Schaul et al. 2016); weights are normalised by the task's batch maximum.
+        shared: sample over all tasks by priority (the ablation) instead of equally from each.
+        discount: a step, for the scale of returns.
+        seed: of the sampling.
+    """
+
+    def __init__(
+        self,
+        task_ids: NDArray[np.int64],
+        *,
+        tasks: int,
+        observation_size: int,
+        action_size: int,
+        capacity: int,
+        block_size: int,
+        unroll_steps: int,
+        td_steps: int,
+        discount: float,
+        priority_exponent: float = 1.0,
+        importance_exponent: float = 1.0,
+        min_importance: float = 0.1,
+        shared: bool = False,
+        seed: np.random.SeedSequence | int = 0,
+    ) -> None:
+        self.tail = unroll_steps + td_steps
+        if self.tail > block_size:
+            raise ValueError(f"unroll_steps + td_steps = {self.tail} is longer than a block of {block_size}")
+        envs = int(np.bincount(task_ids, minlength=tasks).max())
+        # Each environment may hold two rows open, and must always find a third.
+        rows = max(-(-capacity // block_size), 2 * envs + 1)
+        self.tasks, self.rows, self.block_size, self.unroll_steps = tasks, rows, block_size, unroll_steps
+        self.priority_exponent, self.importance_exponent = priority_exponent, importance_exponent
+        self.min_importance, self.shared = min_importance, shared
+        width = block_size + self.tail
+        self.observation = np.zeros((tasks, rows, width, observation_size), np.float32)
+        self.action = np.zeros((tasks, rows, width, action_size), np.float32)
+        self.reward = np.zeros((tasks, rows, width), np.float32)
+        self.born = np.full((tasks, rows, block_size), -1, np.int64)
+        self.steps = np.zeros((tasks, rows), np.int64)
+        self.ended = np.zeros((tasks, rows), np.uint8)
+        self.next_row = np.zeros(tasks, np.int64)
+        self.added = np.zeros(tasks, np.int64)
+        self.tree = SegmentTree(tasks, rows * block_size)
+        self.returns = ReturnScale(np.asarray(task_ids, np.int64), tasks, discount)
+        self._task = np.asarray(task_ids, np.int64)
+        self._row = np.full(len(task_ids), -1, np.int64)
+        self._previous = np.full(len(task_ids), -1, np.int64)
+        self._position = np.zeros(len(task_ids), np.int64)
+        self._random = np.random.default_rng(seed)
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def estimate_bytes(
+        *, tasks: int, observation_size: int, action_size: int, capacity: int, block_size: int, tail: int
+    ) -> int:
+        """Bytes that full buffers of this size hold, priorities included."""
+        stored = tasks * capacity * (1 + tail / block_size)
+        trees = tasks * 2 * (1 << (capacity - 1).bit_length()) * 12
+        return int(stored * 4 * (observation_size + action_size + 1) + tasks * capacity * 8 + trees)
+
+    def __len__(self) -> int:
+        """Positions stored over all tasks."""
+        return int((self.born >= 0).sum())
+
+    @property
+    def ready(self) -> bool:
+        """Whether every task has something to sample."""
+        return bool((self.tree.total > 0).all())
+
+    def add(
+        self,
+        observation: NDArray[np.float32],
+        action: NDArray[np.float32],
+        reward: NDArray[np.float32],
+        terminated: NDArray[np.bool_],
+        truncated: NDArray[np.bool_],
+        next_observation: NDArray[np.float32],
+    ) -> None:
+        """Stores one step of every environment.
+
+        Args:
+            observation: `[N, O]` before the action.
+            action: `[N, A]`.
+            reward: `[N]`.
+            terminated, truncated: `[N]`; a truncated episode bootstraps from its last observation.
+            next_observation: `[N, O]` after the action (of the ended episode, not of the next one).
+        """
+        with self._lock:
+            for env in np.flatnonzero(self._row < 0):
+                self._row[env] = self._allocate(int(self._task[env]))
+                self._position[env] = 0
+            self._write(self._row, self._position, observation, action, reward, next_observation)
+            self.born[self._task, self._row, self._position] = self._birth_numbers()
+            # The block before this one takes the same steps as its tail.
+            tail = np.flatnonzero((self._previous >= 0) & (self._position < self.tail))
+            self._write(
+                self._previous,
+                self.block_size + self._position,
+                observation,
+                action,
+                reward,
+                next_observation,
+                tail,
+            )
+            done = terminated | truncated
+            self.returns.update(reward, done)
+            kind = np.where(terminated, _TERMINATED, _TRUNCATED)
+            everyone = np.arange(len(self._task))
+            self._open_positions(everyone, self._row, done, kind)
+            self._open_positions(tail, self._previous, done, kind)
+            self._position += 1
+            full = ~done & (self._position == self.block_size)
+            self._previous[full] = self._row[full]
+            self._previous[done] = -1
+            self._row[full | done] = -1
+
+    def _birth_numbers(self) -> NDArray[np.int64]:
+        counts = np.bincount(self._task, minlength=self.tasks)
+        first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+        order = np.empty(len(self._task), np.int64)
+        by_task = np.argsort(self._task, kind="stable")
+        order[by_task] = np.arange(len(self._task)) - first[self._task[by_task]]
+        numbers = self.added[self._task] + order
+        self.added += counts
+        return numbers
+
+    def _allocate(self, task: int) -> int:
+        row = int(self.next_row[task])
+        # Short episodes can send the ring round while others fill their block: those rows are passed over.
+        mine = self._task == task
+        while row in self._row[mine] or row in self._previous[mine]:
+            row = (row + 1) % self.rows
+        self.next_row[task] = (row + 1) % self.rows
+        leaves = row * self.block_size + np.arange(self.block_size)
+        if self.steps[task, row]:
+            self.tree.set(np.full(self.block_size, task), leaves, np.zeros(self.block_size))
+        self.born[task, row] = -1
+        self.steps[task, row] = 0
+        self.ended[task, row] = _OPEN
+        return row
+
+    def _write(
+        self,
+        row: NDArray[np.int64],
+        at: NDArray[np.int64],
+        observation: NDArray[np.float32],
+        action: NDArray[np.float32],
+        reward: NDArray[np.float32],
+        next_observation: NDArray[np.float32],
+        envs: NDArray[np.int64] | None = None,
+    ) -> None:
+        envs = np.arange(len(self._task)) if envs is None else envs
+        task, row, at = self._task[envs], row[envs], at[envs]
+        self.observation[task, row, at] = observation[envs]
+        self.action[task, row, at] = action[envs]
+        self.reward[task, row, at] = reward[envs]
+        self.steps[task, row] = at + 1
+        after = at + 1 < self.observation.shape[2]
+        self.observation[task[after], row[after], at[after] + 1] = next_observation[envs[after]]
+
+    def _open_positions(
+        self,
+        envs: NDArray[np.int64],
+        row: NDArray[np.int64],
+        done: NDArray[np.bool_],
+        kind: NDArray[np.int64],
+    ) -> None:
+        """Gives a first priority to positions whose windows have just become complete."""
+        task, row, done, kind = self._task[envs], row[envs], done[envs], kind[envs]
+        steps = self.steps[task, row]
+        ready = steps - self.tail
+        one = ~done & (ready >= 0) & (ready < self.block_size)
+        tasks, leaves = [task[one]], [row[one] * self.block_size + ready[one]]
+        for t, r, s in zip(task[done], row[done], steps[done], strict=True):
+            positions = np.arange(max(0, s - self.tail), min(self.block_size, s))
+            tasks.append(np.full(len(positions), t))
+            leaves.append(r * self.block_size + positions)
+        self.ended[task[done], row[done]] = kind[done]
+        all_tasks = np.concatenate(tasks)
+        maximum = self.tree.maximum
+        first = np.where(maximum > 0, maximum, 1.0)
+        self.tree.set(all_tasks, np.concatenate(leaves), first[all_tasks].astype(np.float64))
+
+    def sample(self, batch_size: int) -> Windows:
+        """Draws `batch_size` windows: `batch_size / T` from each task (the remainder goes round).
+
+        Raises:
+            ReplayError: a task has nothing to sample yet.
+        """
+        with self._lock:
+            task = self._draw_tasks(batch_size)
+            total = self.tree.total[task]
+            if (total <= 0).any():
+                raise ReplayError("a task has no complete window to sample yet")
+            counts = np.bincount(task, minlength=self.tasks)
+            first = np.concatenate([[0], np.cumsum(counts)[:-1]])
+            stratum = (np.arange(batch_size) - first[task] + self._random.random(batch_size)) / counts[task]
+            leaf = self.tree.find(task, stratum * total)
+            probability = self.tree.get(task, leaf) / total
+            row, position = np.divmod(leaf, self.block_size)
+            length = np.minimum(self.steps[task, row] - position, self.tail)
+            inside = self.steps[task, row] - position <= self.tail
+            terminated = inside & (self.ended[task, row] == _TERMINATED)
+            offsets = np.minimum(np.arange(self.tail + 1), length[:, None])
+            observation = self.observation[task[:, None], row[:, None], position[:, None] + offsets]
+            steps = position[:, None] + np.arange(self.tail)
+            reward = self.reward[task[:, None], row[:, None], steps]
+            action = self.action[task[:, None], row[:, None], steps[:, : self.unroll_steps]]
+            born = self.born[task, row, position]
+            age = self.added[task] - 1 - born
+            return_scale = self.returns.scale[task]
+        real = np.arange(self.tail) < length[:, None]
+        weight = (np.maximum(probability, 1e-12)) ** -self.importance_exponent
+        largest = np.zeros(self.tasks)
+        np.maximum.at(largest, task, weight)
+        weight = np.clip(weight / largest[task], self.min_importance, 1).astype(np.float32)
+        return Windows(
+            task=task,
+            observation=observation,
+            action=action * real[:, : self.unroll_steps, None],
+            reward=reward * real,
+            length=length,
+            terminated=terminated,
+            return_scale=return_scale,
+            weight=weight,
+            age=age,
+            leaf=leaf,
+            born=born,
+        )
+
+    def _draw_tasks(self, batch_size: int) -> NDArray[np.int64]:
+        if self.shared:
+            share = self.tree.total / max(self.tree.total.sum(), 1e-12)
+            return np.sort(self._random.choice(self.tasks, batch_size, p=share)).astype(np.int64)
+        counts = np.full(self.tasks, batch_size // self.tasks)
+        extra = self._random.permutation(self.tasks)[: batch_size % self.tasks]
+        counts[extra] += 1
+        return np.repeat(np.arange(self.tasks), counts)
+
+    def update_priorities(
+        self,
+        task: NDArray[np.int64],
+        leaf: NDArray[np.int64],
+        born: NDArray[np.int64],
+        error: NDArray[np.float32],
+    ) -> None:
+        """Sets priorities `[B]` from value errors `[B]`; positions overwritten since are left alone."""
+        priority = (np.abs(error).astype(np.float64) + PRIORITY_FLOOR) ** self.priority_exponent
+        with self._lock:
+            row, position = np.divmod(leaf, self.block_size)
+            same = (self.born[task, row, position] == born) & np.isfinite(priority)
+            self.tree.set(task[same], leaf[same], priority[same])
+
+    def _saved_arrays(self) -> list[tuple[str, NDArray]]:
+        return [(name, getattr(self, name)) for name in _FIELDS]
+
+    def save(self, path: Path) -> None:
+        """Writes everything that has been stored to `path`, atomically."""
+        with self._lock:
+            used = int(max(1, (np.flatnonzero(self.steps.any(0))[-1] + 1) if self.steps.any() else 1))
+            arrays = {n: a[:, :used] if a.ndim > 1 else a for n, a in self._saved_arrays()}
+            leaves = np.arange(used * self.block_size)
+            arrays["priority"] = np.stack(
+                [self.tree.get(np.full(len(leaves), t), leaves) for t in range(self.tasks)]
+            )
+            arrays |= {"return_squares": self.returns.squares, "return_count": self.returns.count}
+            aside = path.with_name(path.name + ".tmp")
+            with aside.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(aside, path)
+
+    def load(self, path: Path) -> None:
+        """Restores what `save` wrote. Episodes that were open then count as truncated.
+
+        Raises:
+            ReplayError: the file is missing, damaged, or of other sizes.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = {name: archive[name] for name in (*_FIELDS, *_EXTRAS)}
+        except (OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, BadZipFile) as error:
+            reason = (str(error).splitlines() or [repr(error)])[0]
+            raise ReplayError(f"{path}: cannot be read as a replay buffer: {reason}") from None
+        used = arrays["steps"].shape[1] if arrays["steps"].ndim == 2 else 0
+        needed = {n: (a[:, :used] if a.ndim > 1 else a).shape for n, a in self._saved_arrays()}
+        needed["priority"] = (self.tasks, used * self.block_size)
+        needed["return_squares"] = needed["return_count"] = (self.tasks,)
+        for name, shape in needed.items():
+            if shape != arrays[name].shape:
+                raise ReplayError(f"{path}: {name} is {arrays[name].shape}, this experiment needs {shape}")
+        with self._lock:
+            for name in _FIELDS:
+                mine = getattr(self, name)
+                (mine[:, :used] if mine.ndim > 1 else mine)[...] = arrays[name]
+            leaves = np.arange(used * self.block_size)
+            for task in range(self.tasks):
+                self.tree.set(np.full(len(leaves), task), leaves, arrays["priority"][task])
+            self.returns.squares[:] = arrays["return_squares"]
+            self.returns.count[:] = arrays["return_count"]
+            self._row[:] = self._previous[:] = -1
+            complete = self.steps >= self.block_size + self.tail
+            for task, row in zip(
+                *np.nonzero((self.ended == _OPEN) & (self.steps > 0) & ~complete), strict=True
+            ):
+                steps = int(self.steps[task, row])
+                positions = np.arange(max(0, steps - self.tail + 1), min(self.block_size, steps))
+                self.ended[task, row] = _TRUNCATED
+                first = float(self.tree.maximum[task]) or 1.0
+                at = row * self.block_size + positions
+                self.tree.set(np.full(len(at), task), at, np.full(len(at), first))

@@ -1,0 +1,55 @@
+"""From a spec to decisions: the search as self-play, reanalysis and evaluation call it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ezm_pl.search.proposals import GaussianProposal
+from ezm_pl.search.tree import SearchModel, SearchResult, SearchSettings, search
+from ezm_pl.spec.experiment import SearchSpec
+
+
+class Planner:
+    """Searches with sampled continuous actions as an experiment's spec says.
+
+    Args:
+        spec: the search's sizes and constants.
+        discount: of one decision.
+        action_size: padded `A`.
+    """
+
+    def __init__(self, spec: SearchSpec, discount: float, action_size: int) -> None:
+        self.settings = SearchSettings(
+            num_simulations=spec.num_simulations,
+            max_considered=spec.num_root_actions,
+            discount=discount,
+            c_visit=spec.c_visit,
+            c_scale=spec.c_scale,
+            range_floor=spec.range_floor,
+            gumbel_scale=spec.gumbel_scale,
+            wave=spec.wave,
+        )
+        self.proposal = GaussianProposal.mixed(
+            action_size, spec.num_root_actions, spec.num_interior_actions, spec.policy_share, spec.wide_std
+        )
+        self.random_choice = spec.choice == "random"
+
+    def __call__(
+        self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator
+    ) -> SearchResult:
+        """Plans for observations `[B, O]` of tasks `[B]`; `generator` lives on their device."""
+        result = search(model, self.proposal, observation, task, self.settings, generator)
+        if not self.random_choice:
+            return result
+        batch, candidates = result.visits.shape
+        best = torch.randint(candidates, (batch,), generator=generator, device=observation.device)
+        return replace(
+            result,
+            best=best,
+            action=result.actions[torch.arange(batch, device=best.device), best],
+            weights=F.one_hot(best, candidates).float(),
+        )

@@ -1,0 +1,117 @@
+"""Where candidate actions come from: continuous policies are sampled, discrete ones enumerated.
+
+Shapes as in `tree.py`: `B` nodes, `R` root candidates, `C` interior candidates, `A` action size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+
+class Proposal(Protocol):
+    """Candidate actions and their prior logits."""
+
+    def root(
+        self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Candidates `[B, R, A]` and prior logits `[B, R]` of root states `[B, D]`."""
+
+    def interior_noise(
+        self, batch: int, slots: int, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        """All noise that interior nodes of a search will need, `[batch, slots, C, ...]`."""
+
+    def interior(self, model: Any, state: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Candidates `[B, C, A]` and prior logits `[B, C]` for states `[B, D]`, noise `[B, C, ...]`."""
+
+
+@dataclass(frozen=True)
+class GaussianProposal:
+    """Draws from the model's policy, some with a wider std. Draws have a prior logit of 0.
+
+    The model's `policy(state, task)` gives a distribution with `action(noise, std_scale)`.
+
+    Attributes:
+        action_size: `A`.
+        root_scales: std scale of each root candidate, `[R]`.
+        interior_scales: std scale of each interior candidate, `[C]`.
+    """
+
+    action_size: int
+    root_scales: tuple[float, ...]
+    interior_scales: tuple[float, ...]
+
+    @classmethod
+    def mixed(
+        cls, action_size: int, root: int, interior: int, policy_share: float, wide_std: float
+    ) -> GaussianProposal:
+        """`policy_share` of the root candidates from the policy, the others with std × `wide_std`.
+
+        Of an interior node's candidates every second one is wide, the first is the policy's own.
+        """
+        own = round(root * policy_share)
+        return cls(
+            action_size,
+            (1.0,) * own + (wide_std,) * (root - own),
+            tuple(wide_std if i % 2 else 1.0 for i in range(interior)),
+        )
+
+    def root(
+        self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        shape = (state.shape[0], len(self.root_scales), self.action_size)
+        noise = torch.randn(shape, generator=generator, device=state.device)
+        return self._draw(model, state, task, noise, self.root_scales)
+
+    def interior_noise(
+        self, batch: int, slots: int, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        shape = (batch, slots, len(self.interior_scales), self.action_size)
+        return torch.randn(shape, generator=generator, device=device)
+
+    def interior(self, model: Any, state: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return self._draw(model, state, task, noise, self.interior_scales)
+
+    def _draw(
+        self, model: Any, state: Tensor, task: Tensor, noise: Tensor, scales: tuple[float, ...]
+    ) -> tuple[Tensor, Tensor]:
+        policy = model.policy(state, task)
+        scale = _on_device(scales, state.device).view(1, -1, 1)
+        wide = type(policy)(policy.mean.unsqueeze(1), policy.log_std.unsqueeze(1), policy.mask.unsqueeze(1))
+        actions = wide.action(noise, scale)
+        return actions, actions.new_zeros(actions.shape[:2])
+
+
+@dataclass(frozen=True)
+class DiscreteProposal:
+    """All of `num_actions` actions, one-hot, with the model's `policy_logits(state, task)` as prior."""
+
+    num_actions: int
+
+    def root(
+        self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        return self._all(model, state, task)
+
+    def interior_noise(
+        self, batch: int, slots: int, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        return torch.zeros(1, 1, self.num_actions, device=device).expand(batch, slots, self.num_actions)
+
+    def interior(self, model: Any, state: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        return self._all(model, state, task)
+
+    def _all(self, model: Any, state: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+        actions = torch.eye(self.num_actions, device=state.device)
+        return actions.expand(state.shape[0], -1, -1), model.policy_logits(state, task).float()
+
+
+@lru_cache
+def _on_device(scales: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copied to the device once: the host waits for such a copy."""
+    return torch.tensor(scales, device=device)

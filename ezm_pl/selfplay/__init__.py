@@ -1,0 +1,7 @@
+"""Self-play: the collector thread, the weight store, pacing."""
+
+from ezm_pl.selfplay.collector import Collector, CollectorError, Episode
+from ezm_pl.selfplay.pacing import Pacing
+from ezm_pl.selfplay.weights import WeightStore
+
+__all__ = ["Collector", "CollectorError", "Episode", "Pacing", "WeightStore"]

@@ -1,0 +1,197 @@
+"""The background thread that plays: environments, search, replay."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
+from ezm_pl.replay import ReplayBuffer
+from ezm_pl.search import Planner
+from ezm_pl.selfplay.pacing import Pacing
+from ezm_pl.selfplay.weights import WeightStore
+from ezm_pl.spec import Experiment
+from ezm_pl.spec.seeds import stream, stream_int
+from ezm_pl.world_model import InferenceModel
+
+
+class CollectorError(RuntimeError):
+    """The collector thread failed; its own exception is the cause."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A finished self-play episode.
+
+    Attributes:
+        task: index of the task.
+        episode_return: sum of rewards, of all steps and up to the first fall.
+        control_steps: length in control steps.
+    """
+
+    task: int
+    episode_return: float
+    return_before_fall: float
+    control_steps: int
+
+
+class Collector:
+    """Plays all tasks at once in a thread of its own and fills the replay buffer.
+
+    Warm-up steps are uniform-random; then every step is searched for with the newest weights.
+
+    Args:
+        experiment: tasks, environments, search and budget.
+        sizes: padded sizes and masks of the tasks.
+        buffer: where transitions go; its rows are this collector's environments.
+        model: the actor's own network; weights come from `store`.
+        store: newest weights.
+        pacing: when to wait.
+        device: of the actor's network.
+        rank: of this process; ranks play with disjoint seeds.
+        collected: control steps a task that an earlier run had collected, warm-up included.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        sizes: TaskSizes,
+        buffer: ReplayBuffer,
+        model: InferenceModel,
+        store: WeightStore,
+        pacing: Pacing,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        collected: int = 0,
+    ) -> None:
+        self.experiment, self.sizes, self.buffer = experiment, sizes, buffer
+        self.model, self.store, self.pacing, self.device = model, store, pacing, device
+        self.control_steps = np.full(len(experiment.tasks), collected, np.int64)
+        self.episodes: deque[Episode] = deque(maxlen=10_000)
+        self.search_seconds = 0.0
+        self.env_seconds = 0.0
+        self.diverged = 0
+        self._rank = rank
+        self._resumed_at = collected
+        self._stop = threading.Event()
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="ezm-collector", daemon=True)
+
+    def start(self) -> None:
+        """Starts the thread."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stops the thread, closes its environments and waits for both."""
+        self._stop.set()
+        self.pacing.stop()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def check(self) -> None:
+        """Raises `CollectorError` from the thread's own exception, if it has failed."""
+        if self._failure is not None:
+            raise CollectorError(f"self-play failed: {self._failure!r}") from self._failure
+
+    @property
+    def warm(self) -> bool:
+        """Whether warm-up is over and every task has something to sample."""
+        steps = int(self.control_steps.min())
+        return steps >= self.experiment.collect.random_steps and self.buffer.ready
+
+    def _run(self) -> None:
+        try:
+            self._play()
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread by `check`
+            self._failure = error
+            self.pacing.stop()
+
+    def _play(self) -> None:
+        experiment = self.experiment
+        seed = stream_int(experiment.seed, f"environments from step {self._resumed_at}", self._rank)
+        envs = MultiTaskVectorEnv(
+            experiment.tasks,
+            num_envs=experiment.env.num_envs,
+            backend=experiment.env.backend,
+            protocol=experiment.env.protocol,
+            seed=seed,
+            mode=experiment.env.workers,
+            action_repeat=experiment.env.action_repeat,
+        )
+        envs.set_episode_steps(self._episode_steps())
+        try:
+            self._loop(envs)
+        finally:
+            envs.close()
+
+    def _episode_steps(self) -> int | None:
+        env = self.experiment.env
+        short = env.protocol == "ezm" and self.pacing.progress < env.short_episode_share
+        return env.short_episode_steps if short else None
+
+    def _loop(self, envs: MultiTaskVectorEnv) -> None:
+        experiment = self.experiment
+        planner = Planner(experiment.search, experiment.targets.discount, self.sizes.action_size)
+        sequence = stream(experiment.seed, f"actions from step {self._resumed_at}", self._rank)
+        random = np.random.default_rng(sequence)
+        noise_seed, head_seed = (int(s) for s in sequence.generate_state(2, np.uint32))
+        generator = torch.Generator(self.device).manual_seed(noise_seed)
+        heads = torch.Generator().manual_seed(head_seed)
+        task_ids = np.asarray(envs.task_ids)
+        tasks = torch.as_tensor(task_ids, device=self.device)
+        mask = self.sizes.action_mask[task_ids]
+        played = np.zeros((3, len(task_ids)))  # return, return before a fall, control steps
+        upright = np.ones(len(task_ids), bool)
+        version, episode_steps = -1, self._episode_steps()
+        observation, _ = envs.reset()
+        while not self._stop.is_set():
+            warm_up = int(self.control_steps.min()) < experiment.collect.random_steps
+            # Until there is something to sample the learner waits for us, so we must not wait for it.
+            if self.warm and not self.pacing.wait_to_collect():
+                break
+            newest = self.store.newer_than(version)
+            if newest is not None:
+                version = newest[0]
+                self.model.load_state_dict(newest[1])
+            start = time.perf_counter()
+            if warm_up or version < 0:
+                action = random.uniform(-1, 1, mask.shape).astype(np.float32) * mask
+            else:
+                self.model.draw_heads(heads)
+                padded = torch.as_tensor(observation, device=self.device)
+                action = planner(self.model, padded, tasks, generator).action.cpu().numpy()
+            searched = time.perf_counter()
+            following, reward, terminated, truncated, info = envs.step(action)
+            stepped = time.perf_counter()
+            self.search_seconds += searched - start
+            self.env_seconds += stepped - searched
+            self.buffer.add(observation, action, reward, terminated, truncated, info["final_obs"])
+            observation = following
+            played += np.stack([reward, info["reward_before_fall"] * upright, info["steps"]])
+            upright &= ~info["fell"]
+            self._finish(np.flatnonzero(terminated | truncated), task_ids, played, upright)
+            self.diverged += int(np.count_nonzero(info["diverged"]))
+            self.control_steps += np.bincount(task_ids, info["steps"], len(self.control_steps)).astype(
+                np.int64
+            )
+            warmed = int(self.control_steps.min()) - experiment.collect.random_steps
+            self.pacing.collected(max(0, warmed))
+            if self._episode_steps() != episode_steps:
+                episode_steps = self._episode_steps()
+                envs.set_episode_steps(episode_steps)
+
+    def _finish(
+        self, ended: NDArray[np.int64], task_ids: NDArray[np.int64], played: NDArray, upright: NDArray
+    ) -> None:
+        for row in ended:
+            total, before_fall, steps = played[:, row]
+            self.episodes.append(Episode(int(task_ids[row]), float(total), float(before_fall), int(steps)))
+        played[:, ended] = 0
+        upright[ended] = True

@@ -1,0 +1,90 @@
+"""Keeps collection and learning in step (ALGORITHM, section 4)."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+
+class Pacing:
+    """Collection never runs ahead of the updates, nor the updates far ahead of collection.
+
+    Both count as shares of their budgets; random warm-up steps do not count.
+
+    Args:
+        total_updates: updates during which there is collection.
+        total_steps: control steps a task to be collected after warm-up.
+        max_lead: share of the run by which updates may be ahead before they wait.
+    """
+
+    def __init__(self, total_updates: int, total_steps: int, max_lead: float) -> None:
+        self.total_updates, self.total_steps, self.max_lead = total_updates, total_steps, max_lead
+        self.collector_waited = 0.0
+        self.learner_waited = 0.0
+        self._updates = 0
+        self._steps = 0.0
+        self._stopped = False
+        self._changed = threading.Condition()
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps have been collected."""
+        return self._steps >= self.total_steps
+
+    @property
+    def progress(self) -> float:
+        """Share of the updates done, in [0, 1]."""
+        return min(1.0, self._updates / self.total_updates)
+
+    def restore(self, updates: int, steps: float) -> None:
+        """Sets both counters, when a run is resumed."""
+        with self._changed:
+            self._updates, self._steps = updates, steps
+            self._changed.notify_all()
+
+    def updated(self, updates: int) -> None:
+        """The learner has done `updates` updates in all."""
+        with self._changed:
+            self._updates = updates
+            self._changed.notify_all()
+
+    def collected(self, steps: float) -> None:
+        """The collector has `steps` control steps a task in all, warm-up left out."""
+        with self._changed:
+            self._steps = steps
+            self._changed.notify_all()
+
+    def stop(self) -> None:
+        """Wakes everybody for good."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def wait_to_collect(self) -> bool:
+        """Blocks the collector until it may take a step; False when it is to stop."""
+        start = time.perf_counter()
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._stopped
+                    or (
+                        not self.finished
+                        and self._steps / self.total_steps <= self._updates / self.total_updates
+                    )
+                )
+            )
+            self.collector_waited += time.perf_counter() - start
+            return not self._stopped
+
+    def may_learn(self) -> bool:
+        """Whether the next update would not be too far ahead of collection."""
+        ahead = (self._updates + 1) / self.total_updates - self._steps / self.total_steps
+        return self.finished or ahead <= self.max_lead + 1 / self.total_updates
+
+    def wait_to_learn(self, timeout: float) -> bool:
+        """Blocks the learner until it may update, at most `timeout` seconds; whether it may."""
+        start = time.perf_counter()
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self.may_learn(), timeout)
+            self.learner_waited += time.perf_counter() - start
+            return self.may_learn()

@@ -1,0 +1,33 @@
+"""Experiment specs: Pydantic models, presets, the task table, YAML in and out."""
+
+from ezm_pl.spec.errors import SpecError
+from ezm_pl.spec.experiment import Experiment
+from ezm_pl.spec.io import (
+    build_experiment,
+    differences,
+    dump_experiment,
+    flatten,
+    load_experiment,
+    read_document,
+)
+from ezm_pl.spec.presets import PRESETS, choose_preset
+from ezm_pl.spec.tasks import BUILTIN, DMC, HUMANOID_BENCH, SUITES, normalized_score, resolve_tasks
+
+__all__ = [
+    "BUILTIN",
+    "DMC",
+    "HUMANOID_BENCH",
+    "PRESETS",
+    "SUITES",
+    "Experiment",
+    "SpecError",
+    "build_experiment",
+    "choose_preset",
+    "differences",
+    "dump_experiment",
+    "flatten",
+    "load_experiment",
+    "normalized_score",
+    "read_document",
+    "resolve_tasks",
+]

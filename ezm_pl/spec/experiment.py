@@ -1,0 +1,260 @@
+"""The experiment spec: every size, weight and budget of a run, checked before anything slow starts.
+
+Defaults are the published values (EZ-M, arXiv 2603.01452); presets in `presets.py` scale them down.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from ezm_pl.spec.tasks import resolve_tasks
+
+# Strict scalars: neither "3" nor true is the number 3.
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Switch = Annotated[bool, Field(strict=True)]
+PositiveInt = Annotated[int, Field(strict=True, gt=0)]
+NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
+PositiveFloat = Annotated[Real, Field(gt=0)]
+NonNegativeFloat = Annotated[Real, Field(ge=0)]
+Fraction = Annotated[Real, Field(ge=0, le=1)]
+Protocol = Literal["ezm", "humanoidbench"]
+Network = Literal["representation", "dynamics", "reward", "value_policy"]
+
+
+class Strict(BaseModel):
+    """Base of every spec: unknown keys and loose types are errors, values cannot change later."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+
+
+class EnvSpec(Strict):
+    """Where and how the tasks run."""
+
+    backend: Literal["auto", "builtin", "humanoid_bench"] = "auto"
+    protocol: Protocol = Field("ezm", description="training episodes: do falls end them?")
+    num_envs: PositiveInt = Field(16, description="environments a task in the collector")
+    action_repeat: PositiveInt = Field(1, description="control steps (20 ms) an action is held for")
+    workers: Literal["auto", "async", "threads", "sync"] = Field("auto", description="who steps physics")
+    short_episode_steps: PositiveInt | None = Field(
+        500, description="episode length in control steps early in training (ezm protocol); null: always full"
+    )
+    short_episode_share: Fraction = Field(0.4, description="share of training with short episodes")
+
+
+class ModelSpec(Strict):
+    """Sizes of the world model (ALGORITHM: published 512 latent, 128 embedding, about 16M parameters)."""
+
+    latent_size: PositiveInt = 512
+    task_embedding_size: PositiveInt = 128
+    task_embedding_in: tuple[Network, ...] = ("representation", "dynamics", "reward", "value_policy")
+    action_embedding_size: PositiveInt = 64
+    blocks: PositiveInt = Field(3, description="residual blocks a network")
+    head_size: PositiveInt = Field(512, description="hidden width of reward, value and policy heads")
+    value_heads: Annotated[PositiveInt, Field(ge=2)] = 5
+    projector_size: PositiveInt = 1024
+    projection_size: PositiveInt = 512
+    atoms: Annotated[PositiveInt, Field(ge=3)] = Field(51, description="atoms of the categorical scalars")
+    support: PositiveFloat = Field(299.0, description="largest scalar the categorical support holds")
+    value_floor: Real | None = Field(0.0, description="clip searched values from below; null: no clip")
+    min_log_std: Real = -10.0
+    max_log_std: Real = 2.0
+    initial_log_std: Real | None = Field(None, description="log std before training; null: the middle")
+    max_mean: PositiveFloat | None = Field(None, description="soft bound of the pre-tanh mean; null: none")
+
+    @model_validator(mode="after")
+    def _log_std_order(self) -> ModelSpec:
+        if self.min_log_std >= self.max_log_std:
+            raise ValueError(f"min_log_std {self.min_log_std} must be below max_log_std {self.max_log_std}")
+        initial = self.initial_log_std
+        if initial is not None and not self.min_log_std < initial < self.max_log_std:
+            raise ValueError(
+                f"initial_log_std {initial} must lie between min_log_std {self.min_log_std} "
+                f"and max_log_std {self.max_log_std}"
+            )
+        return self
+
+
+class SearchSpec(Strict):
+    """Gumbel search over sampled actions (ALGORITHM, section 3)."""
+
+    num_simulations: PositiveInt = 32
+    num_root_actions: Annotated[PositiveInt, Field(ge=2)] = 16
+    num_interior_actions: PositiveInt = Field(2, description="sampled actions of an interior node")
+    policy_share: Fraction = Field(0.25, description="share of root candidates drawn from the policy itself")
+    wide_std: PositiveFloat = Field(3.0, description="std scale of the other candidates")
+    c_visit: NonNegativeFloat = 50.0
+    c_scale: NonNegativeFloat = 0.1
+    range_floor: PositiveFloat = 0.01
+    gumbel_scale: NonNegativeFloat = Field(0.0, description="Gumbel noise at the root; published: off")
+    wave: PositiveInt | None = Field(
+        None, description="most leaves a network call expands for a root; null: a whole round; 1: sequential"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of networks inside the search")
+    choice: Literal["best", "random"] = Field(
+        "best", description="random: act on and learn from a random candidate (the check that can fail)"
+    )
+
+
+class ReplaySpec(Strict):
+    """Independent prioritised buffers, one a task."""
+
+    capacity: PositiveInt = Field(1_000_000, description="transitions a task")
+    block_size: PositiveInt = Field(100, description="steps stored together")
+    shared: Switch = Field(False, description="one priority table over all tasks (the ablation)")
+    priority_exponent: NonNegativeFloat = 1.0
+    importance_exponent: NonNegativeFloat = 1.0
+    min_importance: Fraction = 0.1
+    save: Switch = Field(True, description="write the buffers beside the checkpoint")
+
+
+class TargetSpec(Strict):
+    """Unrolls, returns and reanalysis."""
+
+    unroll_steps: PositiveInt = 5
+    td_steps: PositiveInt = 5
+    discount: Annotated[Real, Field(gt=0, lt=1)] = 0.99
+    policy: Literal["best", "improved"] = Field("best", description="improved: all candidates, weighted")
+    max_action: Annotated[Real, Field(gt=0, lt=1)] = Field(0.999, description="targets are clipped to this")
+    search_value_after: NonNegativeInt = Field(50_000, description="updates before search values are used")
+    search_value_age: NonNegativeInt = Field(
+        200_000, description="newest transitions a task that never use it"
+    )
+    return_scaling: Switch = Field(
+        False, description="divide each task's rewards by the scale of its returns"
+    )
+
+
+class LossSpec(Strict):
+    """Weights of the loss terms: what sweeps search over."""
+
+    reward: NonNegativeFloat = 1.0
+    value: NonNegativeFloat = 0.25
+    policy: NonNegativeFloat = 1.0
+    entropy: NonNegativeFloat = 5e-3
+    temporal: NonNegativeFloat = 5.0
+    path: NonNegativeFloat = 0.25
+
+
+class OptimSpec(Strict):
+    """Optimiser, batch and budget."""
+
+    batch_size: PositiveInt = Field(512, description="positions an update, over all tasks and ranks")
+    learning_rate: PositiveFloat = 1e-4
+    weight_decay: NonNegativeFloat = 2e-5
+    max_grad_norm: PositiveFloat = 5.0
+    total_updates: PositiveInt = 600_000
+    final_updates: NonNegativeInt = Field(20_000, description="updates after collection has ended")
+    refresh_every: PositiveInt = Field(5, description="updates between refreshes of actor and target")
+
+
+class CollectSpec(Strict):
+    """Self-play budget, in control steps a task."""
+
+    env_steps: PositiveInt = Field(1_000_000, description="control steps a task over the whole run")
+    random_steps: NonNegativeInt = Field(1_000, description="uniform-random control steps a task at first")
+    max_lead: Fraction = Field(
+        0.02, description="share of the run by which updates may run ahead of collection before they wait"
+    )
+
+
+class EvalSpec(Strict):
+    """Evaluation episodes, run as validation; both protocols' returns come from one rollout."""
+
+    every: PositiveInt = Field(20_000, description="updates between evaluations")
+    episodes: PositiveInt = Field(4, description="episodes a task")
+    at_start: Switch = True
+    video: Switch = Field(True, description="film an episode a task at the end, where rendering works")
+
+
+class TrainerSpec(Strict):
+    """Handed to Lightning's Trainer untouched."""
+
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: PositiveInt | Annotated[str, Field(pattern=r"^(auto|\d+(,\d+)*)$")] = Field(
+        "auto", description="how many, or which: 2, '0,3', auto"
+    )
+    num_nodes: PositiveInt = 1
+    strategy: str = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    log_every: PositiveInt = 50
+    checkpoint_every: PositiveInt = Field(2_000, description="updates between checkpoints")
+    profiler: Literal["simple", "advanced"] | None = None
+
+
+class TrackingSpec(Strict):
+    """MLflow."""
+
+    experiment: str = Field("ezm", min_length=1)
+    uri: str | None = Field(None, description="null: MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db")
+    tags: dict[str, str] = {}
+
+    @field_validator("uri")
+    @classmethod
+    def _no_password(cls, uri: str | None) -> str | None:
+        if uri is not None and urlsplit(uri).password:
+            raise ValueError("holds a password, and specs are logged; set MLFLOW_TRACKING_URI instead")
+        return uri
+
+
+class Experiment(Strict):
+    """One run: which tasks, which agent, which budget.
+
+    Raises:
+        pydantic.ValidationError: unknown keys, wrong types or ranges, unknown or repeated tasks,
+            and combinations that cannot work (batch below the number of tasks, unroll over a block).
+    """
+
+    name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
+    preset: Literal["paper", "laptop", "smoke"] = "paper"
+    seed: NonNegativeInt = 0
+    tasks: tuple[str, ...]
+    env: EnvSpec = EnvSpec()
+    model: ModelSpec = ModelSpec()
+    search: SearchSpec = SearchSpec()
+    replay: ReplaySpec = ReplaySpec()
+    targets: TargetSpec = TargetSpec()
+    loss: LossSpec = LossSpec()
+    optim: OptimSpec = OptimSpec()
+    collect: CollectSpec = CollectSpec()
+    eval: EvalSpec = EvalSpec()
+    trainer: TrainerSpec = TrainerSpec()
+    tracking: TrackingSpec = TrackingSpec()
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _tasks(cls, tasks: object) -> tuple[str, ...]:
+        if not isinstance(tasks, str) and not (
+            isinstance(tasks, list | tuple) and all(isinstance(t, str) for t in tasks)
+        ):
+            raise ValueError(f"a suite such as 'hb-medium' or a list of task names expected, got {tasks!r}")
+        return resolve_tasks(tasks)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Experiment:
+        tasks = len(self.tasks)
+        if self.optim.batch_size < tasks:
+            raise ValueError(f"optim.batch_size {self.optim.batch_size} is smaller than the {tasks} tasks")
+        if self.targets.unroll_steps > self.replay.block_size:
+            raise ValueError(
+                f"targets.unroll_steps {self.targets.unroll_steps} is longer than a block "
+                f"(replay.block_size {self.replay.block_size})"
+            )
+        if self.replay.capacity < self.env.num_envs * self.replay.block_size:
+            raise ValueError(
+                f"replay.capacity {self.replay.capacity} cannot hold one block of each environment "
+                f"(env.num_envs {self.env.num_envs} x replay.block_size {self.replay.block_size})"
+            )
+        if self.collect.random_steps >= self.collect.env_steps:
+            raise ValueError(
+                f"collect.random_steps {self.collect.random_steps} must be below "
+                f"collect.env_steps {self.collect.env_steps}"
+            )
+        return self
+
+    @property
+    def max_steps(self) -> int:
+        """Updates of the whole run: `optim.total_updates + optim.final_updates`."""
+        return self.optim.total_updates + self.optim.final_updates

@@ -1,0 +1,95 @@
+"""Experiments from YAML files and `--set` settings, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ezm_pl.spec.errors import SpecError, describe
+from ezm_pl.spec.experiment import Experiment
+from ezm_pl.spec.presets import PRESETS, choose_preset, merge
+from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.yaml_file import parse_yaml, read_yaml
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, gpu: bool = False) -> Experiment:
+    """Reads, completes and checks an experiment.
+
+    Args:
+        path: a YAML file holding a mapping.
+        overrides: `a.b=c` settings laid over the file; `c` is YAML.
+        gpu: whether the machine has a GPU, for `preset: auto`.
+
+    Raises:
+        SpecError: a missing file, YAML that does not parse, or any field that is wrong.
+    """
+    return build_experiment(read_document(path, overrides), source=str(path), gpu=gpu)
+
+
+def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a spec file and `a.b=c` settings say, as they stand: no preset, no checks of fields.
+
+    Raises:
+        SpecError: a missing file, YAML that does not parse, a setting that is not `a.b=c`.
+    """
+    document = read_yaml(Path(path))
+    for setting in overrides:
+        document = merge(document, _setting(setting))
+    return document
+
+
+def build_experiment(document: dict[str, Any], *, source: str = "spec", gpu: bool = False) -> Experiment:
+    """Lays `document` over its preset and validates the whole (see `load_experiment`)."""
+    preset = document.get("preset", "auto")
+    if preset == "auto":
+        preset, _ = choose_preset(gpu=gpu)
+    if not isinstance(preset, str) or preset not in PRESETS:
+        names = ", ".join(["auto", *PRESETS])
+        raise SpecError(f"{source}: preset: {preset!r} is not one of {names}{nearest(str(preset), PRESETS)}")
+    whole = merge(PRESETS[preset], {**document, "preset": preset})
+    try:
+        return Experiment.model_validate(whole)
+    except ValidationError as error:
+        raise SpecError("\n".join(describe(error, Experiment, whole, source))) from None
+
+
+def dump_experiment(experiment: Experiment) -> str:
+    """The whole resolved spec as YAML; loading it again gives an equal spec."""
+    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+
+
+def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one level with dotted keys; everything else is left as it is."""
+    flat: dict[str, Any] = {}
+    for key, value in document.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def differences(old: Experiment, new: Experiment, ignore: Iterable[str] = ()) -> list[str]:
+    """`field: old -> new` for every field that differs, fields under `ignore` prefixes left out."""
+    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
+    skip = tuple(ignore)
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key) and not (skip and key.startswith(skip))
+    ]
+
+
+def _setting(setting: str) -> dict[str, Any]:
+    key, separator, text = setting.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise SpecError(f"--set {setting!r}: write it as key.path=value")
+    value: Any = parse_yaml(text, source=f"--set {setting!r}")
+    for part in reversed(parts):
+        value = {part: value}
+    return value

@@ -1,0 +1,43 @@
+"""`ezm eval`: a checkpoint's returns as a table, and films of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from ezm_pl.spec import SpecError
+from ezm_pl.tracking.saved_runs import find_checkpoint
+
+
+def evaluate_run(reference: str, *, episodes: int, seed: int, video: Path | None, console: Console) -> None:
+    """Evaluates the checkpoint behind `reference` (see `find_checkpoint`) and prints a table.
+
+    Args:
+        reference: `last`, a run id, a run folder or a checkpoint.
+        episodes: a task.
+        seed: of the environments and the search.
+        video: folder for one MP4 a task; None: no films.
+        console: where to print.
+
+    Raises:
+        SpecError: no such run, or a checkpoint that cannot be read.
+    """
+    saved = find_checkpoint(reference, option="RUN")
+    from ezm_pl.tracking.tables import returns_table
+    from ezm_pl.tracking.videos import film_tasks
+    from ezm_pl.training import CheckpointError, checkpoint_experiment, evaluate
+
+    try:
+        experiment = checkpoint_experiment(saved.checkpoint)
+        evaluation = evaluate(saved.checkpoint, episodes=episodes, seed=seed)
+    except CheckpointError as error:
+        raise SpecError(f"RUN {reference}: {error}") from None
+    console.print(returns_table(evaluation, protocol=experiment.env.protocol))
+    console.print(
+        f"{saved.checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps a task",
+        highlight=False,
+    )
+    if video is not None:
+        for path in film_tasks(saved.checkpoint, evaluation.tasks, video, seed=seed, console=console):
+            console.print(f"wrote {path}", highlight=False)

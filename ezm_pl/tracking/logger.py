@@ -1,0 +1,77 @@
+"""Lightning's logger of a run: metrics against updates, and evaluations against environment steps too."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.loggers import MLFlowLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from ezm_pl.tracking.metrics import BY_ENV_STEPS, ENV_STEPS, EVALUATION
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+_EXPECTED = (
+    ".*is deprecated, use `isinstance\\(treespec.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*have overridden `on_after_batch_transfer` in `LightningModule`.*",
+)
+"""Warnings of Lightning about what this project does on purpose, or about Lightning itself."""
+
+
+def quiet_lightning() -> None:
+    """Leaves the console to the progress bar: no tips, no list of absent accelerators."""
+    logging.getLogger("lightning").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in _EXPECTED:
+        warnings.filterwarnings("ignore", message=message)
+
+
+class RunLogger(MLFlowLogger):
+    """Writes the metrics of an MLflow run that already exists; its status and params are not touched.
+
+    MLflow has one step axis. It is the number of updates here. `env_steps` is written with every
+    set of metrics, so the UI can take it as the x axis (chart settings: X-axis, Metric), and
+    evaluations are written once more as `by_env_steps/eval/*` with environment steps as the step,
+    so runs that collect at different speeds compare at equal experience.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        """Logs to `run_id` through `client`."""
+        super().__init__(tracking_uri=client.tracking_uri, run_id=run_id)
+        self._env_steps: float | None = None
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Writes `metrics` at `step` updates (see the class)."""
+        from mlflow.entities import Metric
+
+        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        if not values:
+            return
+        self._env_steps = values.setdefault(ENV_STEPS, self._env_steps or 0.0)
+        now = int(time.time() * 1000)
+        points = [Metric(name, value, now, step or 0) for name, value in values.items()]
+        points += [
+            Metric(BY_ENV_STEPS + name, value, now, int(self._env_steps))
+            for name, value in values.items()
+            if name.startswith(EVALUATION)
+        ]
+        self.experiment.log_batch(run_id=self.run_id, metrics=points)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the whole resolved spec is the run's params already."""
+
+    @rank_zero_only
+    def finalize(self, status: str = "success") -> None:
+        """Nothing: whoever made the run says how it ended."""

@@ -1,0 +1,10 @@
+"""Names of metrics that tracking itself relies on (the whole list is in the README)."""
+
+ENV_STEPS = "env_steps"
+"""Control steps a task so far (mean over tasks)."""
+
+EVALUATION = "eval/"
+"""Prefix of evaluation metrics: `eval/<task>/return_ezm` and the like."""
+
+BY_ENV_STEPS = "by_env_steps/"
+"""Prefix under which evaluation metrics are written once more, with `env_steps` as their step."""

@@ -1,0 +1,148 @@
+"""One MLflow run and its folder: how it is made, taken up again, given artifacts and ended."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ezm_pl.spec import Experiment, SpecError, dump_experiment
+from ezm_pl.tracking.host import git_tags, host_tags
+from ezm_pl.tracking.params import spec_params
+from ezm_pl.tracking.saved_runs import RUNS, SPEC, SavedRun
+from ezm_pl.tracking.store import experiment_id, open_store, shown, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Status = Literal["FINISHED", "KILLED", "FAILED"]
+_PARAMS_A_REQUEST = 100
+
+
+@dataclass(frozen=True)
+class Run:
+    """An MLflow run being written.
+
+    Attributes:
+        client: of its tracking store.
+        run_id: MLflow's.
+        name: as the UI shows it.
+        directory: `mlruns/runs/<run_id>`: checkpoints and replay.
+    """
+
+    client: MlflowClient
+    run_id: str
+    name: str
+    directory: Path
+
+    def log_file(self, file: Path, folder: str) -> None:
+        """Copies `file` to the run's artifacts, under `folder`; nothing where it does not exist."""
+        if file.is_file():
+            self.client.log_artifact(self.run_id, str(file), folder)
+
+    def end(self, status: Status) -> None:
+        """Writes how the run ended."""
+        self.client.set_terminated(self.run_id, status)
+
+
+def new_run(experiment: Experiment, *, parent: str | None = None) -> Run:
+    """Makes a run in the spec's tracking store: name, tags, params, spec file.
+
+    Args:
+        experiment: the resolved spec.
+        parent: run id of a sweep that this run is a trial of.
+
+    Raises:
+        SpecError: the store cannot be opened.
+    """
+    uri = tracking_uri(experiment.tracking.uri)
+    client = open_store(uri)
+    tags = {
+        "preset": experiment.preset,
+        "protocol": experiment.env.protocol,
+        "tasks": ", ".join(experiment.tasks),
+        "num_tasks": str(len(experiment.tasks)),
+        **host_tags(),
+        **git_tags(),
+        **({"mlflow.parentRunId": parent} if parent else {}),
+        **experiment.tracking.tags,
+    }
+    name = run_name(experiment)
+    where = experiment_id(client, experiment.tracking.experiment, uri=uri)
+    run_id = client.create_run(where, tags=tags, run_name=name).info.run_id
+    run = Run(client, run_id, name, RUNS / run_id)
+    run.directory.mkdir(parents=True)
+    _log_params(client, run_id, spec_params(experiment))
+    _write_spec(run, experiment)
+    return run
+
+
+def reopened_run(saved: SavedRun, experiment: Experiment) -> Run:
+    """Takes up the MLflow run that `saved` belongs to; params stay, what has changed becomes a tag.
+
+    Raises:
+        SpecError: the store cannot be opened, or does not hold the run.
+    """
+    from mlflow.exceptions import MlflowException
+
+    uri = tracking_uri(experiment.tracking.uri)
+    client = open_store(uri)
+    try:
+        old = client.get_run(saved.run_id)
+    except MlflowException:
+        raise SpecError(f"--resume: run {saved.run_id} is not in the tracking store {shown(uri)}") from None
+    if old.info.lifecycle_stage == "deleted":
+        raise SpecError(f"--resume: run {saved.run_id} was deleted in MLflow; restore it first")
+    params = spec_params(experiment)
+    _log_params(client, saved.run_id, {key: v for key, v in params.items() if key not in old.data.params})
+    changes = [
+        f"{key}: {old.data.params[key]} -> {value}"
+        for key, value in params.items()
+        if key in old.data.params and old.data.params[key] != value
+    ]
+    resumes = sum(key.startswith("resume.") for key in old.data.tags)
+    client.set_tag(saved.run_id, f"resume.{resumes + 1}", "; ".join(changes) or "same spec")
+    client.update_run(saved.run_id, "RUNNING")
+    run = Run(client, saved.run_id, old.info.run_name, saved.directory)
+    _write_spec(run, experiment)
+    return run
+
+
+def run_name(experiment: Experiment) -> str:
+    """`quickstart 3 tasks laptop seed 0`: tells runs apart in a list."""
+    tasks = len(experiment.tasks)
+    return (
+        f"{experiment.name} {tasks} task{'s' if tasks > 1 else ''} {experiment.preset} seed {experiment.seed}"
+    )
+
+
+@contextmanager
+def only_writer(directory: Path) -> Iterator[None]:
+    """Holds a run's folder for this process.
+
+    Raises:
+        SpecError: another process is training this run.
+    """
+    with (directory / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SpecError(f"--resume: run {directory.name} is being trained by another process") from None
+        yield
+
+
+def _log_params(client: MlflowClient, run_id: str, params: dict[str, str]) -> None:
+    from mlflow.entities import Param
+
+    entities = [Param(key, value) for key, value in params.items()]
+    for first in range(0, len(entities), _PARAMS_A_REQUEST):
+        client.log_batch(run_id, params=entities[first : first + _PARAMS_A_REQUEST])
+
+
+def _write_spec(run: Run, experiment: Experiment) -> None:
+    path = run.directory / SPEC
+    path.write_text(dump_experiment(experiment), encoding="utf-8")
+    run.client.log_artifact(run.run_id, str(path))

@@ -1,0 +1,206 @@
+"""`ezm train`: a tracked run from its first line to its last, however it ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from ezm_pl.spec import BUILTIN, Experiment, SpecError, differences, load_experiment
+from ezm_pl.tracking.run import Run, Status, new_run, only_writer, reopened_run
+from ezm_pl.tracking.saved_runs import BEST, LAST, RUNS, SPEC, SavedRun, find_run
+from ezm_pl.tracking.signals import INTERRUPTED_EXIT, as_interrupt, undisturbed
+from ezm_pl.tracking.store import shown, tracking_uri
+
+if TYPE_CHECKING:
+    from ezm_pl.training import FitResult
+
+_RUN_ID = "EZM_RUN_ID"
+"""Environment variable that tells the other ranks of a run which run they belong to."""
+
+
+def train(experiment: Experiment, *, resume: str | None, console: Console) -> int:
+    """Trains `experiment` as an MLflow run, or goes on with one.
+
+    The run ends FINISHED, KILLED (Ctrl-C, SIGTERM, SIGHUP: the last checkpoint is written) or FAILED
+    (the exception goes on to the caller).
+
+    Args:
+        experiment: the resolved spec.
+        resume: `last`, a run id, a run folder or a checkpoint; None: a new run.
+        console: where to print.
+
+    Returns:
+        The exit code: 0, or 130 when interrupted.
+
+    Raises:
+        SpecError: nothing to resume, a checkpoint of another spec, replay that does not fit into
+            memory, tasks or a store that do not work here.
+    """
+    rank, run_id = _rank(), os.environ.get(_RUN_ID)
+    if rank != 0:
+        if run_id is None:
+            raise SpecError(
+                f"rank {rank} does not know its run ({_RUN_ID}): let trainer.devices start the ranks"
+            )
+        resume = run_id if resume == "last" else resume
+    saved = find_run(resume, option="--resume") if resume else None
+    _check_tasks(experiment)
+    with _one_line_errors():
+        _check_memory(experiment)
+        if saved:
+            _check_same(saved, experiment)
+    checkpoint = saved.checkpoint if saved and saved.checkpoint.is_file() else None
+    if rank != 0:
+        return _train_other_rank(experiment, RUNS / str(run_id), checkpoint)
+    with ExitStack() as stack:
+        if saved:
+            stack.enter_context(only_writer(saved.directory))
+        stack.enter_context(as_interrupt())
+        with undisturbed():
+            run = reopened_run(saved, experiment) if saved else new_run(experiment)
+        if not saved:
+            stack.enter_context(only_writer(run.directory))
+        os.environ[_RUN_ID] = run.run_id
+        where = shown(tracking_uri(experiment.tracking.uri))
+        console.print(f"run {run.name} ({run.run_id}), tracked in {where}", markup=False, highlight=False)
+        return _train(run, experiment, checkpoint, console)
+
+
+def _train(run: Run, experiment: Experiment, checkpoint: Path | None, console: Console) -> int:
+    status: Status = "FAILED"
+    result: FitResult | None = None
+    try:
+        from ezm_pl.tracking.logger import RunLogger, quiet_lightning
+        from ezm_pl.training import fit
+
+        logger = RunLogger(run.client, run.run_id)
+        quiet_lightning()
+        with _one_line_errors():
+            result = fit(experiment, run.directory, logger=logger, checkpoint=checkpoint)
+        status = "FINISHED" if result.status == "finished" else "KILLED"
+        _log_outcome(run, experiment, console, film=status == "FINISHED")
+    except (KeyboardInterrupt, SystemExit):  # Lightning answers SIGTERM with a SystemExit
+        status = "KILLED"
+    finally:
+        with undisturbed():
+            run.end(status)
+        if status != "FINISHED":
+            _say_how_it_ended(run, status, console)
+    if result is not None:
+        _say_result(result, experiment, console)
+    return 0 if status == "FINISHED" else INTERRUPTED_EXIT
+
+
+def _rank() -> int:
+    """This process's rank, by the variables that Lightning, torchrun and SLURM set."""
+    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    return next((int(rank) for rank in ranks if rank is not None), 0)
+
+
+def _train_other_rank(experiment: Experiment, directory: Path, checkpoint: Path | None) -> int:
+    """Joins the run that rank 0 has made: the same fit, nothing printed, nothing tracked."""
+    from ezm_pl.training import fit
+
+    result = fit(experiment, directory, checkpoint=checkpoint)
+    return 0 if result.status == "finished" else INTERRUPTED_EXIT
+
+
+def _check_tasks(experiment: Experiment) -> None:
+    """Raises `SpecError` for tasks that cannot be made here; those built in always can."""
+    original = experiment.env.backend == "humanoid_bench"
+    doubtful = [task for task in experiment.tasks if original or task not in BUILTIN]
+    if not doubtful:
+        return
+    from ezm_pl.envs import HumanoidBenchUnavailable, make
+
+    problems = []
+    for task in doubtful:
+        try:
+            make(task, backend=experiment.env.backend).close()
+        except (ValueError, HumanoidBenchUnavailable) as error:
+            problems.append(f"tasks: {error}")
+    if problems:
+        raise SpecError("\n".join(dict.fromkeys(problems)))
+
+
+def _check_memory(experiment: Experiment) -> None:
+    """Raises `MemoryRefused` where full replay buffers could not fit."""
+    from ezm_pl.envs import sizes
+    from ezm_pl.training import SelfPlayDataModule
+
+    SelfPlayDataModule(experiment, sizes(experiment.tasks))
+
+
+def _check_same(saved: SavedRun, experiment: Experiment) -> None:
+    """Raises `CheckpointError` where `saved` is of another spec."""
+    from ezm_pl.training import check_same_experiment
+
+    if saved.checkpoint.is_file():
+        check_same_experiment(saved.checkpoint, experiment)
+        return
+    changed = differences(load_experiment(saved.directory / SPEC), experiment)
+    if changed:
+        raise SpecError(
+            f"--resume: {saved.directory} has no checkpoint and another spec: {'; '.join(changed)}"
+        )
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What training refuses to do becomes a `SpecError`; anything else goes on with its traceback."""
+    from ezm_pl.training import CheckpointError, MemoryRefused
+
+    try:
+        yield
+    except (CheckpointError, MemoryRefused) as error:
+        raise SpecError(str(error)) from None
+
+
+def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bool) -> None:
+    """Checkpoints, the returns figure and, with `film`, videos into the run's artifacts."""
+    from ezm_pl.tracking.curves import run_curves
+    from ezm_pl.tracking.figures import returns_figure
+    from ezm_pl.tracking.videos import film_tasks
+
+    last = run.directory / LAST
+    run.log_file(last, "checkpoints")
+    run.log_file(run.directory / BEST, "checkpoints")
+    curves = run_curves(run.client, run.run_id)
+    if curves:
+        figure = run.directory / "returns.png"
+        returns_figure(
+            {task: curves[task] for task in experiment.tasks if task in curves}, figure, title=run.name
+        )
+        run.log_file(figure, "figures")
+    if film and experiment.eval.video:
+        directory = run.directory / "videos"
+        for video in film_tasks(last, experiment.tasks, directory, seed=experiment.seed, console=console):
+            run.log_file(video, "videos")
+
+
+def _say_how_it_ended(run: Run, status: Status, console: Console) -> None:
+    text = f"run {run.name} is {status} in MLflow"
+    if (run.directory / LAST).is_file():
+        text += "; --resume last goes on from its checkpoint"
+    console.print(text, style="yellow" if status == "KILLED" else "red", markup=False, highlight=False)
+
+
+def _say_result(result: FitResult, experiment: Experiment, console: Console) -> None:
+    from ezm_pl.tracking.tables import returns_table
+
+    if result.evaluations:
+        console.print(returns_table(result.evaluations[-1], protocol=experiment.env.protocol))
+    else:
+        console.print("no evaluation in this sitting")
+    steps = result.env_steps
+    console.print(
+        f"{result.updates:,} updates, {steps.mean():,.0f} env steps a task ({steps.sum():,.0f} in all), "
+        f"{result.seconds / 60:.1f} minutes",
+        highlight=False,
+    )
+    console.print("curves, videos and artifacts: make ui (http://127.0.0.1:5000)", highlight=False)

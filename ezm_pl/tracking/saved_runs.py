@@ -1,0 +1,92 @@
+"""Runs on this disk: `mlruns/runs/<run id>/checkpoints/*.ckpt`, found by id, by path, or as the last."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+from ezm_pl.spec import SpecError
+
+RUNS = Path("mlruns/runs")
+LAST = Path("checkpoints/last.ckpt")
+BEST = Path("checkpoints/best.ckpt")
+SPEC = Path("experiment.yaml")
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A run's folder and one checkpoint of it.
+
+    Attributes:
+        directory: the folder; its name is the MLflow run id.
+        checkpoint: the checkpoint meant, `checkpoints/last.ckpt` unless another file was named; it may
+            not exist yet, where a run was stopped before its first update.
+    """
+
+    directory: Path
+    checkpoint: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.directory.name
+
+    @property
+    def age(self) -> float:
+        """When the run was last written, in seconds since the epoch."""
+        return max(path.stat().st_mtime for path in (self.checkpoint, self.directory / SPEC) if path.exists())
+
+
+def find_run(reference: str, *, option: str) -> SavedRun:
+    """The run behind `last`, a run id (or the start of one), a run folder or a checkpoint file.
+
+    Args:
+        reference: what was typed; `last` is the run that was written last.
+        option: how the reference was given, for messages: `--resume`, `RUN`.
+
+    Raises:
+        SpecError: nothing there, or more than one run.
+    """
+    runs = {
+        folder.name: SavedRun(folder, folder / LAST) for folder in RUNS.glob("*") if (folder / SPEC).is_file()
+    }
+    if reference == "last":
+        if not runs:
+            raise SpecError(f"{option} last: there is no run in {RUNS} yet; `ezm train SPEC` makes one")
+        return max(runs.values(), key=lambda run: run.age)
+    path = Path(reference)
+    if path.is_file() and path.parent.name == LAST.parent.name:
+        return SavedRun(path.resolve().parents[1], path)
+    if (path / SPEC).is_file():
+        return SavedRun(path.resolve(), path / LAST)
+    if path.exists():
+        raise SpecError(f"{option} {reference}: neither a run folder nor a checkpoint (RUN_FOLDER/{LAST})")
+    matches = sorted(name for name in runs if name.startswith(reference))
+    if len(matches) == 1:
+        return runs[matches[0]]
+    if matches:
+        raise SpecError(f"{option} {reference}: {len(matches)} runs start like this: {', '.join(matches)}")
+    near = difflib.get_close_matches(reference, ["last", *runs], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise SpecError(
+        f"{option} {reference}: no such checkpoint, run folder or run id in {RUNS} ({len(runs)} runs){hint}"
+    )
+
+
+def find_checkpoint(reference: str, *, option: str) -> SavedRun:
+    """As `find_run`, for what needs a checkpoint that is there; `last` is the last run that has one.
+
+    Raises:
+        SpecError: as `find_run`, and a run without a checkpoint.
+    """
+    if reference == "last":
+        checkpoints = sorted(RUNS.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
+        if checkpoints:
+            return SavedRun(checkpoints[-1].parents[1], checkpoints[-1])
+        raise SpecError(f"{option} last: no run in {RUNS} has a checkpoint yet; `ezm train SPEC` makes one")
+    saved = find_run(reference, option=option)
+    if not saved.checkpoint.is_file():
+        raise SpecError(
+            f"{option} {reference}: {saved.directory} has no {LAST}: it stopped before its first update"
+        )
+    return saved

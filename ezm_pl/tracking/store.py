@@ -1,0 +1,75 @@
+"""The MLflow tracking store: where it is, and how it is opened without noise and without telemetry."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from ezm_pl.spec import SpecError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
+ARTIFACTS = Path("mlruns/artifacts")
+SQLITE = "sqlite:///"
+QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+"""Environment of MLflow, in this process and in the UI's server: no telemetry, no migration chatter."""
+
+
+def tracking_uri(configured: str | None = None) -> str:
+    """The store's address: a spec's `tracking.uri`, else MLFLOW_TRACKING_URI, else `DEFAULT_URI`."""
+    return configured or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def shown(uri: str) -> str:
+    """`uri` for people to read: a password in it is starred out."""
+    password = urlsplit(uri).password
+    return uri.replace(f":{password}@", ":***@") if password else uri
+
+
+def open_store(uri: str) -> MlflowClient:
+    """A client of the tracking store at `uri`; a SQLite database is made when it does not exist.
+
+    Raises:
+        SpecError: the store cannot be opened or does not answer.
+    """
+    os.environ.update(QUIET)
+    import requests
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        if uri.startswith(("http://", "https://")):
+            requests.get(uri, timeout=10)  # MLflow itself would retry for minutes
+        elif uri.startswith(SQLITE):
+            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+        elif "://" not in uri:
+            expected = f"{SQLITE}FILE, http://HOST:PORT or postgresql://..."
+            raise SpecError(f"tracking address {uri!r}: {expected} expected")
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
+        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
+        raise SpecError(f"tracking address {shown(uri)!r} cannot be opened: {reason}") from None
+    return client
+
+
+def experiment_id(client: MlflowClient, name: str, *, uri: str) -> str:
+    """Id of the MLflow experiment `name`, made when it does not exist, artifacts beside a SQLite store.
+
+    Raises:
+        SpecError: an experiment of this name lies in MLflow's trash.
+    """
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        location = str(ARTIFACTS) if uri.startswith(SQLITE) else None
+        return client.create_experiment(name, artifact_location=location)
+    if experiment.lifecycle_stage == "deleted":
+        raise SpecError(
+            f"tracking.experiment {name!r} was deleted in MLflow; restore it or choose another name"
+        )
+    return experiment.experiment_id

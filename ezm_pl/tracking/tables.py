@@ -1,0 +1,164 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.markup import escape
+from rich.table import Table
+
+from ezm_pl.spec import BUILTIN, DMC, HUMANOID_BENCH
+from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
+
+if TYPE_CHECKING:
+    from ezm_pl.envs.parity import ParityRow
+    from ezm_pl.training.evaluation import Evaluation
+
+RANDOM_RELATIVE, RANDOM_ABSOLUTE = 0.15, 3.0
+"""A random policy's return agrees with the published one within the larger of 15% and 3 points."""
+
+
+def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
+    """Mean returns of each task under both protocols, beside the published numbers.
+
+    Args:
+        evaluation: T tasks, `returns_*` [T, episodes].
+        protocol: the one that scores are of.
+    """
+    episodes = evaluation.returns_ezm.shape[1]
+    table = Table(title=f"Returns, mean of {episodes} episode{'s' if episodes > 1 else ''} a task")
+    table.add_column("task", no_wrap=True)
+    for name in (
+        "return\nezm",
+        "return\nhumanoidbench",
+        "random",
+        "success",
+        f"score\n{protocol}",
+        "EZ-M\npublished",
+    ):
+        table.add_column(name, justify="right")
+    for index, task in enumerate(evaluation.tasks):
+        table.add_row(
+            task,
+            _number(float(evaluation.returns_ezm[index].mean())),
+            _number(float(evaluation.returns_humanoidbench[index].mean())),
+            *_bounds(task),
+            f"{evaluation.score_of(task):.3f}",
+            _published(task),
+        )
+    table.add_section()
+    table.add_row("mean score", "", "", "", "", f"{evaluation.score:.3f}", "")
+    return table
+
+
+def tasks_table() -> Table:
+    """Every task of HumanoidBench in canonical order, then dm_control's names."""
+    table = Table(title="Tasks", caption=f"and dm_control's: {', '.join(DMC)}")
+    table.add_column("#", justify="right")
+    table.add_column("task", no_wrap=True)
+    for name in ("obs", "actions", "steps", "random", "success", "EZ-M\npublished", "built in"):
+        table.add_column(name, justify="right")
+    for number, (task, facts) in enumerate(HUMANOID_BENCH.items(), 1):
+        table.add_row(
+            str(number),
+            task,
+            str(facts.obs_size),
+            str(facts.action_size),
+            str(facts.episode_steps),
+            *_bounds(task),
+            _published(task),
+            "yes" if task in BUILTIN else "",
+        )
+    return table
+
+
+def task_facts(task: str, *, obs_size: int, action_size: int) -> Table:
+    """What is known of one task, a row a fact."""
+    facts = HUMANOID_BENCH.get(task)
+    random, success = _bounds(task)
+    table = Table(title=task, show_header=False)
+    table.add_row("observation", f"{obs_size} numbers")
+    table.add_row("action", f"{action_size} numbers in [-1, 1], one every 20 ms")
+    table.add_row("episode", f"{facts.episode_steps if facts else DMC_EPISODE_STEPS} control steps")
+    table.add_row("random policy", random)
+    table.add_row("success bar", success)
+    table.add_row("EZ-M, published", _published(task) or "-")
+    if facts is not None:
+        table.add_row("positions, velocities", f"{facts.nq}, {facts.nv}")
+        table.add_row("BRC, published", f"{facts.brc_return[0]:g} ± {facts.brc_return[1]:g}")
+    table.add_row("built in", "yes" if task in BUILTIN else "no: needs the original humanoid_bench package")
+    return table
+
+
+def random_table(returns: Mapping[str, NDArray[np.float64]]) -> tuple[Table, bool]:
+    """A random policy's returns beside the published ones.
+
+    Args:
+        returns: task to episode returns [episodes].
+
+    Returns:
+        The table, and whether every task with a published value agrees with it.
+    """
+    table = Table(title="Random policy", caption="agrees: within the larger of 15% and 3 points")
+    table.add_column("task", no_wrap=True)
+    for name in ("episodes", "mean", "std", "published", "agrees"):
+        table.add_column(name, justify="right")
+    agreement = True
+    for task, values in returns.items():
+        facts, mean, agrees = HUMANOID_BENCH.get(task), float(np.mean(values)), "-"
+        if facts is not None:
+            bound = max(RANDOM_RELATIVE * abs(facts.random_score), RANDOM_ABSOLUTE)
+            within = abs(mean - facts.random_score) <= bound
+            agrees, agreement = ("yes" if within else "NO"), agreement and within
+        published = f"{facts.random_score:.1f}" if facts else "-"
+        table.add_row(task, str(len(values)), f"{mean:.1f}", f"{np.std(values):.1f}", published, agrees)
+    return table, agreement
+
+
+def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
+    """How near the built-in tasks are to the recordings.
+
+    Returns:
+        The table, and whether every task is within TASKS.md's bounds.
+    """
+    table = Table(title="Parity with recordings of the original tasks", caption="each error / its bound")
+    table.add_column("task", no_wrap=True)
+    for name in ("steps", "facts\ndiffering", "qpos\nmedian", "qpos\np90", "reward\nmedian", "reward\np90"):
+        table.add_column(name, justify="right")
+    table.add_column("termination\nagrees", justify="right")
+    table.add_column("passed", justify="right")
+    for row in rows:
+        table.add_row(
+            row.task,
+            str(row.steps),
+            str(len(row.facts) + len(row.terms)),
+            f"{row.qpos_median:.1e} / {row.qpos_median_bound:.1e}",
+            f"{row.qpos_p90:.1e} / {row.qpos_p90_bound:.1e}",
+            f"{row.reward_median:.1e}",
+            f"{row.reward_p90:.1e}",
+            f"{row.terminated:.1%}",
+            "yes" if row.passed else "NO",
+        )
+        for fact in (*row.facts, *row.terms):
+            table.add_row("", escape(fact))
+    return table, all(row.passed for row in rows)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.1f}"
+
+
+def _bounds(task: str) -> tuple[str, str]:
+    """Published random and success returns of a task, `-` where there are none."""
+    facts = HUMANOID_BENCH.get(task)
+    return (f"{facts.random_score:g}", f"{facts.success_score:g}") if facts else ("-", "-")
+
+
+def _published(task: str) -> str:
+    facts = HUMANOID_BENCH.get(task)
+    if facts is None or facts.ezm_return is None:
+        return ""
+    return f"{facts.ezm_return[0]:g} ± {facts.ezm_return[1]:g} @ {facts.ezm_million_steps:g}M"

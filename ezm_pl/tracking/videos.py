@@ -1,0 +1,70 @@
+"""Evaluation videos: an episode of each task as MP4, where the machine can render."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import imageio.v2 as imageio
+import numpy as np
+from numpy.typing import NDArray
+
+from ezm_pl.spec import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def write_video(frames: Sequence[NDArray[np.uint8]], path: Path, *, fps: float) -> None:
+    """Writes frames [H, W, 3] (even H and W) as MP4, H.264; the folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imageio.mimwrite(path, list(frames), fps=fps, codec="libx264", macro_block_size=2)
+
+
+def film_random(task: str, path: Path, *, seed: int) -> None:
+    """Films one episode of a uniform-random policy, `humanoidbench` protocol.
+
+    Raises:
+        SpecError: the task cannot be made, or nothing can be rendered, here.
+    """
+    from ezm_pl.envs import HumanoidBenchUnavailable, RenderingUnavailable, make
+
+    try:
+        env = make(task, seed=seed, render_mode="rgb_array")
+        try:
+            env.action_space.seed(seed)
+            env.reset()
+            frames, over = [np.asarray(env.render())], False
+            while not over:
+                _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+                frames.append(np.asarray(env.render()))
+                over = terminated or truncated
+        finally:
+            env.close()
+    except (HumanoidBenchUnavailable, RenderingUnavailable, ValueError) as error:
+        raise SpecError(str(error)) from None
+    write_video(frames, path, fps=env.metadata["render_fps"])
+
+
+def film_tasks(
+    checkpoint: Path, tasks: Sequence[str], directory: Path, *, seed: int, console: Console
+) -> list[Path]:
+    """Films an episode of each task as `directory/<task>.mp4`; a line instead where rendering does not work.
+
+    Returns:
+        The files written.
+    """
+    from ezm_pl.envs import RenderingUnavailable
+    from ezm_pl.training import film
+
+    written = []
+    try:
+        for task in tasks:
+            frames, fps = film(checkpoint, task, seed)
+            path = directory / f"{task}.mp4"
+            write_video(frames, path, fps=fps)
+            written.append(path)
+    except RenderingUnavailable as error:
+        console.print(f"no videos: {error}", style="yellow", markup=False)
+    return written

@@ -1,0 +1,21 @@
+"""Training under Lightning: module, data module, losses, reanalysis, evaluation."""
+
+from ezm_pl.training.checkpoint import CheckpointError, check_same_experiment, checkpoint_experiment
+from ezm_pl.training.data import MemoryRefused, SelfPlayDataModule
+from ezm_pl.training.evaluation import Evaluation
+from ezm_pl.training.fit import FitResult, evaluate, film, fit
+from ezm_pl.training.module import EZMModule
+
+__all__ = [
+    "CheckpointError",
+    "EZMModule",
+    "Evaluation",
+    "FitResult",
+    "MemoryRefused",
+    "SelfPlayDataModule",
+    "check_same_experiment",
+    "checkpoint_experiment",
+    "evaluate",
+    "film",
+    "fit",
+]

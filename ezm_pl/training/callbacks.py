@@ -1,0 +1,105 @@
+"""What a person sees while training: the progress bar and the self-play metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import psutil
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+
+from ezm_pl.training.data import SelfPlayDataModule
+
+
+class SelfPlayMetrics(Callback):
+    """Logs self-play returns, throughput, waiting times and memory every few updates.
+
+    Names: `selfplay/<task>/return` (training episodes, `ezm` return), `env_steps` (control steps a
+    task), `time/*` (rates a second and seconds waited), `device/*`.
+
+    Args:
+        every: updates between logs.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self.latest: dict[str, float] = {}
+        self._mark = (0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock, so that set-up does not count."""
+        self._mark = self._now(trainer)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs when it is time."""
+        data: SelfPlayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        collector = data.collector
+        if collector is None or trainer.global_step % self.every:
+            return
+        now = self._now(trainer)
+        seconds, updates, steps, collector_wait, learner_wait, search, physics = np.subtract(now, self._mark)
+        self._mark = now
+        seconds = max(seconds, 1e-9)
+        tasks = len(data.experiment.tasks)
+        metrics = {
+            "step": float(trainer.global_step),  # Lightning's x axis would be one less
+            "env_steps": float(collector.control_steps.mean()),
+            "time/updates_per_second": updates / seconds,
+            "time/env_steps_per_second": steps * tasks / seconds,
+            "time/collector_waiting_share": collector_wait / seconds,
+            "time/learner_waiting_share": learner_wait / seconds,
+            "time/collector_search_share": search / seconds,
+            "time/collector_physics_share": physics / seconds,
+            "selfplay/diverged_episodes": float(collector.diverged),
+            "device/process_memory_gib": psutil.Process().memory_info().rss / 2**30,
+            "device/cpu_percent": psutil.cpu_percent(),
+        }
+        returns: dict[int, list[float]] = {}
+        while collector.episodes:
+            episode = collector.episodes.popleft()
+            returns.setdefault(episode.task, []).append(episode.episode_return)
+        for task, values in returns.items():
+            metrics[f"selfplay/{data.experiment.tasks[task]}/return"] = float(np.mean(values))
+        self.latest |= metrics
+        pl_module.log_dict(metrics)
+
+    @staticmethod
+    def _now(trainer: Trainer) -> tuple[float, int, float, float, float, float, float]:
+        data: SelfPlayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        collector, pacing = data.collector, data.pacing
+        return (
+            time.perf_counter(),
+            trainer.global_step,
+            float(data.control_steps.mean()),
+            pacing.collector_waited,
+            pacing.learner_waited,
+            collector.search_seconds if collector else 0.0,
+            collector.env_seconds if collector else 0.0,
+        )
+
+
+class TrainingBar(RichProgressBar):
+    """Lightning's Rich bar with what matters here: rates, steps a task and the last score."""
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "updates"
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Short named figures behind the bar."""
+        shown: dict[str, int | str | float | dict[str, float]] = {}
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SelfPlayMetrics) and callback.latest:
+                latest = callback.latest
+                shown["updates/s"] = f"{latest['time/updates_per_second']:.1f}"
+                shown["env steps/s"] = f"{latest['time/env_steps_per_second']:.0f}"
+        steps = trainer.datamodule.control_steps  # type: ignore[attr-defined]
+        shown["steps/task"] = f"{int(steps.mean()):,}"
+        score = trainer.callback_metrics.get("eval/score")
+        shown["score"] = "-" if score is None else f"{float(score):.3f}"
+        return shown

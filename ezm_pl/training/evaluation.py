@@ -1,0 +1,120 @@
+"""Evaluation episodes, with both protocols' returns from one rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ezm_pl.envs import MultiTaskVectorEnv
+from ezm_pl.search import Planner
+from ezm_pl.spec import Experiment, normalized_score
+from ezm_pl.spec.experiment import Protocol
+from ezm_pl.world_model import InferenceModel
+
+
+class EvaluationInterrupted(RuntimeError):
+    """An evaluation was asked to stop before its episodes had ended."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns of evaluation episodes.
+
+    Attributes:
+        tasks: `T` names.
+        updates: updates of the evaluated weights.
+        env_steps: control steps a task that had been collected then (mean over tasks).
+        returns_ezm: `[T, episodes]`; falls do not end the episode.
+        returns_humanoidbench: `[T, episodes]`; the sum up to the first fall.
+        protocol: whose returns are scored.
+    """
+
+    tasks: tuple[str, ...]
+    updates: int
+    env_steps: int
+    returns_ezm: NDArray[np.float64]
+    returns_humanoidbench: NDArray[np.float64]
+    protocol: Protocol = "ezm"
+
+    def score_of(self, task: str) -> float:
+        """Normalised score of a task's mean return: 0 for a random policy, 1 for the success bar."""
+        returns = self.returns_ezm if self.protocol == "ezm" else self.returns_humanoidbench
+        return normalized_score(task, float(returns[self.tasks.index(task)].mean()))
+
+    @property
+    def score(self) -> float:
+        """Mean normalised score over tasks."""
+        return float(np.mean([self.score_of(task) for task in self.tasks]))
+
+    def metrics(self) -> dict[str, float]:
+        """Under the names that they are tracked by."""
+        named = {"step": float(self.updates), "eval/score": self.score, "env_steps": float(self.env_steps)}
+        for row, task in enumerate(self.tasks):
+            named[f"eval/{task}/return_ezm"] = float(self.returns_ezm[row].mean())
+            named[f"eval/{task}/return_humanoidbench"] = float(self.returns_humanoidbench[row].mean())
+            named[f"eval/{task}/score"] = self.score_of(task)
+        return named
+
+
+def evaluation_envs(experiment: Experiment, episodes: int, seed: int = 0) -> MultiTaskVectorEnv:
+    """`episodes` rows of each task at full length; falls end none, so one rollout gives both returns."""
+    return MultiTaskVectorEnv(
+        experiment.tasks,
+        num_envs=episodes,
+        backend=experiment.env.backend,
+        protocol="ezm",
+        seed=seed,
+        mode=experiment.env.workers,
+        action_repeat=experiment.env.action_repeat,
+    )
+
+
+def play_episodes(
+    envs: MultiTaskVectorEnv,
+    model: InferenceModel,
+    planner: Planner,
+    *,
+    seed: int,
+    heads: torch.Generator,
+    device: torch.device,
+    stopped: Callable[[], bool] = lambda: False,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Plays one episode in every row of `envs`, planning at every decision.
+
+    Args:
+        envs: `T` tasks × `episodes` rows, protocol `ezm`.
+        model: network that plans.
+        planner: how it plans.
+        seed: of the environments and of the search's noise: the same seed, the same episodes.
+        heads: CPU generator that draws value heads.
+        device: of the model.
+        stopped: asked between steps whether to give up.
+
+    Returns:
+        Returns `[T, episodes]` under `ezm` and under `humanoidbench`.
+
+    Raises:
+        EvaluationInterrupted: `stopped` said so.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    observation, _ = envs.reset(seed=seed)
+    tasks = torch.as_tensor(np.asarray(envs.task_ids), device=device)
+    running = np.ones(len(tasks), bool)
+    upright = np.ones(len(tasks), bool)
+    total, before_fall = np.zeros(len(tasks)), np.zeros(len(tasks))
+    while running.any():
+        if stopped():
+            raise EvaluationInterrupted("evaluation interrupted")
+        model.draw_heads(heads)
+        action = planner(model, torch.as_tensor(observation, device=device), tasks, generator).action
+        observation, reward, terminated, truncated, info = envs.step(action.cpu().numpy())
+        total += reward * running
+        before_fall += np.where(upright, info["reward_before_fall"], 0.0) * running
+        upright &= ~info["fell"]
+        running &= ~(terminated | truncated)
+    shape = (len(envs.tasks), -1)
+    return total.reshape(shape), before_fall.reshape(shape)

@@ -1,0 +1,280 @@
+"""Runs an experiment under Lightning's Trainer."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Literal
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
+from lightning.pytorch.loggers import Logger
+from numpy.typing import NDArray
+
+from ezm_pl.envs import make, sizes
+from ezm_pl.search import Planner
+from ezm_pl.spec import Experiment
+from ezm_pl.training.callbacks import SelfPlayMetrics, TrainingBar
+from ezm_pl.training.checkpoint import (
+    BestCheckpoint,
+    LastCheckpoint,
+    check_same_experiment,
+    checkpoint_experiment,
+    load_replay,
+    read_checkpoint,
+)
+from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
+from ezm_pl.training.hardware import precision, shared_cores
+from ezm_pl.training.module import EZMModule
+from ezm_pl.world_model import InferenceModel
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended.
+
+    Attributes:
+        status: `interrupted` after a first Ctrl-C, which is answered at the next batch's end.
+        updates: done in all.
+        env_steps: `[T]` control steps collected a task.
+        seconds: of this call.
+        evaluations: in order; the last is the final one.
+    """
+
+    status: Literal["finished", "interrupted"]
+    updates: int
+    env_steps: NDArray[np.int64]
+    seconds: float
+    evaluations: list[Evaluation]
+
+
+def fit(
+    experiment: Experiment,
+    run_dir: Path,
+    *,
+    logger: Logger | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Path | None = None,
+) -> FitResult:
+    """Trains and evaluates an experiment to the end of its budget.
+
+    Args:
+        experiment: what to run.
+        run_dir: checkpoints and replay go to `run_dir/checkpoints`.
+        logger: where metrics go.
+        callbacks: further Lightning callbacks.
+        checkpoint: a `last.ckpt` of the same experiment to go on from.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or of another experiment.
+        MemoryRefused: the replay buffers cannot fit.
+        CollectorError: self-play failed; its own exception is the cause.
+    """
+    started = time.perf_counter()
+    if checkpoint is not None:
+        check_same_experiment(checkpoint, experiment)
+    task_sizes = sizes(experiment.tasks)
+    data = SelfPlayDataModule(experiment, task_sizes)
+    module = EZMModule(experiment, task_sizes)
+    last = LastCheckpoint(
+        run_dir / "checkpoints", experiment.trainer.checkpoint_every, replay=experiment.replay.save
+    )
+    trainer = _trainer(experiment, run_dir, logger, [*callbacks, last])
+    if checkpoint is not None:
+        load_replay(checkpoint, data)
+    with _closing(data), shared_cores(), _stoppable(data, trainer), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__`.*")
+        if experiment.eval.at_start and checkpoint is None:
+            trainer.validate(module, data, verbose=False)
+        if not data.interrupted.is_set():
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+            if data.interrupted.is_set():
+                last.save(trainer)  # in warm-up Lightning has not begun to train, and ends no training
+        done = [e.updates for e in module.evaluations]
+        if not data.interrupted.is_set() and trainer.global_step not in done:
+            trainer.validate(module, data, verbose=False)
+    return FitResult(
+        status="interrupted" if data.interrupted.is_set() else "finished",
+        updates=module.updates,
+        env_steps=data.control_steps.copy(),
+        seconds=time.perf_counter() - started,
+        evaluations=module.evaluations,
+    )
+
+
+def _trainer(
+    experiment: Experiment, run_dir: Path, logger: Logger | None, callbacks: Sequence[Callback]
+) -> L.Trainer:
+    spec = experiment.trainer
+    best = BestCheckpoint(run_dir / "checkpoints")
+    extra: list[Callback] = [TrainingBar(), SelfPlayMetrics(spec.log_every), best]
+    if torch.cuda.is_available() and logger is not None:
+        extra.append(DeviceStatsMonitor(cpu_stats=False))
+    return L.Trainer(
+        accelerator=spec.accelerator,
+        devices=spec.devices,
+        num_nodes=spec.num_nodes,
+        strategy=spec.strategy,
+        precision=precision(spec.precision),
+        max_steps=experiment.max_steps,
+        max_epochs=-1,
+        val_check_interval=experiment.eval.every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=spec.log_every,
+        gradient_clip_val=experiment.optim.max_grad_norm,
+        profiler=spec.profiler,
+        logger=logger if logger is not None else False,
+        callbacks=[*extra, *callbacks],
+        default_root_dir=run_dir,
+        enable_model_summary=False,
+    )
+
+
+@contextmanager
+def _closing(data: SelfPlayDataModule) -> Iterator[None]:
+    """Stops the collector whatever happens: Lightning calls no teardown hook after an exception."""
+    try:
+        yield
+    finally:
+        data.teardown("fit")
+
+
+@contextmanager
+def _stoppable(data: SelfPlayDataModule, trainer: L.Trainer) -> Iterator[None]:
+    """Inside, the first Ctrl-C asks for an orderly stop; the second is an ordinary KeyboardInterrupt.
+
+    However the block ends, collection has stopped after it: Lightning tears the data module down only
+    where nothing was raised, and a thread left in MuJoCo crashes the interpreter's exit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        try:
+            yield
+        finally:
+            data.teardown("fit")
+        return
+
+    def stop(_: int, __: FrameType | None) -> None:
+        if data.interrupted.is_set():
+            raise KeyboardInterrupt
+        data.interrupted.set()
+        trainer.should_stop = True
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        data.teardown("fit")
+        signal.signal(signal.SIGINT, before)
+
+
+def load_actor(checkpoint: Path) -> tuple[Experiment, InferenceModel, int, int]:
+    """The planning network of a checkpoint.
+
+    Returns:
+        Its spec, its network on the best device, its updates and its control steps a task.
+
+    Raises:
+        CheckpointError: see `checkpoint_experiment`.
+    """
+    experiment = checkpoint_experiment(checkpoint)
+    contents = read_checkpoint(checkpoint)
+    module = EZMModule(experiment, sizes(experiment.tasks))
+    module.load_state_dict(contents["state_dict"])
+    module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    actor = module.new_actor()
+    actor.load(module.model)
+    steps = contents["SelfPlayDataModule"]["control_steps"]
+    return experiment, actor, int(contents["global_step"]), int(steps.float().mean())
+
+
+def evaluate(
+    checkpoint: Path,
+    *,
+    episodes: int,
+    seed: int,
+    choice: Literal["best", "random"] | None = None,
+) -> Evaluation:
+    """Plays evaluation episodes with a checkpoint.
+
+    Args:
+        checkpoint: to load.
+        episodes: a task.
+        seed: of the episodes.
+        choice: overrides what the search does with its candidates; None as trained.
+    """
+    experiment, actor, updates, env_steps = load_actor(checkpoint)
+    if choice is not None:
+        experiment = experiment.model_copy(
+            update={"search": experiment.search.model_copy(update={"choice": choice})}
+        )
+    task_sizes = sizes(experiment.tasks)
+    envs = evaluation_envs(experiment, episodes)
+    try:
+        ezm, humanoidbench = play_episodes(
+            envs,
+            actor,
+            Planner(experiment.search, experiment.targets.discount, task_sizes.action_size),
+            seed=seed,
+            heads=torch.Generator().manual_seed(seed),
+            device=actor.model.task_embedding.device,
+        )
+    finally:
+        envs.close()
+    return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, experiment.env.protocol)
+
+
+def film(checkpoint: Path, task: str, seed: int) -> tuple[list[NDArray[np.uint8]], float]:
+    """Films one episode of a task, planning at every decision.
+
+    Returns:
+        RGB frames `[H, W, 3]`, one a decision, and their rate in frames a second of simulated time.
+
+    Raises:
+        RenderingUnavailable: this system cannot render.
+        ValueError: the checkpoint was not trained on `task`.
+    """
+    experiment, actor, _, _ = load_actor(checkpoint)
+    if task not in experiment.tasks:
+        raise ValueError(f"{checkpoint}: was not trained on {task!r}, but on {', '.join(experiment.tasks)}")
+    task_sizes = sizes(experiment.tasks)
+    device = actor.model.task_embedding.device
+    planner = Planner(experiment.search, experiment.targets.discount, task_sizes.action_size)
+    generator = torch.Generator(device).manual_seed(seed)
+    index = experiment.tasks.index(task)
+    env = make(
+        task,
+        backend=experiment.env.backend,
+        protocol="ezm",
+        seed=seed,
+        render_mode="rgb_array",
+        action_repeat=experiment.env.action_repeat,
+    )
+    frames: list[NDArray[np.uint8]] = []
+    try:
+        observation, _ = env.reset(seed=seed)
+        frames.append(np.asarray(env.render()))
+        ended = False
+        while not ended:
+            padded = torch.zeros(1, task_sizes.obs_size, device=device)
+            padded[0, : len(observation)] = torch.as_tensor(observation)
+            action = planner(actor, padded, torch.tensor([index], device=device), generator).action[0]
+            action_size = int(task_sizes.action_sizes[index])
+            observation, _, terminated, truncated, _ = env.step(action[:action_size].cpu().numpy())
+            frames.append(np.asarray(env.render()))
+            ended = bool(terminated or truncated)
+        return frames, env.metadata["render_fps"] / experiment.env.action_repeat
+    finally:
+        env.close()

@@ -1,0 +1,54 @@
+"""What this machine computes fast."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+
+@functools.cache
+def fast_bfloat16() -> bool:
+    """Whether bfloat16 matrix products are faster than float32 here: a GPU, AMX or AVX512-BF16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "amx_bf16" in flags or "avx512_bf16" in flags
+
+
+def search_dtype(wanted: Literal["auto", "float32", "bfloat16"]) -> torch.dtype:
+    """The dtype of networks inside the search."""
+    if wanted == "auto":
+        return torch.bfloat16 if fast_bfloat16() else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
+
+
+def precision(wanted: str) -> Literal["32-true", "bf16-mixed"]:
+    """Lightning's precision for training."""
+    if wanted == "auto":
+        return "bf16-mixed" if fast_bfloat16() else "32-true"
+    return "bf16-mixed" if wanted == "bf16-mixed" else "32-true"
+
+
+@contextmanager
+def shared_cores() -> Iterator[None]:
+    """Inside, torch's operations use half the cores, since the learner and the collector both compute.
+
+    Two threads that each spread small operations over all cores wait for one another at every
+    barrier: on two cores that made a reanalysis five times slower.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, min(before, cores // 2)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

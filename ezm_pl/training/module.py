@@ -1,0 +1,220 @@
+"""The LightningModule: one world model, its lagged copies, reanalysis and losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from ezm_pl.envs import TaskSizes
+from ezm_pl.search import Planner
+from ezm_pl.spec import Experiment
+from ezm_pl.spec.seeds import stream_int
+from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.training.evaluation import Evaluation, EvaluationInterrupted, play_episodes
+from ezm_pl.training.hardware import search_dtype
+from ezm_pl.training.losses import Losses, losses
+from ezm_pl.training.reanalysis import reanalyse
+from ezm_pl.world_model import InferenceModel, WorldModel
+
+
+class EZMModule(L.LightningModule):
+    """EfficientZero-Multitask under Lightning.
+
+    Three copies of the world model live here: `model` learns, `lagged` is 0 to `refresh_every`
+    updates old and goes to the actors, `target` is one refresh older and reanalyses batches.
+
+    Args:
+        experiment: the run's spec.
+        sizes: padded sizes and masks of its tasks.
+    """
+
+    def __init__(self, experiment: Experiment, sizes: TaskSizes) -> None:
+        super().__init__()
+        self.experiment, self.sizes = experiment, sizes
+        mask = torch.as_tensor(sizes.action_mask)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_int(experiment.seed, "weights"))
+            self.model = WorldModel(experiment.model, sizes.obs_size, mask)
+        self.lagged = self.new_actor()
+        self.target = self.new_actor()
+        self.refresh()
+        self.refresh()
+        self.planner = Planner(experiment.search, experiment.targets.discount, sizes.action_size)
+        self.register_buffer("nonfinite_updates", torch.zeros(()))
+        self._generators: dict[str, torch.Generator] = {}
+        self._error: tuple[Batch, Tensor] | None = None
+        self._statistics: list[Tensor] = []
+        self.evaluations: list[Evaluation] = []
+        self.updates = 0
+
+    nonfinite_updates: Tensor
+
+    def new_actor(self) -> InferenceModel:
+        """An inference copy with weights yet to be loaded, for a collector or an evaluation."""
+        return InferenceModel(
+            self.experiment.model,
+            self.sizes.obs_size,
+            torch.as_tensor(self.sizes.action_mask),
+            search_dtype(self.experiment.search.dtype),
+        ).to(self.device)
+
+    def train(self, mode: bool = True) -> EZMModule:
+        """As any module's, but the lagged copies stay in eval mode."""
+        super().train(mode)
+        self.lagged.eval()
+        self.target.eval()
+        return self
+
+    def refresh(self) -> None:
+        """Moves the lagged copies on by one: target takes lagged's weights, lagged the model's."""
+        self.target.load(self.lagged)
+        self.lagged.load(self.model)
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """The random stream of a purpose, on the module's device."""
+        if purpose not in self._generators:
+            device = self.device if purpose != "heads" else torch.device("cpu")
+            resumed = f"{purpose} from update {self.global_step}"
+            seed = stream_int(self.experiment.seed, resumed, self.global_rank)
+            self._generators[purpose] = torch.Generator(device).manual_seed(seed)
+        return self._generators[purpose]
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Reanalyses a training batch: `Batch` to `(Batch, Targets)`."""
+        if not isinstance(batch, Batch):
+            return batch
+        self.target.draw_heads(self.generator("heads"))
+        return batch, self.reanalyse(batch)
+
+    def reanalyse(self, batch: Batch) -> Targets:
+        """Fresh targets from the target network."""
+        return reanalyse(
+            batch, self.target, self.planner, self.experiment, self.global_step, self.generator("search")
+        )
+
+    def training_step(self, batch: tuple[Batch, Targets], batch_idx: int) -> Tensor:
+        """One update's loss."""
+        windows, targets = batch
+        self._statistics = [buffer.clone() for buffer in self.model.buffers()]
+        self.model.normalizer.update(windows.observation[:, 0])
+        found = losses(
+            self.model,
+            windows,
+            targets,
+            self.experiment.loss,
+            self.experiment.targets.discount,
+            self.generator("entropy"),
+        )
+        self._error = windows, found.value_error
+        self._log(found, targets)
+        return found.total
+
+    def _log(self, found: Losses, targets: Targets) -> None:
+        if self.global_step % self.experiment.trainer.log_every:
+            return
+        terms = ("total", "reward", "value", "policy", "entropy", "temporal", "path")
+        self.log_dict({f"train/loss/{name}": getattr(found, name) for name in terms})
+        self.log_dict(
+            {
+                "train/value/predicted": found.predicted_value,
+                "train/value/target": targets.value.mean(),
+                "train/value/error": found.value_error.abs().mean(),
+                "train/policy/entropy": found.policy_entropy,
+                "train/policy/std": found.policy_std,
+                "train/policy/saturated_targets": found.saturated_targets,
+                "train/nonfinite_updates": self.nonfinite_updates,
+            }
+        )
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clips by norm, and has the optimiser skip an update whose gradients are not finite.
+
+        `found_inf` is how fused optimisers learn that a step is to be skipped: nothing is read back
+        from the device.
+        """
+        norm = torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.experiment.optim.max_grad_norm, foreach=True
+        )
+        found_inf = (~torch.isfinite(norm)).float()
+        optimizer.found_inf = found_inf  # type: ignore[attr-defined]
+        self.nonfinite_updates += found_inf
+        # Running statistics moved in the forward pass: those of a skipped update would stay NaN for good.
+        for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
+            buffer.copy_(torch.where(found_inf.bool(), before, buffer))
+        if self.global_step % self.experiment.trainer.log_every == 0:
+            self.log("train/gradient_norm", norm)
+
+    @property
+    def data(self) -> SelfPlayDataModule:
+        """The data module that training runs with."""
+        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+
+    def on_fit_start(self) -> None:
+        """Hands the first weights to the actor and starts the collector thread."""
+        self.updates = self.data.updates
+        self.data.store.publish(self.updates, self.lagged.state_dict())
+        self.data.start_collecting(self.new_actor(), self.device)
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Finishes the update."""
+        self.finish_update()
+
+    def finish_update(self) -> None:
+        """New priorities to the buffer, new weights to the lagged copies and the actor, once an update.
+
+        Callbacks run before the module's own hook: one that saves calls this first.
+        """
+        if self.updates == self.global_step:
+            return
+        self.updates = self.global_step
+        if self._error is not None:
+            (windows, error), self._error = self._error, None
+            indices = (x.cpu().numpy() for x in (windows.task, windows.leaf, windows.born, error))
+            self.data.buffer.update_priorities(*indices)
+        if self.global_step % self.experiment.optim.refresh_every == 0:
+            self.refresh()
+            self.data.store.publish(self.global_step, self.lagged.state_dict())
+        self.data.updated(self.global_step)
+
+    def validation_step(self, batch: int, batch_idx: int) -> None:
+        """An evaluation of all tasks: episodes that plan with the present weights."""
+        actor = self.new_actor()
+        actor.load(self.model)
+        try:
+            ezm, humanoidbench = play_episodes(
+                self.data.evaluation_envs(),
+                actor,
+                self.planner,
+                seed=stream_int(self.experiment.seed, "evaluation"),
+                heads=torch.Generator().manual_seed(stream_int(self.experiment.seed, "evaluation heads")),
+                device=self.device,
+                stopped=self.data.interrupted.is_set,
+            )
+        except EvaluationInterrupted:
+            return
+        evaluation = Evaluation(
+            self.experiment.tasks,
+            self.updates,
+            int(self.data.control_steps.mean()),
+            ezm,
+            humanoidbench,
+            self.experiment.env.protocol,
+        )
+        self.evaluations.append(evaluation)
+        self.log_dict(evaluation.metrics(), batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Adam on the learning copy."""
+        spec = self.experiment.optim
+        return torch.optim.Adam(
+            self.model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
+        )

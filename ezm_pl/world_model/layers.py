@@ -1,0 +1,149 @@
+"""The building blocks of the world model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ResidualBlock(nn.Module):
+    """`x + W2 relu(W1 LN(x))`, `[B, width] -> [B, width]`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.outer(F.relu(self.inner(self.norm(x)), inplace=True))
+
+
+class Transition(nn.Module):
+    """`s + W2 relu(W1 LN([s, extras]))`, then residual blocks: `[B, S], [B, X] -> [B, S]`."""
+
+    def __init__(self, latent: int, extras: int, blocks: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(latent + extras)
+        self.inner = nn.Linear(latent + extras, latent)
+        self.outer = nn.Linear(latent, latent)
+        self.blocks = nn.Sequential(*(ResidualBlock(latent) for _ in range(blocks)))
+
+    def forward(self, latent: Tensor, extras: Tensor) -> Tensor:
+        x = self.norm(torch.cat([latent, extras], -1))
+        return self.blocks(latent + self.outer(F.relu(self.inner(x), inplace=True)))
+
+
+class Head(nn.Module):
+    """Parallel MLPs `in -> hidden -> hidden -> out` with BatchNorm before each ReLU.
+
+    All heads read the same input. `folded` builds the inference form, which has no BatchNorm: its
+    weights come from `fold`. Any subset of the heads can be computed, and only that is.
+
+    Args:
+        inputs, hidden, outputs: layer widths.
+        heads: number of independent heads `H`.
+        zero_last: start with all outputs zero.
+        folded: the inference form.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        *,
+        heads: int = 1,
+        zero_last: bool = False,
+        folded: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.folded = heads, folded
+        sizes = [(inputs, hidden), (hidden, hidden), (hidden, outputs)]
+        self.weights = nn.ParameterList(nn.Parameter(torch.empty(heads, o, i)) for i, o in sizes)
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(heads, o)) for _, o in sizes)
+        for weight in self.weights:
+            for head in weight:
+                nn.init.kaiming_uniform_(head, a=5**0.5)
+        if zero_last:
+            nn.init.zeros_(self.weights[2])
+        norms = 0 if folded else 2
+        self.norms = nn.ModuleList(nn.BatchNorm1d(heads * hidden) for _ in range(norms))
+
+    def forward(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+        """`[B, in] -> [H', B, out]`, `H'` the heads asked for (all by default)."""
+        chosen = list(range(self.heads)) if heads is None else list(heads)
+        subset = chosen != list(range(self.heads))
+        if subset and not self.folded:
+            raise ValueError("a subset of heads can be computed in the folded form only")
+        for layer in range(3):
+            weight, bias = self.weights[layer], self.biases[layer]
+            if subset:
+                weight = torch.stack([weight[i] for i in chosen])
+                bias = torch.stack([bias[i] for i in chosen])
+            if layer == 0:  # one input for all heads: one wide matrix product
+                x = F.linear(x, weight.flatten(0, 1), bias.flatten())
+            elif len(chosen) > 1:
+                x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
+            else:
+                x = F.linear(x, weight[0], bias[0])
+            if layer < 2:
+                wide = x if layer == 0 else x.transpose(0, 1).flatten(1)
+                x = self._activate(wide, layer).unflatten(-1, (len(chosen), -1)).transpose(0, 1)
+        return x
+
+    def _activate(self, x: Tensor, layer: int) -> Tensor:
+        return F.relu(x if self.folded else self.norms[layer](x), inplace=True)
+
+    @torch.no_grad()
+    def fold(self, trained: Head) -> None:
+        """Takes the weights of a trained head, with BatchNorm's running statistics multiplied in."""
+        for layer in range(3):
+            weight, bias = trained.weights[layer].detach(), trained.biases[layer].detach()
+            if layer < 2 and not trained.folded:
+                norm = trained.norms[layer]
+                assert isinstance(norm, nn.BatchNorm1d)
+                assert norm.running_var is not None and norm.running_mean is not None
+                scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).view_as(bias)
+                weight = weight * scale.unsqueeze(-1)
+                bias = (bias - norm.running_mean.view_as(bias)) * scale + norm.bias.view_as(bias)
+            self.weights[layer].copy_(weight)
+            self.biases[layer].copy_(bias)
+
+
+class RunningNorm(nn.Module):
+    """Normalises observations `[..., O]` by the mean and variance of all training batches seen.
+
+    Statistics move in train mode by `update` only; they travel in the state dict.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    count: Tensor
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("variance", torch.ones(size))
+        self.register_buffer("count", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Adds a batch `[N, O]` to the statistics (Chan et al. 1979); frozen in eval mode."""
+        if not self.training:
+            return
+        x = x.float()
+        variance, mean = torch.var_mean(x, dim=0, correction=0)
+        total = self.count + x.shape[0]
+        share = x.shape[0] / total
+        delta = mean - self.mean
+        moved = self.variance * (1 - share) + variance * share + delta**2 * share * (1 - share)
+        self.variance.copy_(moved)
+        self.mean.add_(delta * share)
+        self.count.copy_(total)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return ((x - self.mean) * torch.rsqrt(self.variance + 1e-4)).clamp(-10, 10)

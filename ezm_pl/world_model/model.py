@@ -1,0 +1,119 @@
+"""The world model: representation, dynamics, reward, value and policy, shared by all tasks.
+
+Shapes: `B` positions, `O` padded observation, `A` padded action, `S` latent, `E` task embedding,
+`H` value heads, `Z` atoms. Sources: EZ-M (arXiv 2603.01452), EfficientZero V2 (arXiv 2403.00564).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ezm_pl.spec.experiment import ModelSpec
+from ezm_pl.world_model.layers import Head, ResidualBlock, RunningNorm, Transition
+from ezm_pl.world_model.policy import PolicyBounds, SquashedGaussian
+from ezm_pl.world_model.scalars import CategoricalScalar
+
+
+class WorldModel(nn.Module):
+    """One world model for `T` tasks.
+
+    Args:
+        spec: sizes (about 16M parameters by default).
+        observation_size: `O`.
+        action_mask: `[T, A]`, 1 for a task's real action dimensions.
+        inference: build the form without BatchNorm and projections that `InferenceModel` runs.
+    """
+
+    action_mask: Tensor
+
+    def __init__(
+        self, spec: ModelSpec, observation_size: int, action_mask: Tensor, *, inference: bool = False
+    ) -> None:
+        super().__init__()
+        tasks, actions = action_mask.shape
+        self.spec = spec
+        self.register_buffer("action_mask", action_mask.float(), persistent=False)
+        self.bounds = PolicyBounds(spec.min_log_std, spec.max_log_std, spec.initial_log_std, spec.max_mean)
+        self.scalar = CategoricalScalar(spec.atoms, spec.support)
+        self.normalizer = RunningNorm(observation_size)
+        self.task_embedding = nn.Parameter(torch.randn(tasks, spec.task_embedding_size) * 0.1)
+
+        latent, embedding = spec.latent_size, spec.task_embedding_size
+        used = {part: embedding * (part in spec.task_embedding_in) for part in _PARTS}
+        self.embedding_used = {part: size > 0 for part, size in used.items()}
+        self.encoder = nn.Sequential(
+            nn.Linear(observation_size + used["representation"], latent),
+            nn.LayerNorm(latent),
+            nn.Tanh(),
+            *(ResidualBlock(latent) for _ in range(spec.blocks)),
+        )
+        self.dynamics = Transition(latent, used["dynamics"] + actions, spec.blocks)
+        self.action_encoder = nn.Sequential(
+            nn.Linear(actions + used["reward"], spec.action_embedding_size),
+            nn.LayerNorm(spec.action_embedding_size),
+            nn.Tanh(),
+        )
+        self.reward_trunk = Transition(latent, used["reward"] + spec.action_embedding_size, spec.blocks)
+        self.reward_head = Head(latent, spec.head_size, spec.atoms, zero_last=True, folded=inference)
+        width = latent + used["value_policy"]
+        self.trunk = nn.Sequential(*(ResidualBlock(width) for _ in range(spec.blocks)), nn.LayerNorm(width))
+        self.value_heads = Head(width, spec.head_size, spec.atoms, heads=spec.value_heads, folded=inference)
+        self.policy_head = Head(width, spec.head_size, 2 * actions, zero_last=True, folded=inference)
+        if not inference:
+            wide, out = spec.projector_size, spec.projection_size
+            self.projector = nn.Sequential(
+                nn.Linear(latent, wide), nn.LayerNorm(wide), nn.ReLU(),
+                nn.Linear(wide, wide), nn.LayerNorm(wide), nn.ReLU(),
+                nn.Linear(wide, out), nn.LayerNorm(out),
+            )  # fmt: skip
+            self.predictor = nn.Sequential(
+                nn.Linear(out, wide), nn.LayerNorm(wide), nn.ReLU(), nn.Linear(wide, out)
+            )
+
+    def _with_task(self, part: str, task: Tensor, *inputs: Tensor) -> Tensor:
+        """Inputs `[B, *]` joined with the task's embedding (norm capped at 1) where `part` uses it."""
+        if self.embedding_used[part]:
+            table = self.task_embedding
+            table = table / table.norm(dim=-1, keepdim=True).clamp(min=1.0)
+            inputs = (*inputs, table[task].to(inputs[0].dtype))
+        return torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
+
+    def encode(self, observation: Tensor, task: Tensor) -> Tensor:
+        """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`."""
+        x = self.normalizer(observation).to(self.task_embedding.dtype)
+        return self.encoder(self._with_task("representation", task, x))
+
+    def next_latent(self, latent: Tensor, action: Tensor, task: Tensor) -> Tensor:
+        """The latent `[B, S]` after an action `[B, A]`."""
+        return self.dynamics(latent, self._with_task("dynamics", task, action.to(latent.dtype)))
+
+    def reward_logits(self, latent: Tensor, action: Tensor, task: Tensor) -> Tensor:
+        """Logits `[B, Z]` of the reward for an action `[B, A]` in a latent `[B, S]`."""
+        action = self.action_encoder(self._with_task("reward", task, action.to(latent.dtype)))
+        return self.reward_head(self.reward_trunk(latent, self._with_task("reward", task, action)))[0]
+
+    def features(self, latent: Tensor, task: Tensor) -> Tensor:
+        """What the value and policy heads read, `[B, S + E]`."""
+        return self.trunk(self._with_task("value_policy", task, latent))
+
+    def value_logits(self, features: Tensor, heads: Sequence[int] | None = None) -> Tensor:
+        """Logits `[H, B, Z]` of the value heads (or of those named)."""
+        return self.value_heads(features, heads)
+
+    def policy(self, features: Tensor, task: Tensor) -> SquashedGaussian:
+        """The policy `[B, A]` of features `[B, S + E]`."""
+        return SquashedGaussian.from_raw(self.policy_head(features)[0], self.action_mask[task], self.bounds)
+
+    def project(self, latent: Tensor) -> Tensor:
+        """Temporal consistency's projection, `[B, S] -> [B, P]`."""
+        return self.projector(latent)
+
+    def predict(self, projection: Tensor) -> Tensor:
+        """Temporal consistency's prediction, `[B, P] -> [B, P]` (SimSiam's predictor)."""
+        return self.predictor(projection)
+
+
+_PARTS = ("representation", "dynamics", "reward", "value_policy")

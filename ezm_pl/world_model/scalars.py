@@ -1,0 +1,58 @@
+"""Categorical scalars: rewards and values as distributions over atoms (MuZero, appendix F)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+_EPSILON = 1e-3
+
+
+def squash(x: Tensor) -> Tensor:
+    """`sign(x)(sqrt(|x| + 1) - 1) + 0.001 x`, any shape (Pohlen et al. 2018)."""
+    return torch.sign(x) * (torch.sqrt(x.abs() + 1) - 1) + _EPSILON * x
+
+
+def unsquash(y: Tensor) -> Tensor:
+    """The inverse of `squash`, any shape."""
+    # With w = sqrt(|x| + 1) - 1: |y| = w + 0.001 w (w + 2). Solved without a difference of near equals,
+    # which in float32 would cost 1e-4 around zero.
+    slope = 1 + 2 * _EPSILON
+    w = 2 * y.abs() / (slope + torch.sqrt(slope**2 + 4 * _EPSILON * y.abs()))
+    return torch.sign(y) * w * (w + 2)
+
+
+class CategoricalScalar(nn.Module):
+    """Evenly spaced atoms in squashed space, from `-support` to `support`.
+
+    Args:
+        atoms: number of atoms `Z`.
+        support: largest scalar that the atoms hold; larger ones are clipped.
+    """
+
+    atoms: Tensor
+
+    def __init__(self, atoms: int, support: float) -> None:
+        super().__init__()
+        edge = float(squash(torch.tensor(support, dtype=torch.float64)))
+        self.low, self.spacing = -edge, 2 * edge / (atoms - 1)
+        self.register_buffer("atoms", torch.linspace(-edge, edge, atoms), persistent=False)
+
+    def two_hot(self, scalar: Tensor) -> Tensor:
+        """Scalars `[...]` to probabilities `[..., Z]`, at most two of them non-zero."""
+        last = self.atoms.numel() - 1
+        position = ((squash(scalar.float()) - self.low) / self.spacing).clamp(0, last)
+        below = position.floor().clamp(max=last - 1)
+        share = (position - below).unsqueeze(-1)
+        below = below.long().unsqueeze(-1)
+        target = torch.zeros(*scalar.shape, last + 1, device=scalar.device)
+        target.scatter_(-1, below, 1 - share)
+        return target.scatter_(-1, below + 1, share)
+
+    def decode(self, logits: Tensor) -> Tensor:
+        """Logits `[..., Z]` to the scalar whose squashed value is the expectation, `[...]` float32."""
+        return unsquash((logits.float().softmax(-1) * self.atoms).sum(-1))
+
+    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of logits `[..., Z]` against two-hot targets `[..., Z]`: `[...]` float32."""
+        return -(target * logits.float().log_softmax(-1)).sum(-1)
