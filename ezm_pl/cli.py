@@ -66,9 +66,12 @@ def _figure(args: argparse.Namespace) -> None:
 
 def _learn_check(args: argparse.Namespace) -> int:
     from ezm_pl.tracking.saved_runs import find_checkpoint
+    from ezm_pl.tracking.tables import learn_check_table
     from ezm_pl.training.learn_check import learn_check
 
-    return learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
+    rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
+    _console().print(learn_check_table(rows))
+    return 0 if all(row.passed for row in rows) else 1
 
 
 def _ui(args: argparse.Namespace) -> None:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from ezm_pl.envs.balance import Balance, BalanceHard
+from ezm_pl.envs.bookshelf import Bookshelf, BookshelfHard
 from ezm_pl.envs.humanoid import Task
+from ezm_pl.envs.insert import Insert, InsertSmall
 from ezm_pl.envs.locomotion import Crawl, Hurdle, Run, Slide, Stair, Stand, Walk
 from ezm_pl.envs.maze import Maze
 from ezm_pl.envs.pole import Pole
+from ezm_pl.envs.reach import Reach
+from ezm_pl.envs.sit import Sit, SitHard
+from ezm_pl.envs.spoon import Spoon
+from ezm_pl.envs.window import Window
 
 LOCOMOTION: dict[str, type[Task]] = {
     "stand": Stand,
@@ -19,6 +26,20 @@ LOCOMOTION: dict[str, type[Task]] = {
     "maze": Maze,
 }
 
-CATALOGUE: dict[str, tuple[str, type[Task]]] = {
-    f"h1-{name}": ("h1", task) for name, task in LOCOMOTION.items()
+HANDS_ONLY: dict[str, type[Task]] = {
+    "sit_simple": Sit,
+    "reach": Reach,
+    "sit_hard": SitHard,
+    "balance_simple": Balance,
+    "balance_hard": BalanceHard,
+    "window": Window,
+    "spoon": Spoon,
+    "insert_normal": Insert,
+    "insert_small": InsertSmall,
+    "bookshelf_simple": Bookshelf,
+    "bookshelf_hard": BookshelfHard,
 }
+
+CATALOGUE: dict[str, tuple[str, type[Task]]] = {
+    f"{robot}-{name}": (robot, task) for robot in ("h1", "h1hand") for name, task in LOCOMOTION.items()
+} | {f"h1hand-{name}": ("h1hand", task) for name, task in HANDS_ONLY.items()}

@@ -356,15 +356,14 @@ def add_servos(spec: mujoco.MjSpec) -> None:
         add_servo(spec, link.joint, link.joint, link.servo, link.limits)
 
 
-def add_sensors(spec: mujoco.MjSpec) -> None:
-    """Velocities of the centre of mass of the whole robot and of each hand, in the world's frame."""
-    for name in ("pelvis", "left_hand", "right_hand"):
-        spec.add_sensor(
-            name=f"{name}_velocity",
-            type=mujoco.mjtSensor.mjSENS_SUBTREELINVEL,
-            objtype=mujoco.mjtObj.mjOBJ_BODY,
-            objname=name,
-        )
+def add_velocity_sensor(spec: mujoco.MjSpec, body: str) -> None:
+    """`<body>_velocity`: of the centre of mass of a body and all that hangs from it, world frame, m/s."""
+    spec.add_sensor(
+        name=f"{body}_velocity",
+        type=mujoco.mjtSensor.mjSENS_SUBTREELINVEL,
+        objtype=mujoco.mjtObj.mjOBJ_BODY,
+        objname=body,
+    )
 
 
 def add_h1(spec: mujoco.MjSpec) -> None:
@@ -374,7 +373,7 @@ def add_h1(spec: mujoco.MjSpec) -> None:
         hand = spec.body(f"{side}_elbow_link").add_body(name=f"{side}_hand", pos=[0.31, 0, -0.01])
         set_inertial(hand, 0.0, (0, 0, 0), (0, 0, 0))
     add_servos(spec)
-    add_sensors(spec)
+    add_velocity_sensor(spec, "pelvis")
 
 
 def _quaternion(axes: Vector) -> NDArray[np.float64]:

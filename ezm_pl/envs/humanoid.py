@@ -16,7 +16,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs import h1
+from ezm_pl.envs import h1, hand
 from ezm_pl.envs.core import ControlEnv, ControlStep, FloatArray, Observation, Protocol
 
 TIMESTEP = 0.002
@@ -33,7 +33,10 @@ class RobotKind(NamedTuple):
     nq: int
 
 
-ROBOTS: dict[str, RobotKind] = {"h1": RobotKind(h1.add_h1, 26)}
+ROBOTS: dict[str, RobotKind] = {
+    "h1": RobotKind(h1.add_h1, 26),
+    "h1hand": RobotKind(hand.add_h1hand, 76),
+}
 
 
 class Robot:
@@ -47,7 +50,7 @@ class Robot:
         com_velocity: [3], m/s, of the whole robot's centre of mass, world frame.
         forces: [A], N m, of the actuators.
         head, imu, left_foot, right_foot, left_hand, right_hand: [3] site positions, m.
-        left_hand_velocity, right_hand_velocity: [3], m/s.
+        pelvis_position, pelvis_quaternion: [3] and [4], of the pelvis.
     """
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, nq: int) -> None:
@@ -62,8 +65,6 @@ class Robot:
         self.left_hand: FloatArray = data.site("left_hand").xpos
         self.right_hand: FloatArray = data.site("right_hand").xpos
         self.com_velocity: FloatArray = data.sensor("pelvis_velocity").data
-        self.left_hand_velocity: FloatArray = data.sensor("left_hand_velocity").data
-        self.right_hand_velocity: FloatArray = data.sensor("right_hand_velocity").data
         self._torso: FloatArray = data.body("torso_link").xmat
 
     @property
@@ -115,13 +116,18 @@ class Task:
     Class attributes:
         episode_steps: control steps of a full episode.
         reset_noise: half width of the uniform noise on every entry of the initial qpos.
+        start: where the pelvis starts, before noise, m.
         extra_qpos: initial qpos of what the task adds, after the robot's.
+        several_contacts: whether a pair of convex shapes may touch in several points at once. The
+            benchmark has that off but for the bookshelf, MuJoCo from 3.17 on has it on by default.
         camera: which camera renders it.
     """
 
     episode_steps: ClassVar[int] = 1000
     reset_noise: ClassVar[float] = 0.01
+    start: ClassVar[Sequence[float]] = (0.0, 0.0, h1.STANDING_HEIGHT)
     extra_qpos: ClassVar[Sequence[float]] = ()
+    several_contacts: ClassVar[bool] = False
     camera: ClassVar[str] = "cam_default"
 
     def __init__(self, sim: Simulation) -> None:
@@ -141,11 +147,12 @@ class Task:
     def restore(self, internal: Mapping[str, Sequence[float]]) -> None:
         """Takes over task-side state as recorded (`internal` of `parity/*.npz`)."""
 
-    def before_step(self) -> None:
-        """Called at the beginning of each control step."""
-
     def observation(self) -> Sequence[FloatArray]:
-        """Parts of the observation after `qpos` and `qvel`."""
+        """Parts of the observation after `qpos` and `qvel`; asked for before the reward, as there."""
+        return ()
+
+    def markers(self) -> Sequence[FloatArray]:
+        """Points [3] to mark in a frame: targets that are nowhere else to be seen."""
         return ()
 
     def reward(self) -> tuple[float, Terms]:
@@ -168,6 +175,10 @@ def build_spec(robot: str, task: type[Task]) -> mujoco.MjSpec:
     spec.option.timestep = TIMESTEP
     spec.visual.global_.offwidth, spec.visual.global_.offheight = 640, 480
     h1.add_floor(spec)
+    if task.several_contacts:
+        spec.option.enableflags |= getattr(mujoco.mjtEnableBit, "mjENBL_MULTICCD", 0)
+    else:
+        spec.option.disableflags |= getattr(mujoco.mjtDisableBit, "mjDSBL_MULTICCD", 0)
     ROBOTS[robot].build(spec)
     task.build(spec)
     return spec
@@ -183,9 +194,9 @@ def compiled_model(robot: str, task: type[Task]) -> mujoco.MjModel:
 
 
 def standing_qpos(model: mujoco.MjModel, task: type[Task], robot_nq: int) -> FloatArray:
-    """The initial qpos before noise: standing with bent knees, the task's things in their places."""
+    """The initial qpos [nq] before noise: knees bent, the task's things in their places."""
     qpos = np.zeros(model.nq)
-    qpos[2] = h1.STANDING_HEIGHT
+    qpos[:3] = task.start
     qpos[3] = 1.0
     for joint, angle in h1.STANDING_POSE.items():
         qpos[model.joint(joint).qposadr[0]] = angle
@@ -229,8 +240,9 @@ class HumanoidEnv(ControlEnv):
         self._qpos, self._qvel, self._ctrl = self.sim.data.qpos, self.sim.data.qvel, self.sim.data.ctrl
         self._frames: Any = None
         mujoco.mj_forward(model, self.sim.data)
+        self._extra = self.task.observation()
         super().__init__(
-            observation_size=model.nq + model.nv + sum(part.size for part in self.task.observation()),
+            observation_size=model.nq + model.nv + sum(part.size for part in self._extra),
             action_size=model.nu,
             protocol=protocol,
             seed=seed,
@@ -258,6 +270,7 @@ class HumanoidEnv(ControlEnv):
         self._settle()
         self.task.reset(self.np_random)
         self._settle()
+        self._extra = self.task.observation()
 
     def _settle(self) -> None:
         """Brings everything up to date with qpos, whose quaternions may be off unit length."""
@@ -299,19 +312,19 @@ class HumanoidEnv(ControlEnv):
         self._episode_steps = self._next_episode_steps
         self._elapsed = 0
         self._started = True
-        self._pending_seed = None if self._np_random is not None else self._pending_seed
         self.task.restore(internal or {})
+        self._extra = self.task.observation()
         return self._observation()
 
     def _control_step(self, action: FloatArray) -> ControlStep:
         model, data = self.sim.model, self.sim.data
-        self.task.before_step()
         qpos, qvel, start = self._qpos.copy(), self._qvel.copy(), data.time
         self._ctrl[:] = self._ctrl_middle + self._ctrl_half * action
         mujoco.mj_step(model, data, SUBSTEPS)
         # On a bad state MuJoCo resets itself, clock and all. (A sum of squares is finite only if all are.)
         kept_time = data.time > start + (SUBSTEPS - 0.5) * TIMESTEP
         if kept_time and math.isfinite(self._qpos.dot(self._qpos) + self._qvel.dot(self._qvel)):
+            self._extra = self.task.observation()
             reward, terms = self.task.reward()
             if math.isfinite(reward):
                 terms["per_timestep_reward"] = reward
@@ -322,7 +335,7 @@ class HumanoidEnv(ControlEnv):
         return ControlStep(0.0, {"per_timestep_reward": 0.0}, diverged=True)
 
     def _observation(self) -> Observation:
-        return np.concatenate((self._qpos, self._qvel, *self.task.observation()), dtype=np.float32)
+        return np.concatenate((self._qpos, self._qvel, *self._extra), dtype=np.float32)
 
     def render(self) -> Any:
         """A frame [480, 640, 3] uint8, or None without `render_mode`."""
@@ -332,7 +345,7 @@ class HumanoidEnv(ControlEnv):
             from ezm_pl.envs import rendering
 
             self._frames = rendering.Frames(self.sim.model)
-        return self._frames.draw(self.sim.data, self.task.camera)
+        return self._frames.draw(self.sim.data, self.task.camera, self.task.markers())
 
     def close(self) -> None:
         if self._frames is not None:

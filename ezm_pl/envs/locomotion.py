@@ -11,7 +11,7 @@ import mujoco
 
 from ezm_pl.envs.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.rewards import INF, distance, quiet_forces, stillness, tolerance
-from ezm_pl.envs.scene import BOX, MESH, add_invisible_wall, add_picture, add_solid
+from ezm_pl.envs.scene import BOX, MESH, add_invisible, add_picture, add_solid
 
 STAND_HEIGHT = 1.65
 """Height of the head above which the robot counts as standing, m."""
@@ -155,9 +155,9 @@ class Stair(Climb):
                     mass=0.02,
                     rgba=(0.8, 0.8, 0.83, 1),
                 )
-        add_invisible_wall(world, (15.5, 0.1, 2), (13.5, -5.05, 2))
-        add_invisible_wall(world, (15.5, 0.1, 2), (13.5, 5.05, 2))
-        add_invisible_wall(world, (0.1, 7.25, 2), (-2.1, 0, 2))
+        add_invisible(world, BOX, (15.5, 0.1, 2), (13.5, -5.05, 2))
+        add_invisible(world, BOX, (15.5, 0.1, 2), (13.5, 5.05, 2))
+        add_invisible(world, BOX, (0.1, 7.25, 2), (-2.1, 0, 2))
 
 
 class Slide(Climb):
@@ -177,9 +177,9 @@ class Slide(Climb):
         slides = world.add_body(name="slides")
         for i in range(cls.WEDGES):
             add_solid(slides, MESH, (), (cls.LENGTH * i, 0, 0), meshname="slide", rgba=(0.6, 0.6, 0.6, 1))
-        add_invisible_wall(world, (53, 0.15, 4), (48.85, -5.15, 4))
-        add_invisible_wall(world, (53, 0.15, 4), (48.85, 5.15, 4))
-        add_invisible_wall(world, (0.15, 5.15, 4), (-4, 0, 4))
+        add_invisible(world, BOX, (53, 0.15, 4), (48.85, -5.15, 4))
+        add_invisible(world, BOX, (53, 0.15, 4), (48.85, 5.15, 4))
+        add_invisible(world, BOX, (0.15, 5.15, 4), (-4, 0, 4))
 
 
 class Hurdle(Walk):
@@ -211,7 +211,7 @@ class Hurdle(Walk):
         rows = world.add_body(name="hurdle_array")
         for row in range(1, cls.ROWS + 1):
             # A row touches as one long box; the nine hurdles that are seen in it are pictures.
-            add_invisible_wall(world, (0.03, 5, 0.1875), (cls.SPACING * row, 0, 0.1875))
+            add_invisible(world, BOX, (0.03, 5, 0.1875), (cls.SPACING * row, 0, 0.1875))
             for lane in cls.LANES:
                 body = rows.add_body(name=f"starting_hurdle_{row}_{lane}", pos=[cls.SPACING * row, lane, 0])
                 for side in (-0.47, 0.47):

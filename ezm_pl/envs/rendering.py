@@ -6,6 +6,7 @@ import functools
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
@@ -13,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 HEIGHT, WIDTH = 480, 640
+MARKER_SIZE = 0.04
+MARKER_COLOUR = np.array([0.85, 0.2, 0.15, 0.8], np.float32)
 BACKENDS = ("egl", "osmesa")
 
 HELP = (
@@ -128,8 +131,13 @@ class Frames:
         self._options = mujoco.MjvOption()
         self._viewport = mujoco.MjrRect(0, 0, WIDTH, HEIGHT)
 
-    def draw(self, data: mujoco.MjData, camera: str | int) -> NDArray[np.uint8]:
-        """A frame [480, 640, 3] of `data` through a camera of the model, by name or number."""
+    def draw(
+        self, data: mujoco.MjData, camera: str | int, markers: Sequence[NDArray[np.float64]] = ()
+    ) -> NDArray[np.uint8]:
+        """A frame [480, 640, 3] of `data` through a camera of the model, by name or number.
+
+        `markers` are points [3] shown as small red spheres.
+        """
         self._gl.make_current()
         if isinstance(camera, str):
             camera = self._model.camera(camera).id
@@ -140,6 +148,12 @@ class Frames:
             self._camera.fixedcamid = camera
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(self._model, data, self._options, None, self._camera, everything, self._scene)
+        for point in markers:
+            geom = self._scene.geoms[self._scene.ngeom]
+            sphere = mujoco.mjtGeom.mjGEOM_SPHERE
+            size = np.full(3, MARKER_SIZE)
+            mujoco.mjv_initGeom(geom, sphere, size, point, np.eye(3).ravel(), MARKER_COLOUR)
+            self._scene.ngeom += 1
         mujoco.mjr_render(self._viewport, self._scene, self._context)
         frame = np.empty((HEIGHT, WIDTH, 3), np.uint8)
         mujoco.mjr_readPixels(frame, None, self._viewport, self._context)

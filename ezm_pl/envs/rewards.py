@@ -21,15 +21,17 @@ def tolerance(
     upper: float = 0.0,
     margin: float = 0.0,
     sigmoid: Literal["gaussian", "linear"] = "gaussian",
+    linear_at_margin: float = 0.0,
 ) -> float:
     """1 within [lower, upper]; outside it falls with the distance in units of `margin`.
 
     Args:
         x: the quantity judged.
         lower, upper: bounds, inclusive.
-        margin: the distance at which a gaussian has fallen to 0.1 and a line to 0; with 0, anything
-            out of bounds gives 0.
+        margin: the distance at which a gaussian has fallen to 0.1 and a line to `linear_at_margin`;
+            with 0, anything out of bounds gives 0.
         sigmoid: the shape of the fall.
+        linear_at_margin: what a line has fallen to at the margin (it goes on falling to 0).
     """
     if lower <= x <= upper:
         return 1.0
@@ -38,7 +40,7 @@ def tolerance(
     distance = (lower - x if x < lower else x - upper) / margin
     if sigmoid == "gaussian":
         return math.exp(math.log(0.1) * distance * distance)
-    return max(0.0, 1.0 - distance)
+    return max(0.0, 1.0 - distance * (1.0 - linear_at_margin))
 
 
 def quiet_forces(forces: NDArray[np.float64]) -> float:

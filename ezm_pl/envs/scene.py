@@ -15,6 +15,15 @@ SPHERE = mujoco.mjtGeom.mjGEOM_SPHERE
 CAPSULE = mujoco.mjtGeom.mjGEOM_CAPSULE
 MESH = mujoco.mjtGeom.mjGEOM_MESH
 
+WOOD = (0.72, 0.55, 0.38, 1.0)
+DARK_WOOD = (0.42, 0.3, 0.2, 1.0)
+STEEL = (0.7, 0.72, 0.75, 1.0)
+
+Z_TO_X = (0.5**0.5, 0.0, 0.5**0.5, 0.0)
+"""Lays a cylinder along x ..."""
+Z_TO_Y = (0.5**0.5, -(0.5**0.5), 0.0, 0.0)
+"""... or along y."""
+
 HIDDEN_GROUP = 3
 """Geoms of this group touch but are not drawn."""
 
@@ -34,6 +43,8 @@ def add_picture(
     return add_solid(body, kind, size, pos, contype=0, conaffinity=0, **settings)
 
 
-def add_invisible_wall(body: mujoco.MjsBody, size: Vector, pos: Vector) -> mujoco.MjsGeom:
-    """A massless box that is only touched."""
-    return add_solid(body, BOX, size, pos, group=HIDDEN_GROUP, mass=0)
+def add_invisible(
+    body: mujoco.MjsBody, kind: mujoco.mjtGeom, size: Vector, pos: Vector = (0, 0, 0), **settings: Any
+) -> mujoco.MjsGeom:
+    """A massless geom that is only touched."""
+    return add_solid(body, kind, size, pos, group=HIDDEN_GROUP, mass=0, **settings)

@@ -90,7 +90,7 @@ class _Tree:
         batch, device = state.shape[0], state.device
         slots = nodes + 1
         self.trash = nodes
-        self.state = state.new_zeros(batch, slots, state.shape[1])
+        self.state = state.new_empty(batch, slots, state.shape[1])
         self.network_value = torch.zeros(batch, slots, device=device)
         self.value_sum = torch.zeros(batch, slots, device=device)
         self.visits = torch.zeros(batch, slots, device=device)
@@ -152,10 +152,10 @@ def search(
     for wave in waves:
         scores, _ = _root_scores(tree, root_children, prior, gumbel, settings, wave.visit)
         chosen = scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width]
-        parent, edge, action = _descend(
+        parent, edge, action, state = _descend(
             model, proposal, tree, root_children, candidates, noise, chosen, task, wave, settings
         )
-        used = _expand(model, tree, root_children, parent, edge, chosen, action, task, used, wave)
+        used = _expand(model, tree, root_children, parent, edge, chosen, action, state, task, used, wave)
         _backup(tree, torch.arange(used - wave.width, used, device=state.device), wave, settings)
 
     # As many visits as any: the last survivors of the halving, best of them by sigma(q).
@@ -235,13 +235,15 @@ def _descend(
     task: Tensor,
     wave: Wave,
     settings: SearchSettings,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Follows the chosen root actions `[B, W]` down to unexpanded edges.
 
-    Returns the parents `[B, W]`, the edges below them `[B, W]` and their actions `[B, W, A]`.
+    Returns the parents `[B, W]`, the edges below them `[B, W]`, their actions `[B, W, A]` and the
+    parents' states `[B * W, D]`.
     """
     if wave.visit == 0:
-        return torch.zeros_like(chosen), chosen, tree.pick(candidates, chosen)
+        state = tree.state[:, :1].expand(-1, wave.width, -1).flatten(0, 1)
+        return torch.zeros_like(chosen), chosen, tree.pick(candidates, chosen), state
     node = root_children.gather(1, chosen)
     edge = torch.zeros_like(node)
     # A subtree with `visit` nodes is at most `visit` deep, so this many moves always reach a leaf.
@@ -273,7 +275,7 @@ def _descend(
     tree.actions[rows, flat] = torch.where(first.view(-1, 1, 1), actions, tree.actions[rows, flat])
     tree.logits[rows, flat] = prior
     action = tree.actions[rows, flat, edge]
-    return node, edge.view_as(node), action.view(*node.shape, -1)
+    return node, edge.view_as(node), action.view(*node.shape, -1), state
 
 
 def _expand(
@@ -284,13 +286,13 @@ def _expand(
     edge: Tensor,
     chosen: Tensor,
     action: Tensor,
+    state: Tensor,
     task: Tensor,
     used: int,
     wave: Wave,
 ) -> int:
     """Evaluates `W` new leaves a root in one call and links them; returns the next free slot."""
     batch, width = parent.shape
-    state = tree.pick(tree.state, parent).flatten(0, 1)
     state, reward, value = model.step(state, action.flatten(0, 1), task.repeat_interleave(width))
     end = used + width
     tree.state[:, used:end] = state.view(batch, width, -1)

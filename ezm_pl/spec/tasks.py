@@ -108,7 +108,7 @@ DMC: tuple[str, ...] = tuple(f"dmc-{name}" for name in _DMC_NAMES.split())
 """dm_control suite tasks that the `dmc-<domain>-<task>` door opens (`suite.BENCHMARKING` and kin)."""
 
 _names = tuple(HUMANOID_BENCH)
-BUILTIN: tuple[str, ...] = (*(n for n in _names if n.startswith("h1-")), *DMC)
+BUILTIN: tuple[str, ...] = (*_names, *DMC)
 """Names that the built-in backend can make today."""
 
 SUITES: dict[str, tuple[str, ...]] = {

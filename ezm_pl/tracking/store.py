@@ -67,7 +67,8 @@ def experiment_id(client: MlflowClient, name: str, *, uri: str) -> str:
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
         location = str(ARTIFACTS) if uri.startswith(SQLITE) else None
-        return client.create_experiment(name, artifact_location=location)
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows training runs, not traces
+        return client.create_experiment(name, artifact_location=location, tags=kind)
     if experiment.lifecycle_stage == "deleted":
         raise SpecError(
             f"tracking.experiment {name!r} was deleted in MLflow; restore it or choose another name"

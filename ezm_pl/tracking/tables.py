@@ -16,6 +16,7 @@ from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
 if TYPE_CHECKING:
     from ezm_pl.envs.parity import ParityRow
     from ezm_pl.training.evaluation import Evaluation
+    from ezm_pl.training.learn_check import LearnCheckRow
 
 RANDOM_RELATIVE, RANDOM_ABSOLUTE = 0.15, 3.0
 """A random policy's return agrees with the published one within the larger of 15% and 3 points."""
@@ -145,6 +146,17 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
         for fact in (*row.facts, *row.terms):
             table.add_row("", escape(fact))
     return table, all(row.passed for row in rows)
+
+
+def learn_check_table(rows: Sequence[LearnCheckRow]) -> Table:
+    """Each task's mean return, what it must reach, and whether it does."""
+    table = Table(title="Learning check")
+    table.add_column("task", no_wrap=True)
+    for name in ("mean return", "must reach", "passed"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row.task, _number(row.mean_return), _number(row.bar), "yes" if row.passed else "NO")
+    return table
 
 
 def _number(value: float) -> str:

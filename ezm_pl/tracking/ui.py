@@ -28,8 +28,20 @@ def serve_ui(port: int) -> None:
         near = next((p for p in range(port + 1, min(port + 100, 65536)) if _is_free(p)), None)
         hint = f"; {near} is free: make ui PORT={near}" if near else ""
         raise SpecError(f"port {port} is already in use on {HOST}{hint}")
-    print(f"MLflow UI: http://{HOST}:{port} (Ctrl-C stops it)", flush=True)
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    print(
+        f"MLflow UI: http://{HOST}:{port}/#/experiments?workflowType=machine_learning (Ctrl-C stops it)",
+        flush=True,
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--backend-store-uri",
+        uri,
+        "--registry-store-uri",
+        uri,
+    ]
     command += [
         "--host",
         HOST,
@@ -41,7 +53,8 @@ def serve_ui(port: int) -> None:
         "--log-level warning",
     ]
     command += ["--no-serve-artifacts", "--default-artifact-root", str(ARTIFACTS)]
-    os.execve(sys.executable, command, {**os.environ, **QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    quiet = {**QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
+    os.execve(sys.executable, command, {**os.environ, **quiet})
 
 
 def _is_free(port: int) -> bool:

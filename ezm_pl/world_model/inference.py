@@ -53,7 +53,8 @@ class InferenceModel(nn.Module):
                 module.fold(other)
             elif isinstance(module, RunningNorm):
                 module.load_state_dict(other.state_dict())  # type: ignore[union-attr]
-        mine, theirs = [], []
+        mine: list[Tensor] = []
+        theirs: list[Tensor] = []
         source_parameters = dict(trained.named_parameters())
         heads = tuple(f"{n}." for n, m in self.model.named_modules() if isinstance(m, Head))
         for name, parameter in self.model.named_parameters():

@@ -43,5 +43,5 @@ def test_a_wrong_model_is_noticed() -> None:
     """The comparison of facts can fail: numbers, names, shapes."""
     assert parity._difference("body_mass", [1.0, 2.0], [1.0, 2.0]) == ""
     assert "body_mass[1]" in parity._difference("body_mass", [1.0, 2.00001], [1.0, 2.0])
-    assert "joints[0]" in parity._difference("joints", ["a", "b"], ["c", "b"])
+    assert "'a', recorded 'c'" in parity._difference("joints", ["a", "b"], ["c", "b"])
     assert "shape" in parity._difference("gainprm", [1.0], [1.0, 2.0])

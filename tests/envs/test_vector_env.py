@@ -101,6 +101,7 @@ def test_sizes() -> None:
         envs.sizes([])
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("mode", ["sync", "threads", "async"])
 def test_an_error_in_a_worker_surfaces_with_its_traceback(mode: vector.Mode) -> None:
     env = envs.MultiTaskVectorEnv(["dmc-cartpole-balance"], num_envs=2, seed=0, mode=mode, workers=2)

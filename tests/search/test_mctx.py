@@ -16,17 +16,15 @@ from ezm_pl.search import SearchResult, SearchSettings, tree
 jax = pytest.importorskip("jax", reason="the oracle extra (jax, mctx) is not installed")
 mctx = pytest.importorskip("mctx", reason="the oracle extra (jax, mctx) is not installed")
 
-TREES = 64
+TREES = 80
 LIKE_MCTX = SearchSettings(range_floor=1e-8, wave=1, normalization="node")
 SIZES = [
     # actions, simulations, max_considered, states, discount
     (2, 4, 16, 7, 0.9),
-    (2, 17, 16, 60, 0.5),
     (3, 12, 2, 40, 1.0),
     (5, 33, 1, 90, 0.99),
     (6, 64, 16, 200, 0.99),
-    (8, 32, 3, 90, 0.95),
-    (10, 24, 7, 90, 0.8),
+    (8, 24, 7, 90, 0.8),
     (16, 9, 16, 90, 0.99),
     (16, 64, 8, 300, 0.97),
 ]
@@ -77,7 +75,8 @@ def mctx_search(
         return visits, completed, output.action_weights, output.action, found.node_values[:, 0], gumbel
 
     names = ("visits", "q", "weights", "best", "value", "gumbel")
-    compiled = jax.jit(run)
+    # Compiling is most of the time here: leave the optimiser out.
+    compiled = jax.jit(run, compiler_options={"xla_backend_optimization_level": 0})
 
     def found(gumbel_scale: float) -> dict[str, np.ndarray]:
         arrays = compiled(jax.random.key(1), gumbel_scale)
@@ -103,7 +102,7 @@ def test_sequential_search_equals_mctx(
     discount: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """9 sizes x 64 trees, without and with Gumbel noise: 1,152 searches, every one equal."""
+    """7 sizes x 80 trees, without and with Gumbel noise: 1,120 searches, every one equal."""
     model = TabularModel.random(TREES, states, actions, seed=100 * actions + simulations)
     oracle = mctx_search(model, simulations, considered, discount)
     settings = replace(LIKE_MCTX, num_simulations=simulations, max_considered=considered, discount=discount)

@@ -11,7 +11,14 @@ from search_models import FewBelowRoot, PlainSearch, SmoothModel, TabularModel, 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ezm_pl.search import DiscreteProposal, GaussianProposal, SearchModel, SearchSettings, search
+from ezm_pl.search import (
+    DiscreteProposal,
+    GaussianProposal,
+    Proposal,
+    SearchModel,
+    SearchSettings,
+    search,
+)
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model import InferenceModel, WorldModel
 
@@ -130,8 +137,8 @@ def test_discount_compounds_along_a_path(discount: float) -> None:
 @pytest.mark.parametrize("wave", [None, 1, 3])
 @pytest.mark.parametrize("prior_scale", [0.0, 1.0])
 def test_equals_a_plain_search(wave: int | None, prior_scale: float) -> None:
-    """Four shapes x 25 random models against one-node-at-a-time Python in double precision."""
-    shapes = [(16, 2, 32, 16), (4, 4, 40, 16), (6, 3, 24, 3), (16, 2, 9, 16)]
+    """Five shapes x 25 random models against one-node-at-a-time Python in double precision."""
+    shapes = [(16, 2, 32, 16), (4, 4, 40, 16), (6, 3, 24, 3), (16, 2, 9, 16), (5, 1, 12, 5)]
     for actions, interior, simulations, considered in shapes:
         model = TabularModel.random(25, 150, actions, seed=actions + simulations, prior_scale=prior_scale)
         settings = SearchSettings(
@@ -291,6 +298,7 @@ def test_host_never_waits_inside_a_search(wave: int | None, normalization: Any, 
         num_simulations=12, max_considered=4, wave=wave, normalization=normalization, gumbel_scale=1.0
     )
     model: SearchModel
+    proposal: Proposal
     if kind == "gaussian":
         model, proposal = small_inference_model(), GaussianProposal.mixed(5, 16, 2, 0.25, 3.0)
         observation = torch.randn(6, 7)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model import InferenceModel, WorldModel
+from ezm_pl.world_model.layers import Head
 
 BATCH = 40
 
@@ -100,6 +101,19 @@ def test_equals_the_trained_model_in_eval_mode(heads: tuple[int, int], parts: tu
     for name, tensor in target.items():
         torch.testing.assert_close(result[name], tensor, rtol=1e-4, atol=1e-4, msg=name)
     assert all(tensor.std() > 0.01 for tensor in target.values())
+
+
+def test_folding_keeps_the_epsilon_of_batchnorm() -> None:
+    """Units that hardly vary: the running variance is of the size of epsilon, or zero."""
+    torch.manual_seed(0)
+    head, folded = Head(6, 8, 5, heads=2), Head(6, 8, 5, heads=2, folded=True)
+    for norm in head.norms:
+        assert isinstance(norm, nn.BatchNorm1d) and norm.running_var is not None
+        norm.running_var.copy_(torch.linspace(0, 3e-5, 16))
+    folded.fold(head.eval())
+    x = torch.randn(9, 6)
+    torch.testing.assert_close(folded(x), head(x), rtol=1e-4, atol=1e-1)
+    assert head(x).abs().mean() > 1e3
 
 
 def test_a_second_load_follows_the_trained_model() -> None:

@@ -1,0 +1,81 @@
+"""Sit: sit down on a chair that stands fast (simple) or that can be pushed about (hard).
+
+Source: HumanoidBench (Sferrazza et al., arXiv 2403.10506), appendix on locomotion tasks.
+"""
+
+from __future__ import annotations
+
+import math
+
+import mujoco
+import numpy as np
+
+from ezm_pl.envs.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.rewards import INF, quiet_forces, stillness, tolerance
+from ezm_pl.envs.scene import BOX, WOOD, add_invisible, add_picture
+
+
+class Sit(Task):
+    """Sit upright and still on a chair behind the robot."""
+
+    def __init__(self, sim: Simulation) -> None:
+        super().__init__(sim)
+        self._chair = sim.data.body("chair").xpos
+
+    @classmethod
+    def build(cls, spec: mujoco.MjSpec) -> None:
+        cls.add_chair(spec)
+
+    @staticmethod
+    def add_chair(spec: mujoco.MjSpec) -> mujoco.MjsBody:
+        """A wooden chair: what is seen gives it its mass, two boxes its contact."""
+        chair = spec.worldbody.add_body(name="chair", pos=[-0.25, 0, 0])
+        for x in (0.19, -0.19):
+            for y in (0.19, -0.19):
+                add_picture(chair, BOX, (0.02, 0.02, 0.225), (x, y, 0.225), rgba=WOOD)
+        add_picture(chair, BOX, (0.21, 0.21, 0.025), (0, 0, 0.45), rgba=WOOD)
+        for y in (0.19, -0.19):
+            add_picture(chair, BOX, (0.02, 0.02, 0.2125), (-0.23, y, 0.6375), rgba=WOOD)
+        add_picture(chair, BOX, (0.02, 0.21, 0.08), (-0.23, 0, 0.77), rgba=WOOD)
+        add_invisible(chair, BOX, (0.02, 0.21, 0.2), (-0.23, 0, 0.65))
+        add_invisible(chair, BOX, (0.21, 0.21, 0.2375), (0, 0, 0.2375))
+        return chair
+
+    def reward(self) -> tuple[float, Terms]:
+        robot = self.robot
+        sitting = tolerance(robot.height, 0.68, 0.72, margin=0.2)
+        on_chair = tolerance(float(robot.qpos[0] - self._chair[0]), -0.19, 0.19, margin=0.2)
+        on_chair *= tolerance(float(robot.qpos[1] - self._chair[1]), margin=0.1)
+        posture = tolerance(robot.head_height - float(robot.imu[2]), 0.35, 0.45, margin=0.3)
+        up = tolerance(robot.uprightness, 0.95, INF, margin=0.9, sigmoid="linear")
+        sit_reward = 0.5 * (sitting + on_chair) * up * posture
+        small_control = quiet_forces(robot.forces)
+        dont_move = stillness(robot.com_velocity)
+        return small_control * sit_reward * dont_move, {
+            "small_control": small_control,
+            "sit_reward": sit_reward,
+            "dont_move": dont_move,
+            "sitting": sitting,
+            "upright": up,
+            "sitting_posture": posture,
+        }
+
+    def fallen(self) -> bool:
+        return self.robot.height < 0.5
+
+
+class SitHard(Sit):
+    """The chair is loose, and the robot starts somewhere in front of it, facing anywhere."""
+
+    extra_qpos = (-0.25, 0, 0, 1, 0, 0, 0)
+
+    @classmethod
+    def build(cls, spec: mujoco.MjSpec) -> None:
+        cls.add_chair(spec).add_freejoint(name="free_chair")
+
+    def reset(self, rng: np.random.Generator) -> None:
+        qpos = self.sim.data.qpos
+        qpos[0] = rng.uniform(0.2, 0.4)
+        qpos[1] = rng.uniform(-0.15, 0.15)
+        half_turn = 0.5 * rng.uniform(-1.8, 1.8)
+        qpos[3:7] = (math.cos(half_turn), 0, 0, math.sin(half_turn))
