@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,11 +113,10 @@ def reopened_run(saved: SavedRun, experiment: Experiment) -> Run:
 
 
 def run_name(experiment: Experiment) -> str:
-    """`quickstart 3 tasks laptop seed 0`: tells runs apart in a list."""
-    tasks = len(experiment.tasks)
-    return (
-        f"{experiment.name} {tasks} task{'s' if tasks > 1 else ''} {experiment.preset} seed {experiment.seed}"
-    )
+    """`quickstart 3 tasks laptop seed 0, 11-22 13:05`: tells runs apart in a list."""
+    count = f"{len(experiment.tasks)} task{'s' if len(experiment.tasks) > 1 else ''}"
+    began = time.strftime("%m-%d %H:%M")
+    return f"{experiment.name} {count} {experiment.preset} seed {experiment.seed}, {began}"
 
 
 @contextmanager

@@ -1,0 +1,159 @@
+"""The command as a person meets it: real processes, exit codes, one line an error, no tracebacks."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+SPEC = {"name": "trial", "preset": "smoke", "tasks": ["h1-stand", "h1-walk"]}
+FAST = 20.0
+"""Seconds within which bad input is answered, on a machine that is busy with other things."""
+
+
+def ezm(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m ezm_pl` and checks that no traceback reaches the user."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    done = subprocess.run(
+        [sys.executable, "-m", "ezm_pl", *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    return tmp_path
+
+
+def test_validate_prints_the_resolved_spec(folder: Path) -> None:
+    done = ezm("validate", "spec.yaml", "--set", "seed=5", cwd=folder)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "# spec.yaml: valid" in done.stdout
+    assert "# preset: smoke" in done.stdout
+    resolved = yaml.safe_load(done.stdout)
+    assert (resolved["seed"], resolved["tasks"]) == (5, SPEC["tasks"])
+    (folder / "resolved.yaml").write_text(done.stdout)
+    again = ezm("validate", "resolved.yaml", cwd=folder)
+    assert yaml.safe_load(again.stdout) == resolved
+
+
+def test_validate_says_which_preset_auto_picked(folder: Path) -> None:
+    done = ezm("validate", "spec.yaml", "--set", "preset=auto", cwd=folder)
+    assert any(f"# preset: {name} (auto: " in done.stdout for name in ("laptop", "paper"))
+
+
+def test_validate_does_not_import_torch(folder: Path) -> None:
+    code = (
+        "import sys; from ezm_pl.cli import main; main(['validate', 'spec.yaml']); "
+        "heavy = {'torch', 'mujoco', 'lightning', 'mlflow', 'matplotlib'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+BAD = {
+    "no command": ([], "ezm: the following arguments are required: COMMAND"),
+    "unknown command": (["trian"], "ezm: argument COMMAND: invalid choice: 'trian'"),
+    "no spec": (["train"], "ezm train: the following arguments are required: SPEC"),
+    "missing spec": (["train", "spec.yml"], "ezm: spec.yml: no such file; did you mean 'spec.yaml'?"),
+    "unknown key": (["train", "spec.yaml", "--set", "seeed=1"], "ezm: spec.yaml: seeed: unknown key; did you mean"),
+    "not a setting": (["train", "spec.yaml", "--set", "seed"], "ezm: --set 'seed': write it as key.path=value"),
+    "task not here": (
+        ["train", "spec.yaml", "--set", "tasks=[dmc-cartpole-balance, h1-runn]"],
+        "ezm: spec.yaml: tasks: unknown task 'h1-runn'; did you mean 'h1-run'?",
+    ),
+    "resume last of nothing": (
+        ["train", "spec.yaml", "--resume", "last"],
+        "ezm: --resume last: there is no run in mlruns/runs yet; `ezm train SPEC` makes one",
+    ),
+    "resume an unknown run": (
+        ["train", "spec.yaml", "--resume", "0123abcd"],
+        "ezm: --resume 0123abcd: no such checkpoint, run folder or run id in mlruns/runs (0 runs)",
+    ),
+    "resume a file that is none": (
+        ["train", "spec.yaml", "--resume", "spec.yaml"],
+        "ezm: --resume spec.yaml: neither a run folder nor a checkpoint",
+    ),
+    "eval of nothing": (["eval"], "ezm: RUN last: no run in mlruns/runs has a checkpoint yet"),
+    "figure of nothing": (["figure"], "ezm: RUN last: there is no run in mlruns/runs yet"),
+    "no episodes": (["eval", "--episodes", "0"], "ezm eval: argument --episodes: a whole number of at least 1 expected"),
+    "ui of nothing": (["ui"], "ezm: no runs yet: mlruns/mlflow.db does not exist; `make train` makes it"),
+    "no such port": (["ui", "--port", "70000"], "ezm ui: argument --port: a whole number from 1 to 65535 expected"),
+    "show an unknown task": (["envs", "show", "h1-wlk"], "ezm: unknown task 'h1-wlk'; did you mean 'h1-walk'?"),
+    "show a suite": (["envs", "show", "hb-medium"], "ezm: one task expected, got 'hb-medium' (9 tasks)"),
+    "random twice": (["envs", "random", "h1-walk", "hb-medium"], "ezm: listed twice: h1-walk"),
+    "parity of nothing": (["envs", "parity", "nowhere"], "ezm: no parity recordings in nowhere"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "line"), BAD.values(), ids=BAD)
+def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], line: str, folder: Path) -> None:
+    began = time.monotonic()
+    done = ezm(*arguments, cwd=folder)
+    assert done.returncode == 2
+    (only,) = done.stderr.splitlines()
+    assert only.startswith(line)
+    assert time.monotonic() - began < FAST
+    assert not (folder / "mlruns").exists()
+
+
+def test_task_that_cannot_be_made_here(folder: Path) -> None:
+    done = ezm("train", "spec.yaml", "--set", "tasks=[h1hand-package]", cwd=folder)
+    assert done.returncode == 2
+    done = ezm("train", "spec.yaml", "--set", "env.backend=humanoid_bench", cwd=folder)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "humanoid_bench" in done.stderr
+    assert not (folder / "mlruns").exists()
+
+
+def test_ui_on_a_port_in_use(folder: Path) -> None:
+    (folder / "mlruns").mkdir()
+    (folder / "mlruns" / "mlflow.db").touch()
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        done = ezm("ui", "--port", str(port), cwd=folder)
+    assert done.returncode == 2
+    (only,) = done.stderr.splitlines()
+    assert only.startswith(f"ezm: port {port} is already in use on 127.0.0.1")
+
+
+def test_tracking_store_that_cannot_be_opened(folder: Path) -> None:
+    (folder / "notes.db").write_text("not a database " * 100)
+    done = ezm("train", "spec.yaml", "--set", "tracking.uri=sqlite:///notes.db", cwd=folder)
+    assert done.returncode == 2
+    (only,) = done.stderr.splitlines()
+    assert only == "ezm: tracking address 'sqlite:///notes.db' cannot be opened: file is not a database"
+
+
+def test_envs_list_and_show(folder: Path) -> None:
+    listed = ezm("envs", "list", cwd=folder)
+    assert listed.returncode == 0
+    assert all(task in listed.stdout for task in ("h1hand-walk", "h1-maze", "dmc-cartpole-balance"))
+    shown = ezm("envs", "show", "h1-walk", cwd=folder)
+    assert "51 numbers" in shown.stdout
+    assert "801 ± 3 @ 0.84M" in shown.stdout
+
+
+def test_envs_random_prints_the_published_value_beside(folder: Path) -> None:
+    done = ezm("envs", "random", "h1-walk", "--episodes", "4", cwd=folder)
+    row = next(line for line in done.stdout.splitlines() if "h1-walk" in line)
+    assert [cell.strip() for cell in row.strip("│ ").split("│")][4] == "2.4"
+    assert done.returncode == (0 if "yes" in row else 1)

@@ -1,0 +1,411 @@
+"""Whole trainings, short: protocols and settings, checkpoints, resuming, Ctrl-C, failures."""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+import torch
+import yaml
+from fit_worlds import UPDATES, CtrlC, CtrlCInWarmUp, contents, fit_experiment, last, run
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from ezm_pl.selfplay import CollectorError, collector
+from ezm_pl.spec import dump_experiment
+from ezm_pl.training import (
+    CheckpointError,
+    FitResult,
+    MemoryRefused,
+    SelfPlayDataModule,
+    check_same_experiment,
+    checkpoint_experiment,
+    evaluate,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, FitResult]:
+    """A finished run: its folder and its result."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, run(fit_experiment(), folder)
+
+
+def check_result(result: FitResult, updates: int = UPDATES) -> None:
+    assert result.status == "finished" and result.updates == updates
+    assert (result.env_steps >= 600).all()
+    evaluation = result.evaluations[-1]
+    assert evaluation.updates == updates
+    for returns in (evaluation.returns_ezm, evaluation.returns_humanoidbench):
+        assert returns.shape == (2, 1) and np.isfinite(returns).all()
+    names = evaluation.metrics()
+    for task in evaluation.tasks:
+        assert {f"eval/{task}/return_ezm", f"eval/{task}/return_humanoidbench"} <= names.keys()
+    assert np.isfinite(names["eval/score"])
+
+
+def test_a_finished_run(finished: tuple[Path, FitResult]) -> None:
+    folder, result = finished
+    check_result(result)
+    assert (folder / "checkpoints" / "replay.npz").is_file()
+    saved = contents(last(folder))
+    assert saved["global_step"] == UPDATES
+    assert checkpoint_experiment(last(folder)) == fit_experiment()
+    assert saved["SelfPlayDataModule"]["updates"] == UPDATES
+    assert all(torch.isfinite(x).all() for x in saved["state_dict"].values())
+
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    "the benchmark's protocol": {"env": {"protocol": "humanoidbench"}},
+    "short episodes": {"env": {"short_episode_steps": 250, "short_episode_share": 0.5}},
+    "shared replay": {"replay": {"shared": True}},
+    "best": {"targets": {"policy": "best"}},
+    "sequential search": {"search": {"wave": 1}},
+    "return scaling": {"targets": {"return_scaling": True}},
+    "bfloat16": {"search": {"dtype": "bfloat16"}, "trainer": {"precision": "bf16-mixed"}},
+    "random choice": {"search": {"choice": "random"}, "targets": {"policy": "best"}},
+    "search values": {"targets": {"search_value_after": 0, "search_value_age": 5}},
+    "no warm-up": {"collect": {"random_steps": 0, "env_steps": 900}},
+    "no task embedding": {"model": {"task_embedding_in": []}},
+    "final updates": {"optim": {"total_updates": 4, "final_updates": 2}, "collect": {"max_lead": 0.0}},
+    "evaluated throughout": {"eval": {"every": 3, "at_start": True}},
+}
+
+
+@pytest.mark.parametrize("name", VARIATIONS)
+def test_every_setting_trains(name: str, tmp_path: Path) -> None:
+    result = run(fit_experiment(VARIATIONS[name]), tmp_path)
+    check_result(result)
+    if name == "evaluated throughout":
+        assert [e.updates for e in result.evaluations] == [0, 3, 6]
+        assert (tmp_path / "checkpoints" / "best.ckpt").is_file()
+    if name == "final updates":
+        assert (result.env_steps >= 1500).all(), "the last updates wait for the end of collection"
+
+
+H1: dict[str, Any] = {
+    "env": {"action_repeat": 5, "num_envs": 1},
+    "collect": {"env_steps": 160, "random_steps": 60},
+}
+
+
+def test_h1_tasks_under_the_benchmark_s_protocol(tmp_path: Path) -> None:
+    """Falls end episodes in training; the evaluation reports both returns of one rollout."""
+    h1 = {"tasks": ["h1-stand", "dmc-cartpole-balance"], "env": {"protocol": "humanoidbench"}}
+    result = run(fit_experiment(H1 | h1 | {"env": H1["env"] | h1["env"]}), tmp_path)  # type: ignore[operator]
+    evaluation = result.evaluations[-1]
+    assert result.updates == UPDATES
+    stand = evaluation.returns_ezm[0, 0], evaluation.returns_humanoidbench[0, 0]
+    assert 0 <= stand[1] < stand[0], "an untrained robot falls, and goes on to be paid a little"
+    assert evaluation.returns_ezm[1, 0] == evaluation.returns_humanoidbench[1, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["ezm", "humanoidbench"])
+@pytest.mark.parametrize("workers", ["threads", "async"])
+def test_three_h1_tasks(protocol: str, workers: str, tmp_path: Path) -> None:
+    env = H1["env"] | {"protocol": protocol, "workers": workers}
+    tasks = ["h1-stand", "h1-walk", "h1-crawl"]
+    result = run(fit_experiment(H1 | {"tasks": tasks, "env": env}), tmp_path)
+    assert result.updates == UPDATES
+    assert np.isfinite(result.evaluations[-1].returns_ezm).all()
+
+
+class Seen(Callback):
+    """What a resumed run starts from."""
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        self.updates, self.step = data.updates, trainer.global_step
+        self.control_steps = data.control_steps.copy()
+        self.stored = len(data.buffer)
+        self.state = {name: x.clone() for name, x in module.state_dict().items()}
+        self.moments = len(trainer.optimizers[0].state)
+        self.published = data.store.newer_than(-1)
+
+
+def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path) -> None:
+    experiment = fit_experiment()
+    first = run(experiment, tmp_path, CtrlC("training", update=4))
+    assert first.status == "interrupted" and first.updates == 4
+    saved = contents(last(tmp_path))
+    with np.load(tmp_path / "checkpoints" / "replay.npz") as archive:
+        stored = int((archive["born"] >= 0).sum())
+        added = archive["added"].copy()
+    seen = Seen()
+    second = run(experiment, tmp_path, seen, checkpoint=last(tmp_path))
+    check_result(second)
+    assert seen.step == seen.updates == 4
+    assert (seen.control_steps >= saved["SelfPlayDataModule"]["control_steps"].min().item()).all()
+    assert seen.stored >= stored > 0
+    assert seen.moments > 0, "Adam's state came back"
+    assert seen.published is not None and seen.published[0] == 4
+    for name, x in saved["state_dict"].items():
+        assert torch.equal(seen.state[name], x), name
+    assert (second.env_steps >= first.env_steps).all()
+    with np.load(tmp_path / "checkpoints" / "replay.npz") as archive:
+        assert (archive["added"] >= added).all()
+        for task in range(2):
+            born = np.sort(archive["born"][task][archive["born"][task] >= 0])
+            assert (born == np.arange(archive["added"][task])).all(), "numbered without a gap"
+
+
+def test_resuming_without_replay(tmp_path: Path) -> None:
+    """Must neither wait for ever nor warm up again."""
+    experiment = fit_experiment({"replay": {"save": False}})
+    run(experiment, tmp_path, CtrlC("training", update=4))
+    assert not (tmp_path / "checkpoints" / "replay.npz").exists()
+    check_result(run(experiment, tmp_path, checkpoint=last(tmp_path)))
+
+
+def test_resuming_a_finished_run_only_evaluates(finished: tuple[Path, FitResult], tmp_path: Path) -> None:
+    folder, result = finished
+    again = run(fit_experiment(), tmp_path, checkpoint=last(folder))
+    assert again.updates == UPDATES and again.status == "finished"
+    np.testing.assert_array_equal(again.evaluations[-1].returns_ezm, result.evaluations[-1].returns_ezm)
+
+
+def test_a_checkpoint_holds_the_end_of_its_update(tmp_path: Path) -> None:
+    """Update 3 refreshes the lagged copies (every 3) and is saved (every 3): the copy has its weights."""
+    experiment = fit_experiment({"trainer": {"checkpoint_every": 3}})
+    run(experiment, tmp_path, CtrlC("training", update=3))
+    saved = contents(last(tmp_path))
+    weights = saved["state_dict"]
+    assert saved["SelfPlayDataModule"]["updates"] == saved["global_step"] == 3
+    assert torch.equal(weights["lagged.model.encoder.0.weight"], weights["model.encoder.0.weight"])
+    assert not torch.equal(weights["target.model.encoder.0.weight"], weights["model.encoder.0.weight"])
+
+
+@pytest.mark.parametrize("moment", ["training", "evaluation", "final evaluation"])
+def test_ctrl_c_ends_a_run_in_order(moment: str, tmp_path: Path) -> None:
+    experiment = fit_experiment({"eval": {"every": 2}} if moment == "evaluation" else None)
+    result = run(experiment, tmp_path, CtrlC(moment))
+    assert result.status == "interrupted"
+    assert result.updates == {"training": 3, "evaluation": 2, "final evaluation": 6}[moment]
+    assert not result.evaluations, "an interrupted evaluation gives no returns"
+    assert contents(last(tmp_path))["global_step"] == result.updates
+    assert not (tmp_path / "checkpoints" / "best.ckpt").exists()
+    resumed = run(experiment, tmp_path, checkpoint=last(tmp_path))
+    check_result(resumed)
+
+
+def test_ctrl_c_in_warm_up_saves_what_there_is(tmp_path: Path) -> None:
+    experiment = fit_experiment({"collect": {"env_steps": 10**6, "random_steps": 10**6 - 1}})
+    start = time.perf_counter()
+    result = run(experiment, tmp_path, CtrlCInWarmUp())
+    assert time.perf_counter() - start < 60
+    assert result.status == "interrupted" and result.updates == 0
+    assert contents(last(tmp_path))["global_step"] == 0
+    resumed = run(experiment, tmp_path, CtrlCInWarmUp(), checkpoint=last(tmp_path))
+    assert (resumed.env_steps >= result.env_steps).all() and resumed.updates == 0
+
+
+@pytest.mark.parametrize("moment", ["training", "evaluation"])
+def test_a_second_ctrl_c_still_saves(moment: str, tmp_path: Path) -> None:
+    """Lightning ends the process then; `run` asserts that the collector thread is gone."""
+    experiment = fit_experiment({"eval": {"every": 2}} if moment == "evaluation" else None)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit):
+            run(experiment, tmp_path, CtrlC(moment, times=2))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert contents(last(tmp_path))["global_step"] == {"training": 3, "evaluation": 2}[moment]
+
+
+def test_a_failing_environment_ends_the_run_with_its_own_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After some updates: they are saved, and the collector thread is gone."""
+    envs = collector.MultiTaskVectorEnv
+    step = envs.step
+
+    def failing(self: Any, action: Any) -> Any:
+        # Only the collector's environments, and only once there are updates to lose.
+        if broken.at is not None and broken.at >= 2 and self.num_envs == 4:
+            raise ZeroDivisionError("physics broke")
+        return step(self, action)
+
+    class Broken(Callback):
+        at: int | None = None
+
+        def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+            self.at = trainer.global_step
+
+    broken = Broken()
+    monkeypatch.setattr(envs, "step", failing)
+    experiment = fit_experiment({"optim": {"total_updates": 10_000}, "collect": {"max_lead": 0.0}})
+    with pytest.raises(CollectorError, match="physics broke") as caught:
+        run(experiment, tmp_path, broken)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+    assert contents(last(tmp_path))["global_step"] >= 2
+
+
+SCRIPT = """
+import sys, threading, warnings
+from pathlib import Path
+from lightning.pytorch.callbacks import Callback
+from fit_worlds import fit_experiment
+from ezm_pl.training import fit
+warnings.simplefilter("ignore")
+
+class Say(Callback):
+    def on_fit_start(self, *_): print("MOMENT warm-up", flush=True)
+    def on_train_batch_start(self, *_): print("MOMENT training", flush=True)
+    def on_validation_start(self, *_): print("MOMENT evaluation", flush=True)
+
+if __name__ == "__main__":
+    experiment = fit_experiment({
+        "env": {"workers": "async"}, "optim": {"total_updates": 100000}, "eval": {"every": 3, "episodes": 4},
+        "collect": {"env_steps": 1000000},
+    })
+    result = fit(experiment, Path(sys.argv[1]), callbacks=[Say()])
+    print("RESULT", result.status, result.updates, [t.name for t in threading.enumerate()], flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("moment", "seconds"),
+    [
+        ("training", 0.0),
+        pytest.param("warm-up", 0.5, marks=pytest.mark.slow),
+        pytest.param("training", 0.7, marks=pytest.mark.slow),
+        pytest.param("evaluation", 0.0, marks=pytest.mark.slow),
+        pytest.param("evaluation", 0.3, marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_from_a_terminal(moment: str, seconds: float, tmp_path: Path) -> None:
+    """To the whole process group, with physics in worker processes: all of it ends, and in order."""
+    script = tmp_path / "train.py"
+    script.write_text(SCRIPT)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**__import__("os").environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith(f"MOMENT {moment}"):
+                break
+        time.sleep(seconds)
+        family = psutil.Process(process.pid).children(recursive=True)
+        pressed = time.perf_counter()
+        __import__("os").killpg(process.pid, signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(60) == 0, rest
+        assert time.perf_counter() - pressed < 30
+    finally:
+        if process.poll() is None:
+            process.kill()
+    result = next(line for line in rest.splitlines() if line.startswith("RESULT"))
+    assert result.startswith("RESULT interrupted") and result.endswith("['MainThread']"), result
+    assert contents(last(tmp_path))["global_step"] == int(result.split()[2])
+    assert not [p for p in psutil.wait_procs(family, timeout=10)[1] if p.is_running()]
+
+
+def test_another_spec_is_refused_by_the_field_s_name(finished: tuple[Path, FitResult]) -> None:
+    path = last(finished[0])
+    other = fit_experiment({"loss": {"value": 0.5}, "search": {"num_simulations": 5}})
+    with pytest.raises(CheckpointError) as caught:
+        run(other, finished[0], checkpoint=path)
+    text = str(caught.value)
+    assert "loss.value: 0.25 -> 0.5" in text and "search.num_simulations: 4 -> 5" in text
+    assert "\n" not in text
+    with pytest.raises(CheckpointError, match="tasks"):
+        check_same_experiment(path, fit_experiment({"tasks": ["dmc-cartpole-balance"]}))
+
+
+def test_what_does_not_change_the_run_may_differ(finished: tuple[Path, FitResult]) -> None:
+    other = {"name": "other", "eval": {"episodes": 3}, "trainer": {"log_every": 9}, "env": {"workers": "threads"}}
+    check_same_experiment(last(finished[0]), fit_experiment(other))
+
+
+class Evil:
+    """Unpickling it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.path, "owned")
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "no spec", "spec", "no weights", "code"])
+def test_damaged_checkpoints_are_refused_in_one_line(
+    damage: str, finished: tuple[Path, FitResult], tmp_path: Path
+) -> None:
+    """And nothing that lies in one is ever executed."""
+    path, owned = tmp_path / "last.ckpt", tmp_path / "owned"
+    whole = last(finished[0]).read_bytes()
+    good = {"experiment": dump_experiment(fit_experiment())}
+    if damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    elif damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "no spec":
+        torch.save({"state_dict": {}}, path)
+    elif damage == "spec":
+        spec = yaml.safe_load(good["experiment"]) | {"unheard_of": 1}
+        torch.save({"experiment": yaml.safe_dump(spec)}, path)
+    elif damage == "no weights":
+        torch.save(good, path)
+    elif damage == "code":
+        torch.save(good | {"extra": Evil(owned)}, path, pickle_module=pickle)
+    for use in (
+        lambda: run(fit_experiment(), tmp_path, checkpoint=path),
+        lambda: evaluate(path, episodes=1, seed=0),
+    ):
+        with pytest.raises(CheckpointError) as caught:
+            use()
+        assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+    assert not owned.exists()
+
+
+def test_damaged_replay_beside_a_checkpoint(finished: tuple[Path, FitResult], tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt").write_bytes(last(finished[0]).read_bytes())
+    whole = (finished[0] / "checkpoints" / "replay.npz").read_bytes()
+    (tmp_path / "replay.npz").write_bytes(whole[:-100])
+    with pytest.raises(CheckpointError, match=r"replay\.npz"):
+        run(fit_experiment(), tmp_path, checkpoint=tmp_path / "last.ckpt")
+
+
+def test_evaluation_is_the_same_for_the_same_seed(finished: tuple[Path, FitResult]) -> None:
+    path = last(finished[0])
+    one, two, other = (evaluate(path, episodes=1, seed=seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(one.returns_ezm, two.returns_ezm)
+    np.testing.assert_array_equal(one.returns_humanoidbench, two.returns_humanoidbench)
+    assert (one.returns_ezm != other.returns_ezm).any()
+    assert one.updates == UPDATES and one.env_steps >= 600
+
+
+def test_evaluation_with_a_random_choice_of_the_candidates(finished: tuple[Path, FitResult]) -> None:
+    path = last(finished[0])
+    best, random = (evaluate(path, episodes=1, seed=3, choice=choice) for choice in ("best", "random"))
+    assert (best.returns_ezm != random.returns_ezm).any()
+
+
+def test_buffers_that_cannot_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ezm_pl.envs import sizes
+
+    class Little:
+        available = 10 * 2**20
+
+    experiment = fit_experiment({"replay": {"capacity": 10**7}, "collect": {"env_steps": 10**9}})
+    monkeypatch.setattr(psutil, "virtual_memory", Little)
+    with pytest.raises(MemoryRefused, match="lower replay.capacity") as caught:
+        SelfPlayDataModule(experiment, sizes(experiment.tasks))
+    assert "\n" not in str(caught.value)
