@@ -34,8 +34,14 @@ def write(folder: Path, document: Any) -> Path:
 
 WRONG_FIELDS = {
     "unknown key": ({"modle": {}}, "modle: unknown key; did you mean 'model'? (valid: name, "),
-    "unknown nested key": ({"model": {"latent": 3}}, "model.latent: unknown key; did you mean 'latent_size'?"),
-    "text for a number": ({"model": {"latent_size": "big"}}, "model.latent_size: a whole number expected, got 'big'"),
+    "unknown nested key": (
+        {"model": {"latent": 3}},
+        "model.latent: unknown key; did you mean 'latent_size'?",
+    ),
+    "text for a number": (
+        {"model": {"latent_size": "big"}},
+        "model.latent_size: a whole number expected, got 'big'",
+    ),
     "quoted number": ({"seed": "3"}, "seed: a whole number expected, got '3'"),
     "switch for a number": ({"seed": True}, "seed: a whole number expected, got True"),
     "fraction of a unit": ({"env": {"num_envs": 2.5}}, "env.num_envs: a whole number expected, got 2.5"),
@@ -46,30 +52,51 @@ WRONG_FIELDS = {
     "negative size": ({"env": {"num_envs": -3}}, "env.num_envs: must be greater than 0, got -3"),
     "not finite": ({"loss": {"value": float("inf")}}, "loss.value: a finite number expected, got inf"),
     "out of range": ({"targets": {"discount": 1.0}}, "targets.discount: must be less than 1, got 1.0"),
-    "unknown choice": ({"env": {"protocol": "ez"}}, "env.protocol: 'ezm' or 'humanoidbench' expected, got 'ez'"),
+    "unknown choice": (
+        {"env": {"protocol": "ez"}},
+        "env.protocol: 'ezm' or 'humanoidbench' expected, got 'ez'",
+    ),
     "unknown accelerator": ({"trainer": {"accelerator": "gpus"}}, "trainer.accelerator: 'auto', 'cpu', "),
     "no devices": ({"trainer": {"devices": 0}}, "trainer.devices: must be greater than 0, got 0"),
-    "a list of devices": ({"trainer": {"devices": [1]}}, "trainer.devices: a whole number or text expected, got [1]"),
+    "a list of devices": (
+        {"trainer": {"devices": [1]}},
+        "trainer.devices: a whole number or text expected, got [1]",
+    ),
     "name with spaces": ({"name": "a b"}, "name: text matching "),
-    "unknown preset": ({"preset": "pape"}, "preset: 'pape' is not one of auto, paper, laptop, smoke; did you mean"),
+    "unknown preset": (
+        {"preset": "pape"},
+        "preset: 'pape' is not one of auto, paper, laptop, smoke; did you mean",
+    ),
     "preset of another type": ({"preset": ["smoke"]}, "preset: ['smoke'] is not one of auto"),
     "unknown task": ({"tasks": ["h1-wlk"]}, "tasks: unknown task 'h1-wlk'; did you mean 'h1-walk'?"),
     "unknown suite": ({"tasks": "hb-mediun"}, "tasks: unknown task 'hb-mediun'; did you mean 'hb-medium'?"),
-    "tasks without brackets": ({"tasks": "h1-walk,h1-run"}, "tasks: unknown task 'h1-walk,h1-run'; write several as"),
+    "tasks without brackets": (
+        {"tasks": "h1-walk,h1-run"},
+        "tasks: unknown task 'h1-walk,h1-run'; write several as",
+    ),
     "task twice": ({"tasks": ["h1-walk", "h1-walk"]}, "tasks: listed twice: h1-walk"),
     "no tasks": ({"tasks": []}, "tasks: no tasks given; name a suite such as 'hb-medium'"),
-    "tasks of another type": ({"tasks": 3}, "tasks: a suite such as 'hb-medium' or a list of task names expected, got 3"),
+    "tasks of another type": (
+        {"tasks": 3},
+        "tasks: a suite such as 'hb-medium' or a list of task names expected, got 3",
+    ),
     "batch below tasks": ({"optim": {"batch_size": 1}}, "optim.batch_size 1 is smaller than the 2 tasks"),
     "unroll over a block": (
         {"targets": {"unroll_steps": 60}},
         "targets.unroll_steps 60 is longer than a block (replay.block_size 50)",
     ),
-    "capacity below a block": ({"replay": {"capacity": 10}}, "replay.capacity 10 cannot hold one block of each"),
+    "capacity below a block": (
+        {"replay": {"capacity": 10}},
+        "replay.capacity 10 cannot hold one block of each",
+    ),
     "random steps over budget": (
         {"collect": {"random_steps": 10_000}},
         "collect.random_steps 10000 must be below collect.env_steps 800",
     ),
-    "log std bounds": ({"model": {"min_log_std": 3.0}}, "model: min_log_std 3.0 must be below max_log_std 2.0"),
+    "log std bounds": (
+        {"model": {"min_log_std": 3.0}},
+        "model: min_log_std 3.0 must be below max_log_std 2.0",
+    ),
     "password in the address": (
         {"tracking": {"uri": "postgresql://me:secret@host/db"}},
         "tracking.uri: holds a password, and specs are logged; set MLFLOW_TRACKING_URI instead",
@@ -112,7 +139,9 @@ def test_wrong_file_is_one_line(text: str, line: str, tmp_path: Path) -> None:
 
 def test_missing_file_offers_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text("")
-    with pytest.raises(SpecError, match=r"quikstart\.yaml: no such file; did you mean '.*quickstart\.yaml'\?"):
+    with pytest.raises(
+        SpecError, match=r"quikstart\.yaml: no such file; did you mean '.*quickstart\.yaml'\?"
+    ):
         load_experiment(tmp_path / "quikstart.yaml")
     with pytest.raises(SpecError, match="a folder; give a YAML file"):
         load_experiment(tmp_path)
@@ -129,7 +158,12 @@ def test_every_problem_has_its_own_line() -> None:
 
 def test_settings_lie_over_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
-    settings = ["seed=7", "optim.learning_rate=1e-3", "tasks=[h1-run, h1-crawl]", "env.short_episode_steps=null"]
+    settings = [
+        "seed=7",
+        "optim.learning_rate=1e-3",
+        "tasks=[h1-run, h1-crawl]",
+        "env.short_episode_steps=null",
+    ]
     experiment = load_experiment(path, settings)
     assert experiment.seed == 7
     assert experiment.optim.learning_rate == 1e-3
@@ -184,6 +218,8 @@ def test_nested_suites_are_prefixes_of_the_canonical_order() -> None:
     assert all(SUITES[f"hb-{n}"] == names[:n] for n in range(1, 30))
 
 
-@pytest.mark.parametrize("path", sorted(Path(__file__).parents[1].glob("experiments/*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[1].glob("experiments/*.yaml")), ids=lambda p: p.stem
+)
 def test_shipped_experiments_are_valid(path: Path) -> None:
-    assert load_experiment(path).name == path.stem
+    assert load_experiment(path).name == path.stem.replace("_", "-")

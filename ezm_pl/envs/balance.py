@@ -17,7 +17,10 @@ from ezm_pl.envs.scene import BOX, SPHERE, add_solid
 
 
 class Balance(Task):
-    """Stand still on the board; only the ball may touch the floor, and only the board the ball."""
+    """Stand still on a board on a fixed ball.
+
+    Nothing but the ball may touch the floor, and nothing but floor and board the ball.
+    """
 
     start = (-0.1, 0.0, 1.38)
     extra_qpos: ClassVar[Sequence[float]] = (0, 0, 0.37, 1, 0, 0, 0)
@@ -69,7 +72,7 @@ class Balance(Task):
 
 
 class BalanceHard(Balance):
-    """The ball rolls."""
+    """Stand still on a board on a ball that rolls."""
 
     extra_qpos = (*Balance.extra_qpos, 0, 0, 0.17, 1, 0, 0, 0)
 

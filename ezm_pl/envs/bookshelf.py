@@ -29,7 +29,7 @@ LYING = (0.7073882691671998, -0.706825181105366, 0.0, 0.0)
 
 
 class Bookshelf(Task):
-    """The same five things to the same five places in every episode.
+    """Carry five things, in turn, each to its place on the shelf: the same in every episode.
 
     Numbers of things count from the end of the model's bodies, where the pictures of their goals
     follow them: -24 is the first thing, -13 the last. The observation ends with the present one's.
@@ -207,7 +207,7 @@ class Bookshelf(Task):
 
 
 class BookshelfHard(Bookshelf):
-    """Other things to other places in every episode."""
+    """Carry five things, in turn, each to its place on the shelf: others in every episode."""
 
     BOOK_FLAT_HEIGHT = 1.255
     HEADPHONE = ((0.85, 0, 1.58), (0.8689313, -0.06692531, 0.12250874, 0.47483787))

@@ -1,4 +1,4 @@
-"""The built-in tasks: name -> (robot, task)."""
+"""The built-in tasks: name -> (robot, task), and what can be said of them in words."""
 
 from __future__ import annotations
 
@@ -43,3 +43,13 @@ HANDS_ONLY: dict[str, type[Task]] = {
 CATALOGUE: dict[str, tuple[str, type[Task]]] = {
     f"{robot}-{name}": (robot, task) for robot in ("h1", "h1hand") for name, task in LOCOMOTION.items()
 } | {f"h1hand-{name}": ("h1hand", task) for name, task in HANDS_ONLY.items()}
+
+
+def description(task: str) -> str:
+    """One sentence on what a built-in HumanoidBench task asks: the first of its class's docstring."""
+    return (CATALOGUE[task][1].__doc__ or "").strip().split("\n")[0]
+
+
+def family(task: str) -> str:
+    """The family of a built-in HumanoidBench task: the name of the file that holds it."""
+    return CATALOGUE[task][1].__module__.rsplit(".", 1)[-1]

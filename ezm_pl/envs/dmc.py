@@ -52,7 +52,13 @@ class DMControlEnv(ControlEnv):
         with warnings.catch_warnings():
             # It tries GLFW at import, which warns where there is no display; nobody asked to render.
             warnings.simplefilter("ignore")
-            from dm_control import suite
+            try:
+                from dm_control import suite
+            except ImportError as error:
+                raise ValueError(
+                    f"{name} needs dm_control, which cannot be imported here: {error} "
+                    "(it has no wheels for Python 3.13; HumanoidBench's tasks do not need it)"
+                ) from None
 
         self.task = name
         self._frames: Any = None

@@ -20,7 +20,7 @@ LIGHT = (0.8, 0.8, 0.8, 1.0)
 
 
 class Insert(Task):
-    """Lift both cups onto the ends of the bar. Episodes are 500 control steps."""
+    """Lift two cups onto the ends of a bar, within 500 control steps."""
 
     episode_steps = 500
     camera = "cam_inhand"
@@ -102,7 +102,7 @@ class Insert(Task):
 
 
 class InsertSmall(Insert):
-    """Smaller cups, a thinner bar."""
+    """Lift two small cups onto the ends of a thin bar, within 500 control steps."""
 
     CUP = (0.02, 0.005, 0.01)
     WALL = 0.005

@@ -16,7 +16,7 @@ from ezm_pl.envs.scene import BOX, WOOD, add_invisible, add_picture
 
 
 class Sit(Task):
-    """Sit upright and still on a chair behind the robot."""
+    """Sit down, upright and still, on a chair right behind."""
 
     def __init__(self, sim: Simulation) -> None:
         super().__init__(sim)
@@ -65,7 +65,7 @@ class Sit(Task):
 
 
 class SitHard(Sit):
-    """The chair is loose, and the robot starts somewhere in front of it, facing anywhere."""
+    """Sit down on a loose chair, from somewhere in front of it and facing anywhere."""
 
     extra_qpos = (-0.25, 0, 0, 1, 0, 0, 0)
 

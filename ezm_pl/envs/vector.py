@@ -174,6 +174,20 @@ class _traceback_in_message:
             raise RuntimeError(f"an environment's worker process failed:\n{text}") from value
 
 
+class _worker_deaths:
+    """Says in words what a broken pipe to a worker means."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
+        if isinstance(value, (EOFError, OSError)):
+            raise RuntimeError(
+                "an environment's worker process died without a word (killed, out of memory, or a script "
+                "without `if __name__ == '__main__':` around its work, which mode 'async' needs)"
+            ) from value
+
+
 def _length(space: gymnasium.Space[Any]) -> int:
     assert space.shape is not None and len(space.shape) == 1
     return space.shape[0]
@@ -210,7 +224,8 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         backend, protocol, action_repeat, episode_steps: as in `make`.
         seed: of everything; row seeds derive from it.
         mode: `sync`, `threads`, `async`, or `auto`: `sync` on one core or for one row, `threads` up
-            to `THREADS_UP_TO_CORES` cores, `async` (processes) beyond.
+            to `THREADS_UP_TO_CORES` cores, `async` (processes) beyond. Processes import the main
+            script afresh: it must guard its work with `if __name__ == "__main__":`.
         workers: threads or processes; by default one a core, and never more than rows.
 
     Attributes:
@@ -219,7 +234,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
 
     Raises:
         ValueError: no tasks, an unknown one, or a bad setting.
-        RuntimeError: a worker process failed; its traceback is in the message.
+        RuntimeError: a worker process failed (its traceback is in the message) or died.
     """
 
     def __init__(
@@ -235,6 +250,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         episode_steps: int | None = None,
         workers: int | None = None,
     ) -> None:
+        self._groups: list[RowGroup] = []
+        self._pool: ThreadPoolExecutor | None = None
+        self._processes: AsyncVectorEnv | None = None
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         self.tasks = tuple(tasks)
@@ -270,9 +288,6 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         }
         names = [self.tasks[i] for i in self.task_ids]
         arguments = [(names[s], seeds[s], s.start, rows, self.sizes, settings) for s in self._slices]
-        self._groups: list[RowGroup] = []
-        self._pool: ThreadPoolExecutor | None = None
-        self._processes: AsyncVectorEnv | None = None
         if mode == "async":
             # Never fork a process that may hold threads (and their locks): start afresh.
             method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -313,7 +328,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
                 raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
         row_seeds = {"seeds": seeds}
         if self._processes is not None:
-            out = self._flatten(self._processes.reset(options=row_seeds)[0])
+            with _worker_deaths():
+                batch = self._processes.reset(options=row_seeds)[0]
+            out = self._flatten(batch)
         elif self._pool is not None:
             list(self._pool.map(lambda group: group.reset(options=row_seeds), self._groups))
             out = self._gather()
@@ -351,7 +368,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         if self._processes is not None:
             padded = np.zeros((self.workers * self._rows, self.sizes.action_size), np.float32)
             padded[: self.num_envs] = given
-            out = self._flatten(self._processes.step(padded.reshape(self.workers, self._rows, -1))[0])
+            with _worker_deaths():
+                batch = self._processes.step(padded.reshape(self.workers, self._rows, -1))[0]
+            out = self._flatten(batch)
         elif self._pool is not None:
             list(self._pool.map(lambda g, s: g.step(given[s]), self._groups, self._slices))
             out = self._gather()
@@ -367,7 +386,8 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         if steps is not None:
             steps = positive_int("episode_steps", steps)
         if self._processes is not None:
-            self._processes.call("set_episode_steps", steps)
+            with _worker_deaths():
+                self._processes.call("set_episode_steps", steps)
         for group in self._groups:
             group.set_episode_steps(steps)
 
@@ -380,7 +400,13 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             group.close()
         if self._processes is not None:
             processes, self._processes = self._processes, None
-            processes.close(terminate=kwargs.get("terminate", False))
+            try:
+                processes.close(terminate=kwargs.get("terminate", False))
+            except (EOFError, OSError):  # a worker is dead already: end the others
+                for process in processes.processes:
+                    process.terminate()
+                    process.join()
+                processes.closed = True
 
     def _flatten(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """[workers, R, ...] arrays of shared memory -> fresh [N, ...] arrays."""

@@ -5,6 +5,7 @@ Shapes as in `tree.py`: `B` nodes, `R` root candidates, `C` interior candidates,
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -20,6 +21,13 @@ class Proposal(Protocol):
         self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Candidates `[B, R, A]` and prior logits `[B, R]` of root states `[B, D]`."""
+
+    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
+        """`log policy - log proposal` of root candidates `[B, R, A]`: `[B, R]`.
+
+        What the candidates' weights must be corrected by, to be an estimate of the improved policy
+        and not of an improved proposal.
+        """
 
     def interior_noise(
         self, batch: int, slots: int, generator: torch.Generator, device: torch.device
@@ -68,6 +76,20 @@ class GaussianProposal:
         noise = torch.randn(shape, generator=generator, device=state.device)
         return self._draw(model, state, task, noise, self.root_scales)
 
+    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
+        """Against the mixture of all root scales (the balance heuristic, Veach & Guibas 1995).
+
+        Sampled MuZero (Hubert et al. 2021) corrects by the same ratio. Without it candidates drawn
+        with a wider std teach the policy that width: its std grows to its bound whatever Q says.
+        """
+        policy = model.policy(state, task)
+        spread = (torch.atanh(actions) - policy.mean.unsqueeze(1)) / policy.log_std.exp().unsqueeze(1)
+        square = (spread**2 * policy.mask.unsqueeze(1)).sum(-1, keepdim=True)
+        scales = _on_device(self.root_scales, state.device)
+        dimensions = policy.mask.sum(-1).view(-1, 1, 1)
+        proposal = -0.5 * square / scales**2 - dimensions * scales.log()
+        return -0.5 * square.squeeze(-1) - proposal.logsumexp(-1) + math.log(len(self.root_scales))
+
     def interior_noise(
         self, batch: int, slots: int, generator: torch.Generator, device: torch.device
     ) -> Tensor:
@@ -97,6 +119,10 @@ class DiscreteProposal:
         self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         return self._all(model, state, task)
+
+    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
+        """Zero: nothing is sampled."""
+        return actions.new_zeros(actions.shape[:2])
 
     def interior_noise(
         self, batch: int, slots: int, generator: torch.Generator, device: torch.device

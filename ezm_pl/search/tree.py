@@ -66,7 +66,8 @@ class SearchResult:
         actions: `[B, R, A]` root candidates.
         visits: `[B, R]` int64 visit counts.
         q: `[B, R]` completed Q values, in units of return.
-        weights: `[B, R]` the improved policy over the candidates.
+        weights: `[B, R]` the improved policy over the candidates: `softmax(prior + sigma(q))`, corrected
+            for how the candidates were drawn.
         best: `[B]` index of the chosen candidate.
         action: `[B, A]` the chosen candidate.
         value: `[B]` the search value (mean backed-up value of the root).
@@ -137,15 +138,15 @@ def search(
         generator: of all noise, on the observations' device.
     """
     batch = observation.shape[0]
-    state, value = model.root(observation, task)
-    candidates, prior = proposal.root(model, state, task, generator)
+    root, value = model.root(observation, task)
+    candidates, prior = proposal.root(model, root, task, generator)
     considered = min(settings.max_considered, candidates.shape[1])
     waves = plan_waves(considered, settings.num_simulations, settings.wave)
     nodes = settings.num_simulations + 1
-    noise = proposal.interior_noise(batch, nodes + 1, generator, state.device)
+    noise = proposal.interior_noise(batch, nodes + 1, generator, root.device)
     interior = noise.shape[2]
-    tree = _Tree(state, value.float(), nodes, interior, candidates.shape[2])
-    root_children = torch.zeros(batch, candidates.shape[1], dtype=torch.long, device=state.device)
+    tree = _Tree(root, value.float(), nodes, interior, candidates.shape[2])
+    root_children = torch.zeros(batch, candidates.shape[1], dtype=torch.long, device=root.device)
     gumbel = _gumbel(prior, settings.gumbel_scale, generator)
 
     used = 1
@@ -156,7 +157,7 @@ def search(
             model, proposal, tree, root_children, candidates, noise, chosen, task, wave, settings
         )
         used = _expand(model, tree, root_children, parent, edge, chosen, action, state, task, used, wave)
-        _backup(tree, torch.arange(used - wave.width, used, device=state.device), wave, settings)
+        _backup(tree, torch.arange(used - wave.width, used, device=root.device), wave, settings)
 
     # As many visits as any: the last survivors of the halving, best of them by sigma(q).
     visits = tree.visits.gather(1, root_children) * (root_children > 0)
@@ -164,7 +165,7 @@ def search(
     scores, completed = _root_scores(tree, root_children, prior, gumbel, settings, top)
     best = scores.argmax(1)
     scaled = _sigma(tree, completed, visits, settings)
-    weights = (prior + scaled).softmax(-1)
+    weights = (prior + proposal.log_ratio(model, root, task, candidates) + scaled).softmax(-1)
     action = candidates[torch.arange(batch, device=best.device), best]
     mean = tree.value_sum[:, 0] / tree.visits[:, 0]
     return SearchResult(candidates, visits.long(), completed, weights, best, action, mean, value)

@@ -42,19 +42,22 @@ def open_store(uri: str) -> MlflowClient:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    given = shown(uri)
     try:
         if uri.startswith(("http://", "https://")):
             requests.get(uri, timeout=10)  # MLflow itself would retry for minutes
         elif uri.startswith(SQLITE):
-            Path(uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
+            database = Path(uri.removeprefix(SQLITE)).resolve()  # MLflow caches stores by address
+            database.parent.mkdir(parents=True, exist_ok=True)
+            uri = f"{SQLITE}{database}"
         elif "://" not in uri:
             expected = f"{SQLITE}FILE, http://HOST:PORT or postgresql://..."
-            raise SpecError(f"tracking address {uri!r}: {expected} expected")
+            raise SpecError(f"tracking address {given!r}: {expected} expected")
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise SpecError(f"tracking address {shown(uri)!r} cannot be opened: {reason}") from None
+        raise SpecError(f"tracking address {given!r} cannot be opened: {reason}") from None
     return client
 
 

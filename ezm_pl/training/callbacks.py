@@ -11,6 +11,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
 from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.training.module import EZMModule
 
 
 class SelfPlayMetrics(Callback):
@@ -88,8 +89,8 @@ class TrainingBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         return "updates"
 
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
+    def get_metrics(  # type: ignore[override]
+        self, trainer: Trainer, pl_module: EZMModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Short named figures behind the bar."""
         shown: dict[str, int | str | float | dict[str, float]] = {}
@@ -100,6 +101,6 @@ class TrainingBar(RichProgressBar):
                 shown["env steps/s"] = f"{latest['time/env_steps_per_second']:.0f}"
         steps = trainer.datamodule.control_steps  # type: ignore[attr-defined]
         shown["steps/task"] = f"{int(steps.mean()):,}"
-        score = trainer.callback_metrics.get("eval/score")
-        shown["score"] = "-" if score is None else f"{float(score):.3f}"
+        evaluations = pl_module.evaluations
+        shown["score"] = f"{evaluations[-1].score:.3f}" if evaluations else "-"
         return shown

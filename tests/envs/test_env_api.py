@@ -269,6 +269,15 @@ def test_a_newcomers_task_is_short() -> None:
     assert reward == pytest.approx(1 - info["reward_terms"]["gap"])
 
 
+@pytest.mark.parametrize("task", HUMANOIDS)
+def test_a_task_is_described(task: str) -> None:
+    from ezm_pl.envs import catalogue
+
+    sentence = catalogue.description(task)
+    assert sentence[0].isupper() and sentence.endswith(".") and len(sentence) < 110
+    assert catalogue.family(task) in "locomotion pole maze sit reach balance window spoon insert bookshelf"
+
+
 def test_environments_of_a_task_share_the_model() -> None:
     a, b = envs.make("h1-walk").unwrapped, envs.make("h1-walk").unwrapped
     assert isinstance(a, HumanoidEnv) and isinstance(b, HumanoidEnv)

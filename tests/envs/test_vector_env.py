@@ -116,6 +116,18 @@ def test_an_error_in_a_worker_surfaces_with_its_traceback(mode: vector.Mode) -> 
     assert not multiprocessing.active_children()
 
 
+def test_a_killed_worker_is_one_clear_error() -> None:
+    env = envs.MultiTaskVectorEnv(["dmc-cartpole-balance"], num_envs=2, seed=0, mode="async", workers=2)
+    env.reset()
+    assert env._processes is not None
+    env._processes.processes[0].kill()
+    env._processes.processes[0].join()
+    with pytest.raises(RuntimeError, match="worker process died"):
+        env.step(np.zeros((2, 1)))
+    env.close()
+    assert not multiprocessing.active_children()
+
+
 def test_bad_settings_are_one_clear_line() -> None:
     def build(**changes: Any) -> envs.MultiTaskVectorEnv:
         settings: dict[str, Any] = {"num_envs": 1, "seed": 0, "mode": "sync", **changes}

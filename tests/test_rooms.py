@@ -1,0 +1,166 @@
+"""The house's rules: a room imports only rooms above it, and not what DESIGN.md bars it from."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ezm_pl"
+
+ROOMS = ("spec", "envs", "world_model", "search", "replay", "selfplay", "training", "tracking", "sweeps")
+"""From the ground up: a room may import the rooms before it."""
+
+BARRED: dict[str, tuple[str, ...]] = {
+    "spec": ("torch", "mujoco", "lightning"),
+    "envs": ("torch", "lightning"),
+    "world_model": ("lightning", "ezm_pl.envs"),
+    "search": ("lightning", "ezm_pl.envs"),
+    "replay": ("torch.nn", "lightning"),
+    "selfplay": ("lightning",),
+    "training": ("mlflow", "optuna"),
+    "tracking": ("optuna",),
+    "sweeps": (),
+}
+
+CLI_LINES, CLI_FUNCTION_STATEMENTS = 280, 12
+"""How long the command may be, and how much one of its functions may do, the parser's aside."""
+
+
+def imported(tree: ast.AST, module: str) -> Iterator[tuple[str, int]]:
+    """Every module or name that `tree` imports, at any depth: (dotted name, line), relative ones resolved."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = module.split(".")[: -node.level]
+                base = ".".join([*parent, base] if base else parent)
+            for alias in node.names:
+                yield f"{base}.{alias.name}", node.lineno
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            for argument in node.args[:1]:
+                if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                    yield argument.value, node.lineno
+
+
+def violations(source: str, module: str) -> list[str]:
+    """What `module` (such as `ezm_pl.envs.h1`) imports against the rules, one line each."""
+    parts = module.split(".")
+    room = parts[1] if len(parts) > 1 else ""
+    found = []
+    for name, line in imported(ast.parse(source), module):
+        into = name.split(".")
+        if room in ROOMS:
+            found += [
+                f"{module}:{line}: {room} may not import {name}"
+                for barred in BARRED[room]
+                if name == barred or name.startswith(f"{barred}.")
+            ]
+            if room == "search" and name.startswith("ezm_pl.world_model.") and not _is_public(name):
+                found.append(f"{module}:{line}: search may not import world_model's internals ({name})")
+            if into[0] == "ezm_pl" and len(into) > 1 and into[1] in (*ROOMS, "cli"):
+                above = ROOMS[: ROOMS.index(room) + 1]
+                if into[1] not in above:
+                    found.append(f"{module}:{line}: {room} may not import {into[1]}, which is below it")
+    return found
+
+
+def _is_public(name: str) -> bool:
+    """Whether `name` is something the world_model package itself exports."""
+    exported = ast.parse((PACKAGE / "world_model" / "__init__.py").read_text(encoding="utf-8"))
+    names = {
+        alias.asname or alias.name
+        for node in ast.walk(exported)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
+    return name.removeprefix("ezm_pl.world_model.") in names
+
+
+def files() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def module_of(path: Path) -> str:
+    """Dotted name of a file; `__init__` stays in it, so that relative imports resolve alike."""
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", files(), ids=module_of)
+def test_file_keeps_to_its_room(path: Path) -> None:
+    assert violations(path.read_text(encoding="utf-8"), module_of(path)) == []
+
+
+def test_every_folder_is_a_known_room() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert folders <= set(ROOMS)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ezm_pl.spec.presets", "import torch"),
+        ("ezm_pl.spec.presets", "def f():\n    from torch import nn"),
+        ("ezm_pl.envs.h1", "from lightning.pytorch import Trainer"),
+        ("ezm_pl.envs.h1", "from ezm_pl.replay import buffer"),
+        ("ezm_pl.envs.h1", "from ..replay import buffer"),
+        ("ezm_pl.envs.__init__", "from .. import replay"),
+        ("ezm_pl.envs.h1", "import ezm_pl.training"),
+        ("ezm_pl.envs.h1", "import importlib\nimportlib.import_module('torch')"),
+        ("ezm_pl.world_model.model", "from ezm_pl.envs import make"),
+        ("ezm_pl.search.tree", "from ezm_pl.world_model.layers import mlp"),
+        ("ezm_pl.replay.buffer", "from torch import nn"),
+        ("ezm_pl.training.fit", "import mlflow"),
+        ("ezm_pl.training.fit", "from ezm_pl.tracking import logger"),
+        ("ezm_pl.tracking.runs", "from ezm_pl import cli"),
+    ],
+)
+def test_the_check_can_fail(module: str, source: str) -> None:
+    assert len(violations(source, module)) == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("ezm_pl.replay.buffer", "import torch"),
+        ("ezm_pl.envs.h1", "from . import core\nfrom ezm_pl.spec import BUILTIN"),
+        ("ezm_pl.training.fit", "import lightning\nfrom ezm_pl.selfplay import Collector"),
+        ("ezm_pl.cli", "from ezm_pl.sweeps import study"),
+    ],
+)
+def test_the_check_lets_pass_what_is_allowed(module: str, source: str) -> None:
+    assert violations(source, module) == []
+
+
+def test_the_command_is_thin() -> None:
+    """`cli.py` parses arguments and calls rooms: nothing heavy at its top, no long functions, no classes."""
+    source = (PACKAGE / "cli.py").read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    assert len(source.splitlines()) <= CLI_LINES
+    at_the_top = {
+        name.partition(".")[0]
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name, _ in imported(node, "ezm_pl.cli")
+    }
+    assert at_the_top <= {
+        "__future__",
+        "argparse",
+        "sys",
+        "collections",
+        "pathlib",
+        "typing",
+        "rich",
+        "ezm_pl",
+    }
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and function.name != "_parser":
+            statements = sum(isinstance(node, ast.stmt) for node in ast.walk(function)) - 1
+            assert statements <= CLI_FUNCTION_STATEMENTS, f"{function.name} has {statements} statements"
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert classes == ["_Parser"]

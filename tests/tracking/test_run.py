@@ -1,0 +1,115 @@
+"""An MLflow run: what it holds when it starts, is taken up again and ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ezm_pl.spec import Experiment, SpecError, build_experiment, flatten, load_experiment
+from ezm_pl.tracking.run import Run, new_run, only_writer, reopened_run, run_name
+from ezm_pl.tracking.saved_runs import find_checkpoint, find_run
+
+SECRET = "hunter2-from-the-environment"
+
+
+@pytest.fixture(scope="module")
+def run(workplace: Path, experiment: Experiment) -> Run:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOME_TOKEN", SECRET)
+        return new_run(experiment)
+
+
+def test_params_are_the_whole_spec(run: Run, experiment: Experiment) -> None:
+    params = run.client.get_run(run.run_id).data.params
+    assert params.keys() == flatten(experiment.model_dump(mode="json")).keys()
+    assert params["model.latent_size"] == "32"
+    assert params["tasks"] == "h1-stand, h1-walk"
+    assert params["env.short_episode_steps"] == "null"
+    assert params["eval.video"] == "false"
+
+
+def test_tags_say_what_ran_where(run: Run) -> None:
+    tags = run.client.get_run(run.run_id).data.tags
+    assert (tags["preset"], tags["protocol"], tags["num_tasks"]) == ("smoke", "ezm", "2")
+    assert tags["host.cpu"]
+    assert int(tags["host.cores"]) >= 1
+    assert float(tags["host.memory_gib"]) > 0
+    assert tags["host.gpu"]
+    assert tags["version.mujoco"]
+
+
+def test_name_is_readable(run: Run, experiment: Experiment) -> None:
+    assert run.name.startswith("trial 2 tasks smoke seed 0, ")
+    assert run.client.get_run(run.run_id).info.run_name == run.name
+    one = experiment.model_copy(update={"tasks": ("h1-walk",)})
+    assert "1 task smoke" in run_name(one)
+
+
+def test_spec_file_is_an_artifact_and_in_the_folder(
+    run: Run, experiment: Experiment, workplace: Path
+) -> None:
+    assert [file.path for file in run.client.list_artifacts(run.run_id)] == ["experiment.yaml"]
+    assert load_experiment(run.directory / "experiment.yaml") == experiment
+    copies = list((workplace / "mlruns" / "artifacts").rglob("experiment.yaml"))
+    assert yaml.safe_load(copies[0].read_text())["name"] == "trial"
+
+
+def test_nothing_else_of_the_environment_is_stored(run: Run, workplace: Path) -> None:
+    files = [path for path in (workplace / "mlruns").rglob("*") if path.is_file()]
+    assert not any(SECRET.encode() in path.read_bytes() for path in files)
+
+
+def test_values_of_any_length_are_kept(workplace: Path) -> None:
+    everything = build_experiment({"name": "all", "preset": "paper", "tasks": "hb-29"})
+    run = new_run(everything)
+    assert run.client.get_run(run.run_id).data.params["tasks"] == ", ".join(everything.tasks)
+
+
+def test_reopened_run_is_the_same_run(run: Run, experiment: Experiment) -> None:
+    run.end("KILLED")
+    assert run.client.get_run(run.run_id).info.status == "KILLED"
+    changed = experiment.model_copy(update={"eval": experiment.eval.model_copy(update={"episodes": 3})})
+    again = reopened_run(find_run(run.run_id, option="--resume"), changed)
+    stored = again.client.get_run(run.run_id)
+    assert (again.run_id, again.name, stored.info.status) == (run.run_id, run.name, "RUNNING")
+    assert stored.data.params["eval.episodes"] == "1"
+    assert stored.data.tags["resume.1"] == "eval.episodes: 1 -> 3"
+    again.end("FINISHED")
+    assert run.client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_a_run_of_another_store_is_refused(run: Run, experiment: Experiment, tmp_path: Path) -> None:
+    elsewhere = experiment.model_copy(
+        update={"tracking": experiment.tracking.model_copy(update={"uri": f"sqlite:///{tmp_path}/other.db"})}
+    )
+    with pytest.raises(SpecError, match="is not in the tracking store sqlite:///"):
+        reopened_run(find_run(run.run_id, option="--resume"), elsewhere)
+
+
+def test_two_processes_cannot_train_one_run(run: Run) -> None:
+    refused = pytest.raises(SpecError, match="is being trained by another process")
+    with only_writer(run.directory), refused, only_writer(run.directory):
+        pass
+    with only_writer(run.directory):
+        pass
+
+
+def test_runs_are_found_by_last_id_and_path(run: Run, workplace: Path) -> None:
+    assert find_run(run.run_id[:8], option="--resume").directory == run.directory
+    assert find_run(str(run.directory), option="--resume").run_id == run.run_id
+    with pytest.raises(SpecError, match=r"has no checkpoints/last\.ckpt: it stopped before its first update"):
+        find_checkpoint(run.run_id, option="RUN")
+    checkpoint = run.directory / "checkpoints" / "last.ckpt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()
+    for reference in ("last", str(checkpoint), run.run_id):
+        assert find_checkpoint(reference, option="RUN").run_id == run.run_id
+    for name in ("twin-a", "twin-b"):
+        (workplace / "mlruns" / "runs" / name).mkdir()
+        (workplace / "mlruns" / "runs" / name / "experiment.yaml").touch()
+    with pytest.raises(SpecError, match="2 runs start like this: twin-a, twin-b"):
+        find_run("twin", option="--resume")
+    with pytest.raises(SpecError, match=f"did you mean '{run.run_id}'"):
+        find_run(f"{run.run_id[:-1]}x", option="--resume")

@@ -1,0 +1,36 @@
+"""Ctrl-C and its kin."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from ezm_pl.tracking.signals import as_interrupt, undisturbed
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_they_interrupt(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(KeyboardInterrupt), as_interrupt():
+        signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with as_interrupt():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_interrupts_wait_for_the_end_of_a_short_write() -> None:
+    written = []
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        signal.raise_signal(signal.SIGINT)
+        written.append("all of it")
+    assert written == ["all of it"]
+    with undisturbed():
+        pass

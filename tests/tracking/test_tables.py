@@ -1,0 +1,59 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ezm_pl.tracking.tables import random_table, returns_table, task_facts, tasks_table
+from ezm_pl.training import Evaluation
+
+
+def lines(table: Table) -> list[str]:
+    out = io.StringIO()
+    Console(file=out, width=120).print(table)
+    return out.getvalue().splitlines()
+
+
+def cells(table: Table, task: str) -> list[str]:
+    row = next(line for line in lines(table) if task in line)
+    return [cell.strip() for cell in row.strip().strip("│").split("│")]
+
+
+def test_returns_stand_beside_the_published_numbers() -> None:
+    evaluation = Evaluation(
+        tasks=("h1-walk", "dmc-cartpole-balance"),
+        updates=10,
+        env_steps=100,
+        returns_ezm=np.array([[351.2, 351.2], [800.0, 900.0]]),
+        returns_humanoidbench=np.array([[10.0, 20.0], [800.0, 900.0]]),
+    )
+    table = returns_table(evaluation, protocol="ezm")
+    assert cells(table, "h1-walk") == ["h1-walk", "351.2", "15.0", "2.4", "700", "0.500", "801 ± 3 @ 0.84M"]
+    assert cells(table, "cartpole") == ["dmc-cartpole-balance", "850.0", "850.0", "-", "-", "0.850", ""]
+    assert cells(table, "mean score")[5] == "0.675"
+
+
+def test_random_returns_agree_within_15_percent_or_3_points() -> None:
+    table, agrees = random_table({"h1-walk": np.array([5.0, 5.6]), "h1-crawl": np.array([300.0])})
+    assert agrees
+    assert cells(table, "h1-walk") == ["h1-walk", "2", "5.3", "0.3", "2.4", "yes"]
+    table, agrees = random_table({"h1-walk": np.array([5.5]), "h1-crawl": np.array([300.0])})
+    assert not agrees
+    assert cells(table, "h1-walk")[-1] == "NO"
+    _, agrees = random_table({"h1-crawl": np.array([272.7 * 1.16])})
+    assert not agrees
+    table, agrees = random_table({"dmc-cartpole-balance": np.array([300.0])})
+    assert agrees
+    assert cells(table, "cartpole")[-2:] == ["-", "-"]
+
+
+def test_tasks_are_listed_in_canonical_order() -> None:
+    rows = [line for line in lines(tasks_table()) if "h1" in line]
+    assert len(rows) == 29
+    assert "h1hand-stand" in rows[0]
+    assert "h1-maze" in rows[-1]
+    assert "51 numbers" in "\n".join(lines(task_facts("h1-walk", obs_size=51, action_size=19)))
