@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,3 +150,28 @@ def test_random_choice_is_uniform_over_the_candidates_of_the_same_search() -> No
             assert torch.equal(result.q, best.q) and torch.equal(result.visits, best.visits)
     counts = torch.cat(choices).bincount(minlength=16)
     assert (counts - 250).abs().max() < 75  # 4,000 draws over 16: std 15.3
+
+
+def test_log_ratio_by_hand() -> None:
+    # Two real dimensions, mean 0, std 1, half the candidates at std 2, u = (1, 0): the density of the
+    # policy over that of the mixture, in which the factors of 2 pi cancel.
+    proposal = GaussianProposal(3, (1.0, 2.0), (1.0,))
+    policy = FixedPolicy(mean=(0.0, 0.0, 0.0), log_std=(0.0, 0.0, 0.0))
+    actions = torch.tensor([[[math.tanh(1.0), 0.0, 0.0]] * 2])
+    ratio = proposal.log_ratio(policy, torch.zeros(1, 1), torch.tensor([1]), actions).exp()
+    own, wide = math.exp(-0.5), 0.25 * math.exp(-0.125)
+    torch.testing.assert_close(ratio, torch.full((1, 2), own / (0.5 * own + 0.5 * wide)))
+
+
+def test_corrected_candidates_estimate_the_policy_itself() -> None:
+    """Where Q says nothing, weighted candidates have the policy's own mean and std, not the proposal's."""
+    proposal = GaussianProposal.mixed(3, root=8, interior=2, policy_share=0.5, wide_std=2.0)
+    policy = FixedPolicy(mean=(0.2, 0.2, 0.0), log_std=(-1.0, -1.0, -1.0))
+    state, task = torch.zeros(20_000, 1), torch.ones(20_000, dtype=torch.long)
+    actions, _ = proposal.root(policy, state, task, torch.Generator().manual_seed(0))
+    weight = proposal.log_ratio(policy, state, task, actions).exp()
+    u = torch.atanh(actions[..., 0])
+    assert float(weight.mean()) == pytest.approx(1.0, abs=0.01)
+    assert float((weight * u).mean()) == pytest.approx(0.2, abs=0.01)
+    assert float((weight * (u - 0.2) ** 2).mean().sqrt()) == pytest.approx(math.exp(-1), rel=0.01)
+    assert float((u - 0.2).std()) > 1.4 * math.exp(-1)
