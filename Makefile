@@ -21,7 +21,7 @@ PORT ?= 5000
 .PHONY: help
 help: ## list the targets
 	@echo "usage: make TARGET [NAME=value ...]"
-	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: train
 train: $(READY) ## train an experiment: SPEC=experiments/quickstart.yaml SET="a.b=c d.e=f" RESUME=last
@@ -46,7 +46,14 @@ test-slow: $(READY_TESTS) ## the slow tests
 .PHONY: learn-check
 learn-check: $(READY) ## learn three dm_control tasks from scratch and check the returns (up to 20 minutes)
 	@$(EZM) train experiments/learn_check.yaml
+	@$(EZM) figure last --out mlruns/learn_check.png
 	@$(EZM) learn-check
+
+.PHONY: learn-control
+learn-control: $(READY) ## the same, but the search's choice is a random candidate: this must not pass
+	@$(EZM) train experiments/learn_check.yaml --set name=learn-control --set search.choice=random
+	@if $(EZM) learn-check; then echo "make: an agent that chooses at random passed" >&2; exit 1; fi
+	@echo "it fails, as it must"
 
 .PHONY: lint
 lint: $(READY_TESTS) ## ruff and mypy

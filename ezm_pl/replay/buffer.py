@@ -287,7 +287,7 @@ class ReplayBuffer:
         weight = (np.maximum(probability, 1e-12)) ** -self.importance_exponent
         largest = np.zeros(self.tasks)
         np.maximum.at(largest, task, weight)
-        weight = np.clip(weight / largest[task], self.min_importance, 1).astype(np.float32)
+        importance = np.clip(weight / largest[task], self.min_importance, 1).astype(np.float32)
         return Windows(
             task=task,
             observation=observation,
@@ -296,7 +296,7 @@ class ReplayBuffer:
             length=length,
             terminated=terminated,
             return_scale=return_scale,
-            weight=weight,
+            weight=importance,
             age=age,
             leaf=leaf,
             born=born,
@@ -340,7 +340,7 @@ class ReplayBuffer:
             arrays |= {"return_squares": self.returns.squares, "return_count": self.returns.count}
             aside = path.with_name(path.name + ".tmp")
             with aside.open("wb") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays)  # type: ignore[arg-type]
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(aside, path)

@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.spec import SpecError
-from ezm_pl.tracking.metrics import BY_ENV_STEPS, EVALUATION
+from ezm_pl.tracking.metrics import BY_ENV_STEPS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_RETURN = re.compile(
-    re.escape(BY_ENV_STEPS + EVALUATION) + r"(?P<task>.+)/return_(?P<protocol>ezm|humanoidbench)"
-)
+_RETURN = re.compile(rf"{BY_ENV_STEPS}(?P<task>.+)/return_(?P<protocol>ezm|humanoidbench)")
 _BRC_STEPS = 1_000_000
 """Environment steps a task at the end of BRC's curves (Nauman et al. 2025)."""
 

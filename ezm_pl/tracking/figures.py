@@ -59,10 +59,9 @@ def returns_figure(
 def _panel(axis: Axes, task: str, own: Sequence[Curve], published: Sequence[Curve]) -> None:
     end = max((float(curve.env_steps.max()) for curve in own if len(curve.env_steps)), default=1.0) or 1.0
     for curve in published:
-        shown = curve.env_steps <= end
         axis.plot(
-            curve.env_steps[shown],
-            curve.returns[shown],
+            curve.env_steps,
+            curve.returns,
             color=_PUBLISHED[curve.protocol],
             linewidth=0.9,
             label=f"{curve.label} ({curve.protocol}), each seed",

@@ -41,7 +41,7 @@ class RunLogger(MLFlowLogger):
 
     MLflow has one step axis. It is the number of updates here. `env_steps` is written with every
     set of metrics, so the UI can take it as the x axis (chart settings: X-axis, Metric), and
-    evaluations are written once more as `by_env_steps/eval/*` with environment steps as the step,
+    evaluations are written once more as `by_env_steps/*` with environment steps as the step,
     so runs that collect at different speeds compare at equal experience.
     """
 
@@ -62,7 +62,7 @@ class RunLogger(MLFlowLogger):
         now = int(time.time() * 1000)
         points = [Metric(name, value, now, step or 0) for name, value in values.items()]
         points += [
-            Metric(BY_ENV_STEPS + name, value, now, int(self._env_steps))
+            Metric(BY_ENV_STEPS + name.removeprefix(EVALUATION), value, now, int(self._env_steps))
             for name, value in values.items()
             if name.startswith(EVALUATION)
         ]

@@ -7,4 +7,4 @@ EVALUATION = "eval/"
 """Prefix of evaluation metrics: `eval/<task>/return_ezm` and the like."""
 
 BY_ENV_STEPS = "by_env_steps/"
-"""Prefix under which evaluation metrics are written once more, with `env_steps` as their step."""
+"""Prefix in place of `eval/` under which evaluations are written once more, with `env_steps` as the step."""

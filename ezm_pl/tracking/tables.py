@@ -30,7 +30,8 @@ def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
         protocol: the one that scores are of.
     """
     episodes = evaluation.returns_ezm.shape[1]
-    table = Table(title=f"Returns, mean of {episodes} episode{'s' if episodes > 1 else ''} a task")
+    counted = f"mean of {episodes} episode{'s' if episodes > 1 else ''} a task"
+    table = Table(title=f"Returns after {evaluation.updates:,} updates, {counted}")
     table.add_column("task", no_wrap=True)
     for name in (
         "return\nezm",

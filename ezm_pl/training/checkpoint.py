@@ -17,6 +17,7 @@ from ezm_pl.spec import Experiment, SpecError, build_experiment, differences, du
 from ezm_pl.training.data import SelfPlayDataModule
 
 LAST, BEST, REPLAY = "last.ckpt", "best.ckpt", "replay.npz"
+_PARTS = ("state_dict", "optimizer_states", "loops", "global_step", "SelfPlayDataModule")
 _MAY_DIFFER = ("name", "eval.", "trainer.", "tracking.", "env.workers", "replay.save", "collect.max_lead")
 
 
@@ -41,6 +42,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("experiment"), str):
         raise CheckpointError(f"{path}: holds no experiment, so it is not a checkpoint of this project")
+    missing = [part for part in _PARTS if part not in checkpoint]
+    if missing:
+        raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}")
     return checkpoint
 
 

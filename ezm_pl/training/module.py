@@ -156,7 +156,7 @@ class EZMModule(L.LightningModule):
     @property
     def data(self) -> SelfPlayDataModule:
         """The data module that training runs with."""
-        return self.trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def on_fit_start(self) -> None:
         """Hands the first weights to the actor and starts the collector thread."""

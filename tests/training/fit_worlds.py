@@ -85,9 +85,10 @@ class CtrlCInWarmUp(Callback):
         assert main is not None
 
         def press() -> None:
-            collector = trainer.datamodule.collector  # type: ignore[attr-defined]
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            before = data.control_steps.min()
             for _ in range(2000):
-                if int(collector.control_steps.min()) >= 200:
+                if int(data.control_steps.min()) >= before + 200:
                     break
                 threading.Event().wait(0.01)
             signal.pthread_kill(main, signal.SIGINT)

@@ -225,7 +225,9 @@ def test_only_the_learning_copy_is_trained() -> None:
     assert all(p.grad is None and not p.requires_grad for p in module.lagged.parameters())
     assert all(p.grad is None and not p.requires_grad for p in module.target.parameters())
     optimised = {
-        id(p) for g in module.configure_optimizers().param_groups for p in g["params"]  # type: ignore[union-attr]
+        id(p)
+        for g in module.configure_optimizers().param_groups
+        for p in g["params"]  # type: ignore[union-attr]
     }
     assert optimised == {id(p) for p in module.model.parameters()}
 

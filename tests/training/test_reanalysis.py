@@ -54,7 +54,12 @@ def known_targets(
     settings = {"unroll_steps": 2, "td_steps": 2, "discount": 0.5, "policy": "best", "max_action": 0.98}
     experiment = make_experiment({"targets": settings | targets})
     found = reanalyse(
-        batch, Table(), planner or Known(), experiment, updates, torch.Generator()  # type: ignore[arg-type]
+        batch,
+        Table(),
+        planner or Known(),
+        experiment,
+        updates,
+        torch.Generator(),  # type: ignore[arg-type]
     )
     return found, experiment
 

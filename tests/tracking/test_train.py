@@ -1,0 +1,209 @@
+"""Whole runs, as a person starts and stops them: real training, in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from rich.console import Console
+
+from ezm_pl.spec import Experiment
+from ezm_pl.tracking.store import open_store
+
+SPEC = {
+    "name": "trial",
+    "preset": "smoke",
+    "tasks": ["dmc-cartpole-balance", "dmc-pendulum-swingup"],
+    "env": {"action_repeat": 20},
+    "eval": {"every": 10, "at_start": False},
+    "optim": {"total_updates": 20},
+}
+LONG = [
+    "--set",
+    "optim.total_updates=100000",
+    "--set",
+    "collect.env_steps=2000000",
+    "--set",
+    "eval.every=100000",
+]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "ezm_pl", *arguments]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workplace with the spec in it, and one finished run."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    return folder
+
+
+def statuses(folder: Path) -> dict[str, str]:
+    """Run id to status, the newest first."""
+    client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+    experiment = client.get_experiment_by_name("ezm")
+    return {run.info.run_id: run.info.status for run in client.search_runs([experiment.experiment_id])}
+
+
+def stopped(
+    folder: Path, *arguments: str, when: str, number: signal.Signals = signal.SIGINT
+) -> tuple[int, str]:
+    """Starts `ezm`, sends the whole process group a signal once `when` exists below the folder, and waits.
+
+    Returns:
+        The exit code and what was printed.
+    """
+    with (folder / "out.txt").open("w+") as out:
+        process = subprocess.Popen(
+            command(*arguments), cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        known = set(folder.glob(when))
+        while process.poll() is None and set(folder.glob(when)) <= known:
+            time.sleep(0.05)
+        os.killpg(process.pid, number)
+        code = process.wait(timeout=120)
+        left = [p for p in psutil.process_iter() if _session(p.pid) == process.pid and _alive(p)]
+        assert left == []
+        out.seek(0)
+        return code, out.read()
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_a_run_to_its_end(folder: Path) -> None:
+    done = subprocess.run(
+        command("train", "spec.yaml"), cwd=folder, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.splitlines()[-14:]
+    assert any("dmc-cartpole-balance" in line for line in last)
+    assert any("mean score" in line for line in last)
+    assert last[-2].startswith("20 updates, 800 env steps a task (1,600 in all)")
+    assert last[-1] == "curves, videos and artifacts: make ui (http://127.0.0.1:5000)"
+    (run_id,) = statuses(folder)
+    assert statuses(folder)[run_id] == "FINISHED"
+    client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+    artifacts = {
+        file.path for top in ("checkpoints", "figures") for file in client.list_artifacts(run_id, top)
+    }
+    assert artifacts == {"checkpoints/last.ckpt", "checkpoints/best.ckpt", "figures/returns.png"}
+    steps = [point.step for point in client.get_metric_history(run_id, "eval/score")]
+    assert steps == [10, 20]
+    metrics = client.get_run(run_id).data.metrics
+    assert {"train/loss/total", "train/loss/policy", "time/updates_per_second", "env_steps"} <= metrics.keys()
+    assert "eval/dmc-cartpole-balance/return_humanoidbench" in metrics
+
+
+def test_its_checkpoint_is_evaluated(folder: Path) -> None:
+    done = subprocess.run(
+        command("eval", "--episodes", "2"), cwd=folder, capture_output=True, text=True, timeout=250
+    )
+    assert done.returncode == 0, done.stderr
+    assert "mean of 2 episodes a task" in done.stdout
+    assert "20 updates, 800 env steps a task" in done.stdout
+
+
+def test_a_checkpoint_of_another_spec_is_refused(folder: Path) -> None:
+    before = statuses(folder)
+    done = subprocess.run(
+        command("train", "spec.yaml", "--resume", "last", "--set", "loss.value=0.5", "--set", "seed=3"),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert done.returncode == 2
+    (only,) = done.stderr.splitlines()
+    assert "another spec" in only
+    assert "loss.value: 0.25 -> 0.5" in only
+    assert "seed: 0 -> 3" in only
+    assert statuses(folder) == before
+
+
+def test_a_damaged_checkpoint_is_one_line(folder: Path) -> None:
+    broken = folder / "elsewhere" / "checkpoints" / "last.ckpt"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("not a checkpoint")
+    for arguments in (["train", "spec.yaml", "--resume", str(broken)], ["eval", str(broken)]):
+        done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=250)
+        assert done.returncode == 2
+        (only,) = done.stderr.splitlines()
+        assert "not a readable checkpoint" in only
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_and_resumed(folder: Path, number: signal.Signals) -> None:
+    before = statuses(folder)
+    spec = [
+        "train",
+        "spec.yaml",
+        *LONG,
+        "--set",
+        "trainer.checkpoint_every=5",
+        "--set",
+        f"seed={int(number)}",
+    ]
+    code, printed = stopped(folder, *spec, when="mlruns/runs/*/checkpoints/last.ckpt", number=number)
+    assert code == 130, printed
+    assert "Traceback" not in printed
+    (run_id,) = statuses(folder).keys() - before.keys()
+    assert statuses(folder)[run_id] == "KILLED"
+    assert (folder / "mlruns" / "runs" / run_id / "checkpoints" / "last.ckpt").is_file()
+    client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+    reached = client.get_run(run_id).data.metrics["env_steps"]
+    code, printed = stopped(folder, *spec, "--resume", "last", when="mlruns/runs/*/checkpoints/last.ckpt")
+    assert code == 130, printed
+    assert statuses(folder).keys() - before.keys() == {run_id}
+    assert client.get_run(run_id).data.metrics["env_steps"] >= reached
+    assert client.get_run(run_id).data.tags["resume.1"] == "same spec"
+
+
+def test_stopped_before_its_first_update_and_resumed(folder: Path) -> None:
+    before = statuses(folder)
+    spec = ["train", "spec.yaml", *LONG, "--set", "seed=77"]
+    code, printed = stopped(folder, *spec, when="mlruns/runs/*/experiment.yaml")
+    assert code == 130, printed
+    (run_id,) = statuses(folder).keys() - before.keys()
+    assert statuses(folder)[run_id] == "KILLED"
+    code, printed = stopped(folder, *spec, "--resume", "last", when=f"mlruns/runs/{run_id}/lock")
+    assert code == 130, printed
+    assert statuses(folder)[run_id] == "KILLED"
+
+
+def test_a_failure_reaches_the_user_and_marks_the_run(
+    folder: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ezm_pl.tracking.runs import train
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("in the middle of training")
+
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr("ezm_pl.training.fit", broken)
+    before = statuses(folder)
+    with pytest.raises(ZeroDivisionError, match="in the middle of training"):
+        train(experiment, resume=None, console=Console(quiet=True))
+    (run_id,) = statuses(folder).keys() - before.keys()
+    assert statuses(folder)[run_id] == "FAILED"
