@@ -10,11 +10,15 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 
 from ezm_pl.spec import Experiment, SpecError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 PORT = 5000
 
@@ -67,9 +71,13 @@ def _figure(args: argparse.Namespace) -> None:
 def _learn_check(args: argparse.Namespace) -> int:
     from ezm_pl.tracking.saved_runs import find_checkpoint
     from ezm_pl.tracking.tables import learn_check_table
+    from ezm_pl.training import CheckpointError
     from ezm_pl.training.learn_check import learn_check
 
-    rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
+    try:
+        rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
+    except CheckpointError as error:
+        raise SpecError(str(error)) from None
     _console().print(learn_check_table(rows))
     return 0 if all(row.passed for row in rows) else 1
 
@@ -88,11 +96,29 @@ def _envs_list(_: argparse.Namespace) -> None:
 
 def _envs_show(args: argparse.Namespace) -> None:
     (task,) = _tasks([args.task], most=1)
-    from ezm_pl.envs import sizes
+    from ezm_pl.envs import RenderingUnavailable, sizes
+    from ezm_pl.envs.pictures import frame, reward_terms
     from ezm_pl.tracking.tables import task_facts
 
-    size = sizes([task])
-    _console().print(task_facts(task, obs_size=size.obs_size, action_size=size.action_size))
+    size, terms = sizes([task]), reward_terms(task)
+    console = _console()
+    console.print(task_facts(task, obs_size=size.obs_size, action_size=size.action_size, terms=terms))
+    path = args.out or Path(f"{task}.png")
+    try:
+        _write_picture(path, frame(task, args.seed))
+    except RenderingUnavailable as error:
+        console.print(f"no frame: {error}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _envs_sheet(args: argparse.Namespace) -> None:
+    tasks = _tasks(args.tasks or ["hb-29"])
+    from ezm_pl.envs import RenderingUnavailable
+    from ezm_pl.envs.pictures import sheet
+
+    try:
+        _write_picture(args.out, sheet(tasks, args.seed, columns=args.columns, width=args.width))
+    except RenderingUnavailable as error:
+        raise SpecError(str(error)) from None
 
 
 def _envs_random(args: argparse.Namespace) -> int:
@@ -126,6 +152,17 @@ def _envs_record(args: argparse.Namespace) -> None:
 
     path = args.out or Path(f"{task}.mp4")
     film_random(task, path, seed=args.seed)
+    print(f"wrote {path}")
+
+
+def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    import imageio.v3 as imageio
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        imageio.imwrite(path, picture)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"cannot write {path}: {error}") from None
     print(f"wrote {path}")
 
 
@@ -225,7 +262,16 @@ def _parser() -> argparse.ArgumentParser:
 
     envs = add("envs", _envs_list, "look at tasks").add_subparsers(required=True, metavar="WHAT")
     add("list", _envs_list, "every task, its sizes and its published scores", envs)
-    add("show", _envs_show, "one task", envs).add_argument("task", metavar="TASK")
+    command = add("show", _envs_show, "one task: sizes, reward terms, a frame", envs)
+    command.add_argument("task", metavar="TASK")
+    command.add_argument("--seed", type=_number(0), default=0, help="of the frame's episode")
+    command.add_argument("--out", type=Path, metavar="PNG", help="default: TASK.png")
+    command = add("sheet", _envs_sheet, "a contact sheet: a frame of each task", envs)
+    command.add_argument("out", type=Path, metavar="OUT", help="a .png or .jpg file")
+    command.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-29)")
+    command.add_argument("--columns", type=_number(1), default=6, help="frames a row (default: 6)")
+    command.add_argument("--width", type=_number(32, 640), default=200, help="of a frame (default: 200)")
+    command.add_argument("--seed", type=_number(0), default=0)
     command = add("random", _envs_random, "a random policy's returns beside the published ones", envs)
     command.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-medium)")
     command.add_argument("--episodes", type=_number(1), default=20, help="a task (default: 20)")

@@ -9,7 +9,7 @@ import functools
 import gymnasium
 
 from ezm_pl.envs.original import HumanoidBenchUnavailable
-from ezm_pl.envs.registry import TaskSizes, make, sizes
+from ezm_pl.envs.registry import TaskSizes, make, register, sizes
 from ezm_pl.envs.rendering import RenderingUnavailable, rendering_available
 from ezm_pl.envs.rollouts import random_returns
 from ezm_pl.envs.vector import MultiTaskVectorEnv
@@ -22,6 +22,7 @@ __all__ = [
     "TaskSizes",
     "make",
     "random_returns",
+    "register",
     "rendering_available",
     "sizes",
 ]

@@ -46,10 +46,10 @@ CATALOGUE: dict[str, tuple[str, type[Task]]] = {
 
 
 def description(task: str) -> str:
-    """One sentence on what a built-in HumanoidBench task asks: the first of its class's docstring."""
+    """One sentence on what a humanoid task asks: the first line of its class's docstring."""
     return (CATALOGUE[task][1].__doc__ or "").strip().split("\n")[0]
 
 
 def family(task: str) -> str:
-    """The family of a built-in HumanoidBench task: the name of the file that holds it."""
+    """The family of a humanoid task: the name of the file that holds it."""
     return CATALOGUE[task][1].__module__.rsplit(".", 1)[-1]

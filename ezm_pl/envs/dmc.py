@@ -15,8 +15,8 @@ import numpy as np
 from ezm_pl.envs.core import ControlEnv, ControlStep, FloatArray, Observation, Protocol
 from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
 
-# dm_control reports its choice of a renderer at INFO and, where no GL works, tries each in turn.
-logging.getLogger("absl").setLevel(logging.WARNING)
+# dm_control reports its choice of a renderer, and its own models' use of deprecated attributes.
+logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -2,7 +2,7 @@
 
 A task is a class (`Task`) that says what it adds to the scene, how it resets, what it pays (named
 terms) and when the benchmark ends the episode. `HumanoidEnv` does the rest. To add one, subclass
-`Task` in a file of its family and enter it in `ezm_pl.envs.catalogue`.
+`Task` and `ezm_pl.envs.register` it.
 """
 
 from __future__ import annotations
@@ -174,6 +174,8 @@ def build_spec(robot: str, task: type[Task]) -> mujoco.MjSpec:
     spec.modelname = f"{robot} {task.__name__}"
     spec.option.timestep = TIMESTEP
     spec.visual.global_.offwidth, spec.visual.global_.offheight = 640, 480
+    # Multisampling and shadows take most of the time of a frame where there is no GPU.
+    spec.visual.quality.offsamples = spec.visual.quality.shadowsize = 0
     h1.add_floor(spec)
     if task.several_contacts:
         spec.option.enableflags |= getattr(mujoco.mjtEnableBit, "mjENBL_MULTICCD", 0)

@@ -1,7 +1,9 @@
 """The original HumanoidBench package behind the same door, where somebody has installed it.
 
-`humanoid_bench` (Sferrazza et al., MIT) is not on PyPI; it pins old versions of MuJoCo, gymnasium and
-more, so it lives in an environment of its own. Everything it offers as `<robot>-<task>-v0` can be made.
+`humanoid_bench` (Sferrazza et al., MIT) is not on PyPI. It pins old versions of MuJoCo and gymnasium; put
+on the path of this package's environment, without its pins, it starts here all the same, because the
+adapter takes out of its tables what today's MuJoCo has dropped. Everything it offers as
+`<robot>-<task>-v0` can be made, if it has a model of it.
 """
 
 from __future__ import annotations
@@ -9,15 +11,22 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import threading
 from typing import Any
 
+import mujoco
 import numpy as np
 
+from ezm_pl.envs import rendering
 from ezm_pl.envs.core import ControlEnv, ControlStep, FloatArray, Observation, Protocol
 from ezm_pl.spec.tasks import nearest
 
 PACKAGE = "humanoid_bench"
 NOT_TERMS = frozenset({"TimeLimit.truncated", "episode"})
+LOWER_ROBOT = "g1"
+"""Its tasks lower the package's module-wide heights for every robot of the process, once and for all."""
+
+_global_generator = threading.Lock()
 
 
 class HumanoidBenchUnavailable(RuntimeError):
@@ -38,11 +47,64 @@ def _registry() -> dict[str, Any]:
         )
     try:
         importlib.import_module(PACKAGE)
+        _drop_fields_that_are_gone()
     except Exception as error:  # its pins make it fail in many ways, which all mean the same here
-        raise HumanoidBenchUnavailable(f"humanoid_bench does not start: {error!r}") from error
+        raise HumanoidBenchUnavailable(f"humanoid_bench does not start: {_line(error)}") from error
     import gymnasium
 
-    return dict(gymnasium.registry)
+    prefix = f"{PACKAGE}."
+    return {
+        name: spec
+        for name, spec in gymnasium.registry.items()
+        if isinstance(spec.entry_point, str) and spec.entry_point.startswith(prefix)
+    }
+
+
+def _drop_fields_that_are_gone() -> None:
+    """Takes fields that MuJoCo has dropped since 3.1.6 out of the package's tables of all fields.
+
+    It looks every one of them up when an environment is made, and uses none of those.
+    """
+    tables = importlib.import_module(f"{PACKAGE}.dmc_deps.dmc_sizes").array_sizes
+    for table, struct in (("mjmodel", mujoco.MjModel), ("mjdata", mujoco.MjData)):
+        for field in [field for field in tables[table] if not hasattr(struct, field)]:
+            del tables[table][field]
+
+
+def _line(error: Exception) -> str:
+    """An exception in one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+_robots_here: set[str] = set()
+
+
+def _check_robots(task: str) -> None:
+    """Refuses robots that spoil each other's rewards in one process."""
+    robot = task.split("-", 1)[0]
+    lower = robot == LOWER_ROBOT
+    if any((other == LOWER_ROBOT) != lower for other in _robots_here):
+        raise ValueError(
+            f"humanoid_bench cannot have {task!r} in one process with tasks of {', '.join(_robots_here)}: "
+            "making a g1 task changes the heights that all its rewards are computed from"
+        )
+    _robots_here.add(robot)
+
+
+def _made(task: str, render_mode: str | None) -> Any:
+    """The package's own environment, without gymnasium's wrappers."""
+    import gymnasium
+
+    # Without a render mode it needs no GL, but releases before April 2025 cannot do without.
+    reason = ""
+    for mode in (render_mode,) if render_mode else (None, "rgb_array"):
+        try:
+            return gymnasium.make(f"{task}-v0", render_mode=mode).unwrapped
+        except Exception as error:  # noqa: BLE001 (whatever its versions do not agree on)
+            if isinstance(error, OSError) and "does not exist" in str(error):
+                raise ValueError(f"humanoid_bench has no model for {task!r}: {_line(error)}") from None
+            reason = reason or _line(error)
+    raise HumanoidBenchUnavailable(f"humanoid_bench does not start {task!r}: {reason}")
 
 
 class OriginalEnv(ControlEnv):
@@ -53,7 +115,8 @@ class OriginalEnv(ControlEnv):
 
     Raises:
         HumanoidBenchUnavailable: the package is not installed, or does not start.
-        ValueError: it has no such task.
+        RenderingUnavailable: `render_mode` is given and no GL works here.
+        ValueError: it has no such task, or none for this robot, or robots that it cannot mix.
     """
 
     def __init__(
@@ -70,12 +133,12 @@ class OriginalEnv(ControlEnv):
         if f"{task}-v0" not in registry:
             names = [name.removesuffix("-v0") for name in registry]
             raise ValueError(f"humanoid_bench has no task {task!r}{nearest(task, names)}")
-        import gymnasium
-
+        if render_mode == "rgb_array":
+            rendering.require()
+        _check_robots(task)
         self.task = task
         spec = registry[f"{task}-v0"]
-        # Its own render_mode of None breaks it; frames cost nothing until they are asked for.
-        self._env: Any = gymnasium.make(f"{task}-v0", render_mode=render_mode or "rgb_array").unwrapped
+        self._env: Any = _made(task, render_mode)
         super().__init__(
             observation_size=int(np.prod(self._env.observation_space.shape or ())),
             action_size=int(np.prod(self._env.action_space.shape or ())),
@@ -89,15 +152,15 @@ class OriginalEnv(ControlEnv):
         self._last = np.zeros(self.observation_space.shape or (), np.float32)
 
     def _start_episode(self, reseeded: bool) -> None:
-        if reseeded:
-            seed = int(self.np_random.integers(2**31))
-            # Some of its tasks draw from numpy's global generator: seed it, and put it back.
+        seed = int(self.np_random.integers(2**31))
+        # Most of its tasks draw from numpy's global generator, at every reset: seed it, and put it back.
+        with _global_generator:
             state = np.random.get_state()  # noqa: NPY002
-            np.random.seed(seed)  # noqa: NPY002
-            observation, _ = self._env.reset(seed=seed)
-            np.random.set_state(state)  # noqa: NPY002
-        else:
-            observation, _ = self._env.reset()
+            try:
+                np.random.seed(seed)  # noqa: NPY002
+                observation, _ = self._env.reset(seed=seed)
+            finally:
+                np.random.set_state(state)  # noqa: NPY002
         self._last = np.asarray(observation, np.float32)
 
     def _control_step(self, action: FloatArray) -> ControlStep:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.envs.core import Protocol
-from ezm_pl.spec.tasks import BUILTIN, DMC, HUMANOID_BENCH, nearest
+from ezm_pl.spec.tasks import BUILTIN, DMC, HUMANOID_BENCH, REGISTERED, TaskFacts, nearest, task_facts
+
+if TYPE_CHECKING:
+    from ezm_pl.envs.humanoid import Task
 
 Backend = Literal["auto", "builtin", "humanoid_bench"]
 BACKENDS: tuple[Backend, ...] = ("auto", "builtin", "humanoid_bench")
@@ -31,7 +34,7 @@ def make(
     """One environment of one task: float32 observations, actions in [-1, 1], unpadded.
 
     Args:
-        task: `h1-walk`, `h1hand-reach`, ... or `dmc-<domain>-<task>`.
+        task: `h1-walk`, `h1hand-reach`, ..., `dmc-<domain>-<task>`, or `<module>:<name>` (see `register`).
         backend: `builtin` (this package's tasks), `humanoid_bench` (the original package, if
             installed), or `auto`: built in where there is one, else the original.
         protocol: `humanoidbench`: falls end the episode; `ezm`: they never do. Both report
@@ -55,7 +58,7 @@ def make(
         "action_repeat": action_repeat,
         "episode_steps": episode_steps,
     }
-    if backend == "humanoid_bench" and task not in DMC:
+    if backend == "humanoid_bench" and task not in DMC and task not in REGISTERED:
         from ezm_pl.envs.original import OriginalEnv
 
         return OriginalEnv(task, **settings)
@@ -63,9 +66,9 @@ def make(
         from ezm_pl.envs.dmc import DMControlEnv
 
         return DMControlEnv(task, **settings)
-    if task not in HUMANOID_BENCH:
-        raise ValueError(f"unknown task {task!r}{nearest(task, (*HUMANOID_BENCH, *DMC))}")
-    if task not in BUILTIN:
+    if task_facts(task) is None:
+        raise ValueError(f"unknown task {task!r}{nearest(task, (*HUMANOID_BENCH, *DMC, *REGISTERED))}")
+    if task not in BUILTIN and task not in REGISTERED:
         if backend == "auto":
             from ezm_pl.envs.original import OriginalEnv, available
 
@@ -77,6 +80,49 @@ def make(
 
     robot, kind = CATALOGUE[task]
     return HumanoidEnv(robot, kind, **settings)
+
+
+def register(
+    name: str, robot: str, task: type[Task], *, success_score: float, random_score: float = 0.0
+) -> str:
+    """Enters a task of one's own, at the top level of the module that defines it.
+
+    From then on it goes by `<module>:<name>` everywhere, specs included: the name says what to import,
+    in other processes and later runs too.
+
+    Args:
+        name: of the task, such as `h1-wave`. robot: a name of `ROBOTS`. task: its class.
+        success_score, random_score: the returns that count as a normalised score of 1 and of 0.
+
+    Returns:
+        The full name.
+
+    Raises:
+        ValueError: an unknown robot, or a name or task that cannot be.
+    """
+    from ezm_pl.envs.catalogue import CATALOGUE
+    from ezm_pl.envs.humanoid import ROBOTS, HumanoidEnv
+
+    if not name or ":" in name:
+        raise ValueError(f"a task's name must not be empty or hold a colon: {name!r}")
+    if robot not in ROBOTS:
+        raise ValueError(f"unknown robot {robot!r}, not one of {', '.join(ROBOTS)}")
+    full = f"{task.__module__}:{name}"
+    env = HumanoidEnv(robot, task)
+    shapes = env.observation_space.shape, env.action_space.shape
+    assert shapes[0] is not None and shapes[1] is not None
+    REGISTERED[full] = TaskFacts(
+        full,
+        obs_size=shapes[0][0],
+        action_size=shapes[1][0],
+        nq=env.model.nq,
+        nv=env.model.nv,
+        episode_steps=task.episode_steps,
+        random_score=random_score,
+        success_score=success_score,
+    )
+    CATALOGUE[full] = robot, task
+    return full
 
 
 @dataclass(frozen=True)
@@ -101,8 +147,9 @@ class TaskSizes:
 @functools.cache
 def _size(task: str) -> tuple[int, int]:
     """(observation size, action size) of a task."""
-    if task in HUMANOID_BENCH:
-        return HUMANOID_BENCH[task].obs_size, HUMANOID_BENCH[task].action_size
+    facts = task_facts(task)
+    if facts is not None:
+        return facts.obs_size, facts.action_size
     env = make(task)
     shapes = env.observation_space.shape, env.action_space.shape
     env.close()

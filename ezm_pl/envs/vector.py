@@ -291,13 +291,18 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         if mode == "async":
             # Never fork a process that may hold threads (and their locks): start afresh.
             method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-            self._processes = AsyncVectorEnv(
-                [functools.partial(WorkerGroup, *a) for a in arguments],
-                shared_memory=True,
-                copy=False,
-                context=method,
-                autoreset_mode=AutoresetMode.DISABLED,
-            )
+            # Workers inherit the mask: Ctrl-C is the parent's to answer, also while they are starting.
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._processes = AsyncVectorEnv(
+                    [functools.partial(WorkerGroup, *a) for a in arguments],
+                    shared_memory=True,
+                    copy=False,
+                    context=method,
+                    autoreset_mode=AutoresetMode.DISABLED,
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         else:
             self._groups = [RowGroup(*a) for a in arguments]
             if mode == "threads":

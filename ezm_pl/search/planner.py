@@ -34,7 +34,12 @@ class Planner:
             wave=spec.wave,
         )
         self.proposal = GaussianProposal.mixed(
-            action_size, spec.num_root_actions, spec.num_interior_actions, spec.policy_share, spec.wide_std
+            action_size,
+            spec.num_root_actions,
+            spec.num_interior_actions,
+            spec.policy_share,
+            spec.wide_std,
+            spec.correct_proposal,
         )
         self.random_choice = spec.choice == "random"
 

@@ -48,15 +48,23 @@ class GaussianProposal:
         action_size: `A`.
         root_scales: std scale of each root candidate, `[R]`.
         interior_scales: std scale of each interior candidate, `[C]`.
+        corrected: whether weights are corrected for the width of the proposal (see `log_ratio`).
     """
 
     action_size: int
     root_scales: tuple[float, ...]
     interior_scales: tuple[float, ...]
+    corrected: bool = False
 
     @classmethod
     def mixed(
-        cls, action_size: int, root: int, interior: int, policy_share: float, wide_std: float
+        cls,
+        action_size: int,
+        root: int,
+        interior: int,
+        policy_share: float,
+        wide_std: float,
+        corrected: bool = False,
     ) -> GaussianProposal:
         """`policy_share` of the root candidates from the policy, the others with std × `wide_std`.
 
@@ -67,6 +75,7 @@ class GaussianProposal:
             action_size,
             (1.0,) * own + (wide_std,) * (root - own),
             tuple(wide_std if i % 2 else 1.0 for i in range(interior)),
+            corrected,
         )
 
     def root(
@@ -79,9 +88,12 @@ class GaussianProposal:
     def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
         """Against the mixture of all root scales (the balance heuristic, Veach & Guibas 1995).
 
-        Sampled MuZero (Hubert et al. 2021) corrects by the same ratio. Without it candidates drawn
-        with a wider std teach the policy that width: its std grows to its bound whatever Q says.
+        Sampled MuZero (Hubert et al. 2021) corrects by the same ratio. Without it candidates drawn with
+        a wider std teach the policy that width; with it wide candidates hardly count where there are
+        many actuators. Zero where `corrected` is off, as published.
         """
+        if not self.corrected:
+            return actions.new_zeros(actions.shape[:2])
         policy = model.policy(state, task)
         spread = (torch.atanh(actions) - policy.mean.unsqueeze(1)) / policy.log_std.exp().unsqueeze(1)
         square = (spread**2 * policy.mask.unsqueeze(1)).sum(-1, keepdim=True)

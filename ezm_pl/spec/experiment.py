@@ -85,6 +85,9 @@ class SearchSpec(Strict):
     num_interior_actions: PositiveInt = Field(2, description="sampled actions of an interior node")
     policy_share: Fraction = Field(0.25, description="share of root candidates drawn from the policy itself")
     wide_std: PositiveFloat = Field(3.0, description="std scale of the other candidates")
+    correct_proposal: bool = Field(
+        False, description="weigh improved-policy targets by policy over proposal density"
+    )
     c_visit: NonNegativeFloat = 50.0
     c_scale: NonNegativeFloat = 0.1
     range_floor: PositiveFloat = 0.01

@@ -25,7 +25,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "initial_log_std": -0.7,
             "max_mean": 1.5,
         },
-        "search": {"num_simulations": 16, "num_root_actions": 8, "policy_share": 0.75, "wide_std": 2.0},
+        "search": {"num_simulations": 16, "num_root_actions": 8, "policy_share": 0.5, "wide_std": 2.0},
         "replay": {"capacity": 100_000},
         "targets": {
             "discount": 0.97,
@@ -34,9 +34,6 @@ PRESETS: dict[str, dict[str, Any]] = {
             "search_value_after": 2_000,
             "search_value_age": 20_000,
         },
-        # Targets are drawn from the policy itself, so where Q says nothing the entropy bonus alone
-        # moves its std, and only upwards.
-        "loss": {"entropy": 5e-4},
         "optim": {
             "batch_size": 96,
             "learning_rate": 5e-4,

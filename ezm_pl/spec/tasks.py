@@ -7,6 +7,7 @@ Sources: HumanoidBench (Sferrazza et al., arXiv 2403.10506) for random and succe
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class TaskFacts:
         success_score: the benchmark's success bar, a return.
         ezm_return: EZ-M's published final return (mean, std over 3 seeds), `ezm` protocol, or None.
         ezm_million_steps: environment steps a task (millions) behind `ezm_return`, or None.
-        brc_return: BRC's published final return (mean, std over 5 seeds), `humanoidbench` protocol.
+        brc_return: BRC's published final return (mean, std over 5 seeds), `humanoidbench` protocol, or None.
     """
 
     name: str
@@ -37,9 +38,9 @@ class TaskFacts:
     episode_steps: int
     random_score: float
     success_score: float
-    ezm_return: tuple[float, float] | None
-    ezm_million_steps: float | None
-    brc_return: tuple[float, float]
+    ezm_return: tuple[float, float] | None = None
+    ezm_million_steps: float | None = None
+    brc_return: tuple[float, float] | None = None
 
     def normalized(self, episode_return: float) -> float:
         """(return - random) / (success - random): 0 is a random policy, 1 the success bar."""
@@ -93,6 +94,9 @@ def _rows() -> Iterable[TaskFacts]:
 HUMANOID_BENCH: dict[str, TaskFacts] = {facts.name: facts for facts in _rows()}
 """The 29 tasks in canonical order: `hb-N` is the first N."""
 
+REGISTERED: dict[str, TaskFacts] = {}
+"""Tasks of one's own, `<module>:<name>`, entered by `ezm_pl.envs.register` when the module is imported."""
+
 DMC_EPISODE_STEPS = 1000
 """Control steps of a dm_control suite episode; a perfect return is 1000."""
 
@@ -120,11 +124,29 @@ SUITES: dict[str, tuple[str, ...]] = {
 """Suite name to task names, in canonical order."""
 
 
+def task_facts(task: str) -> TaskFacts | None:
+    """What is known of a humanoid task, built in or registered; None for any other.
+
+    A name `<module>:<name>` imports the module, which is to register it (as in gymnasium).
+
+    Raises:
+        ValueError: the module cannot be imported, or registers no such task; in one line.
+    """
+    module, colon, _ = task.rpartition(":")
+    if colon and task not in REGISTERED:
+        try:
+            importlib.import_module(module)
+        except Exception as error:  # somebody else's module: anything may be wrong with it
+            raise ValueError(f"task {task!r}: module {module!r} does not import: {error!r}") from error
+        if task not in REGISTERED:
+            raise ValueError(f"{module!r} registers no task {task!r}{nearest(task, REGISTERED)}")
+    return HUMANOID_BENCH.get(task) or REGISTERED.get(task)
+
+
 def normalized_score(task: str, episode_return: float) -> float:
     """Normalised score of a task's return; dm_control tasks score `return / 1000` (their maximum)."""
-    if task in HUMANOID_BENCH:
-        return HUMANOID_BENCH[task].normalized(episode_return)
-    return episode_return / DMC_EPISODE_STEPS
+    facts = task_facts(task)
+    return episode_return / DMC_EPISODE_STEPS if facts is None else facts.normalized(episode_return)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -137,7 +159,8 @@ def resolve_tasks(tasks: str | Iterable[str]) -> tuple[str, ...]:
     """Task names behind a suite name or a list of names.
 
     Args:
-        tasks: a suite (`hb-medium`), a task, or names of either, in the order wanted.
+        tasks: a suite (`hb-medium`), a task, or names of either, in the order wanted. A task of one's
+            own is `<module>:<name>`.
 
     Returns:
         Task names, without repeats.
@@ -149,7 +172,7 @@ def resolve_tasks(tasks: str | Iterable[str]) -> tuple[str, ...]:
     for name in [tasks] if isinstance(tasks, str) else tasks:
         if name in SUITES:
             names.extend(SUITES[name])
-        elif name in HUMANOID_BENCH or name in DMC:
+        elif name in DMC or task_facts(name) is not None:
             names.append(name)
         else:
             hint = "; write several as [a, b]" if "," in name else ""

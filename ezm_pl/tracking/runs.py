@@ -11,10 +11,16 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ezm_pl.spec import BUILTIN, Experiment, SpecError, differences, load_experiment
+from ezm_pl.tracking.curves import run_curves
+from ezm_pl.tracking.figures import returns_figure
 from ezm_pl.tracking.run import Run, Status, new_run, only_writer, reopened_run
 from ezm_pl.tracking.saved_runs import BEST, LAST, RUNS, SPEC, SavedRun, find_run
 from ezm_pl.tracking.signals import INTERRUPTED_EXIT, as_interrupt, undisturbed
 from ezm_pl.tracking.store import shown, tracking_uri
+from ezm_pl.tracking.tables import returns_table
+from ezm_pl.tracking.videos import film_tasks
+
+# What the end of a run needs is imported before it starts: hours later the sources may have been edited.
 
 if TYPE_CHECKING:
     from ezm_pl.training import FitResult
@@ -163,10 +169,6 @@ def _one_line_errors() -> Iterator[None]:
 
 def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bool) -> None:
     """Checkpoints, the returns figure and, with `film`, videos into the run's artifacts."""
-    from ezm_pl.tracking.curves import run_curves
-    from ezm_pl.tracking.figures import returns_figure
-    from ezm_pl.tracking.videos import film_tasks
-
     last = run.directory / LAST
     run.log_file(last, "checkpoints")
     run.log_file(run.directory / BEST, "checkpoints")
@@ -191,8 +193,6 @@ def _say_how_it_ended(run: Run, status: Status, console: Console) -> None:
 
 
 def _say_result(result: FitResult, experiment: Experiment, console: Console) -> None:
-    from ezm_pl.tracking.tables import returns_table
-
     if result.evaluations:
         console.print(returns_table(result.evaluations[-1], protocol=experiment.env.protocol))
     else:

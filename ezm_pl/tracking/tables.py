@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from rich.markup import escape
 from rich.table import Table
 
-from ezm_pl.spec import BUILTIN, DMC, HUMANOID_BENCH
-from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
+from ezm_pl.spec import DMC, HUMANOID_BENCH
+from ezm_pl.spec.tasks import DMC_EPISODE_STEPS, REGISTERED
+from ezm_pl.spec.tasks import task_facts as task_facts_of
 
 if TYPE_CHECKING:
     from ezm_pl.envs.parity import ParityRow
@@ -57,41 +58,52 @@ def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
 
 
 def tasks_table() -> Table:
-    """Every task of HumanoidBench in canonical order, then dm_control's names."""
+    """Every task of HumanoidBench in canonical order, registered ones, then dm_control's names."""
+    from ezm_pl.envs import catalogue
+
     table = Table(title="Tasks", caption=f"and dm_control's: {', '.join(DMC)}")
     table.add_column("#", justify="right")
     table.add_column("task", no_wrap=True)
-    for name in ("obs", "actions", "steps", "random", "success", "EZ-M\npublished", "built in"):
+    for name in ("obs", "act", "steps", "random", "success"):
         table.add_column(name, justify="right")
-    for number, (task, facts) in enumerate(HUMANOID_BENCH.items(), 1):
+    table.add_column("family", no_wrap=True)
+    table.add_column("what it asks")
+    for number, (task, facts) in enumerate((HUMANOID_BENCH | REGISTERED).items(), 1):
         table.add_row(
             str(number),
-            task,
+            escape(task),
             str(facts.obs_size),
             str(facts.action_size),
             str(facts.episode_steps),
             *_bounds(task),
-            _published(task),
-            "yes" if task in BUILTIN else "",
+            catalogue.family(task),
+            escape(catalogue.description(task)),
         )
     return table
 
 
-def task_facts(task: str, *, obs_size: int, action_size: int) -> Table:
-    """What is known of one task, a row a fact."""
-    facts = HUMANOID_BENCH.get(task)
+def task_facts(task: str, *, obs_size: int, action_size: int, terms: Sequence[str] = ()) -> Table:
+    """What is known of one task, a row a fact; `terms` are the names of its reward terms."""
+    facts = task_facts_of(task)
     random, success = _bounds(task)
-    table = Table(title=task, show_header=False)
+    table = Table(title=escape(task), show_header=False)
+    if facts is not None:
+        from ezm_pl.envs import catalogue
+
+        table.add_row("what it asks", escape(catalogue.description(task)))
+        table.add_row("family", catalogue.family(task))
     table.add_row("observation", f"{obs_size} numbers")
     table.add_row("action", f"{action_size} numbers in [-1, 1], one every 20 ms")
     table.add_row("episode", f"{facts.episode_steps if facts else DMC_EPISODE_STEPS} control steps")
+    if facts is not None:
+        table.add_row("positions, velocities", f"{facts.nq}, {facts.nv}")
+    if terms:
+        table.add_row("reward terms", escape(", ".join(terms)))
     table.add_row("random policy", random)
     table.add_row("success bar", success)
     table.add_row("EZ-M, published", _published(task) or "-")
-    if facts is not None:
-        table.add_row("positions, velocities", f"{facts.nq}, {facts.nv}")
+    if facts is not None and facts.brc_return is not None:
         table.add_row("BRC, published", f"{facts.brc_return[0]:g} ± {facts.brc_return[1]:g}")
-    table.add_row("built in", "yes" if task in BUILTIN else "no: needs the original humanoid_bench package")
     return table
 
 
@@ -166,7 +178,7 @@ def _number(value: float) -> str:
 
 def _bounds(task: str) -> tuple[str, str]:
     """Published random and success returns of a task, `-` where there are none."""
-    facts = HUMANOID_BENCH.get(task)
+    facts = task_facts_of(task)
     return (f"{facts.random_score:g}", f"{facts.success_score:g}") if facts else ("-", "-")
 
 

@@ -39,6 +39,10 @@ from ezm_pl.training.module import EZMModule
 from ezm_pl.world_model import InferenceModel
 
 
+FILM_SECONDS = 8
+"""Of simulated time: drawing without a GPU is slower than planning."""
+
+
 @dataclass(frozen=True)
 class FitResult:
     """How a run ended.
@@ -92,7 +96,7 @@ def fit(
     trainer = _trainer(experiment, run_dir, logger, [*callbacks, last])
     if checkpoint is not None:
         load_replay(checkpoint, data)
-    with _closing(data), shared_cores(), _stoppable(data, trainer), warnings.catch_warnings():
+    with shared_cores(), _stoppable(data, trainer), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__`.*")
         if experiment.eval.at_start and checkpoint is None:
@@ -140,15 +144,6 @@ def _trainer(
         default_root_dir=run_dir,
         enable_model_summary=False,
     )
-
-
-@contextmanager
-def _closing(data: SelfPlayDataModule) -> Iterator[None]:
-    """Stops the collector whatever happens: Lightning calls no teardown hook after an exception."""
-    try:
-        yield
-    finally:
-        data.teardown("fit")
 
 
 @contextmanager
@@ -237,7 +232,7 @@ def evaluate(
 
 
 def film(checkpoint: Path, task: str, seed: int) -> tuple[list[NDArray[np.uint8]], float]:
-    """Films one episode of a task, planning at every decision.
+    """Films the first `FILM_SECONDS` of an episode of a task, planning at every decision.
 
     Returns:
         RGB frames `[H, W, 3]`, one a decision, and their rate in frames a second of simulated time.
@@ -266,8 +261,9 @@ def film(checkpoint: Path, task: str, seed: int) -> tuple[list[NDArray[np.uint8]
     try:
         observation, _ = env.reset(seed=seed)
         frames.append(np.asarray(env.render()))
+        rate = env.metadata["render_fps"] / experiment.env.action_repeat
         ended = False
-        while not ended:
+        while not ended and len(frames) < FILM_SECONDS * rate:
             padded = torch.zeros(1, task_sizes.obs_size, device=device)
             padded[0, : len(observation)] = torch.as_tensor(observation)
             action = planner(actor, padded, torch.tensor([index], device=device), generator).action[0]
@@ -275,6 +271,6 @@ def film(checkpoint: Path, task: str, seed: int) -> tuple[list[NDArray[np.uint8]
             observation, _, terminated, truncated, _ = env.step(action[:action_size].cpu().numpy())
             frames.append(np.asarray(env.render()))
             ended = bool(terminated or truncated)
-        return frames, env.metadata["render_fps"] / experiment.env.action_repeat
+        return frames, rate
     finally:
         env.close()

@@ -155,7 +155,7 @@ def test_random_choice_is_uniform_over_the_candidates_of_the_same_search() -> No
 def test_log_ratio_by_hand() -> None:
     # Two real dimensions, mean 0, std 1, half the candidates at std 2, u = (1, 0): the density of the
     # policy over that of the mixture, in which the factors of 2 pi cancel.
-    proposal = GaussianProposal(3, (1.0, 2.0), (1.0,))
+    proposal = GaussianProposal(3, (1.0, 2.0), (1.0,), corrected=True)
     policy = FixedPolicy(mean=(0.0, 0.0, 0.0), log_std=(0.0, 0.0, 0.0))
     actions = torch.tensor([[[math.tanh(1.0), 0.0, 0.0]] * 2])
     ratio = proposal.log_ratio(policy, torch.zeros(1, 1), torch.tensor([1]), actions).exp()
@@ -165,7 +165,7 @@ def test_log_ratio_by_hand() -> None:
 
 def test_corrected_candidates_estimate_the_policy_itself() -> None:
     """Where Q says nothing, weighted candidates have the policy's own mean and std, not the proposal's."""
-    proposal = GaussianProposal.mixed(3, root=8, interior=2, policy_share=0.5, wide_std=2.0)
+    proposal = GaussianProposal.mixed(3, root=8, interior=2, policy_share=0.5, wide_std=2.0, corrected=True)
     policy = FixedPolicy(mean=(0.2, 0.2, 0.0), log_std=(-1.0, -1.0, -1.0))
     state, task = torch.zeros(20_000, 1), torch.ones(20_000, dtype=torch.long)
     actions, _ = proposal.root(policy, state, task, torch.Generator().manual_seed(0))

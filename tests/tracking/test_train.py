@@ -17,6 +17,11 @@ from rich.console import Console
 from ezm_pl.spec import Experiment
 from ezm_pl.tracking.store import open_store
 
+PATIENCE = 600
+"""Seconds a command may take on a machine that is busy with other things; idle, each takes about 30."""
+
+pytestmark = pytest.mark.timeout(2 * PATIENCE)
+
 SPEC = {
     "name": "trial",
     "preset": "smoke",
@@ -57,24 +62,32 @@ def statuses(folder: Path) -> dict[str, str]:
 def stopped(
     folder: Path, *arguments: str, when: str, number: signal.Signals = signal.SIGINT
 ) -> tuple[int, str]:
-    """Starts `ezm`, sends the whole process group a signal once `when` exists below the folder, and waits.
+    """Starts `ezm`, sends its process group a signal once a file matching `when` is written, and waits.
 
     Returns:
         The exit code and what was printed.
     """
+    before = _written(folder, when)
     with (folder / "out.txt").open("w+") as out:
         process = subprocess.Popen(
             command(*arguments), cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
-        known = set(folder.glob(when))
-        while process.poll() is None and set(folder.glob(when)) <= known:
-            time.sleep(0.05)
-        os.killpg(process.pid, number)
-        code = process.wait(timeout=120)
-        left = [p for p in psutil.process_iter() if _session(p.pid) == process.pid and _alive(p)]
-        assert left == []
+        try:
+            while process.poll() is None and _written(folder, when) == before:
+                time.sleep(0.05)
+            os.killpg(process.pid, number)
+            code = process.wait(timeout=PATIENCE)
+            left = [p for p in psutil.process_iter() if _session(p.pid) == process.pid and _alive(p)]
+            assert left == []
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         out.seek(0)
         return code, out.read()
+
+
+def _written(folder: Path, pattern: str) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.glob(pattern)}
 
 
 def _session(pid: int) -> int | None:
@@ -93,7 +106,7 @@ def _alive(process: psutil.Process) -> bool:
 
 def test_a_run_to_its_end(folder: Path) -> None:
     done = subprocess.run(
-        command("train", "spec.yaml"), cwd=folder, capture_output=True, text=True, timeout=250
+        command("train", "spec.yaml"), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-14:]
@@ -117,7 +130,7 @@ def test_a_run_to_its_end(folder: Path) -> None:
 
 def test_its_checkpoint_is_evaluated(folder: Path) -> None:
     done = subprocess.run(
-        command("eval", "--episodes", "2"), cwd=folder, capture_output=True, text=True, timeout=250
+        command("eval", "--episodes", "2"), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stderr
     assert "mean of 2 episodes a task" in done.stdout
@@ -131,7 +144,7 @@ def test_a_checkpoint_of_another_spec_is_refused(folder: Path) -> None:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=PATIENCE,
     )
     assert done.returncode == 2
     (only,) = done.stderr.splitlines()
@@ -146,7 +159,9 @@ def test_a_damaged_checkpoint_is_one_line(folder: Path) -> None:
     broken.parent.mkdir(parents=True)
     broken.write_text("not a checkpoint")
     for arguments in (["train", "spec.yaml", "--resume", str(broken)], ["eval", str(broken)]):
-        done = subprocess.run(command(*arguments), cwd=folder, capture_output=True, text=True, timeout=250)
+        done = subprocess.run(
+            command(*arguments), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
+        )
         assert done.returncode == 2
         (only,) = done.stderr.splitlines()
         assert "not a readable checkpoint" in only

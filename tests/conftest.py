@@ -1,4 +1,4 @@
-"""Tensors here are tiny: threads would only get in each other's way (4x the time on a busy machine)."""
+"""What all tests share."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
+    """Tensors here are tiny: threads would only get in each other's way (20x the time on a busy machine)."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
