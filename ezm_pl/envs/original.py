@@ -8,10 +8,13 @@ adapter takes out of its tables what today's MuJoCo has dropped. Everything it o
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import math
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mujoco
@@ -91,6 +94,18 @@ def _check_robots(task: str) -> None:
     _robots_here.add(robot)
 
 
+@contextmanager
+def _kept_generator(seed: int) -> Iterator[None]:
+    """Seeds numpy's global generator, which most of its resets draw from, and puts it back afterwards."""
+    with _global_generator:
+        state = np.random.get_state()  # noqa: NPY002
+        try:
+            np.random.seed(seed)  # noqa: NPY002
+            yield
+        finally:
+            np.random.set_state(state)  # noqa: NPY002
+
+
 def _made(task: str, render_mode: str | None) -> Any:
     """The package's own environment, without gymnasium's wrappers."""
     import gymnasium
@@ -150,18 +165,22 @@ class OriginalEnv(ControlEnv):
             frames_per_second=50,
         )
         self._last = np.zeros(self.observation_space.shape or (), np.float32)
+        # Some of its tasks settle only with their first reset, and some build each reset on the last one's:
+        # let the first be over, and start every episode from what it left.
+        with _kept_generator(0):
+            self._env.reset(seed=0)
+        plain = (np.ndarray, list, dict, int, float)
+        task_side = vars(self._env.task)
+        self._fresh = {name: copy.deepcopy(v) for name, v in task_side.items() if isinstance(v, plain)}
 
     def _start_episode(self, reseeded: bool) -> None:
         seed = int(self.np_random.integers(2**31))
-        # Most of its tasks draw from numpy's global generator, at every reset: seed it, and put it back.
-        with _global_generator:
-            state = np.random.get_state()  # noqa: NPY002
-            try:
-                np.random.seed(seed)  # noqa: NPY002
-                observation, _ = self._env.reset(seed=seed)
-            finally:
-                np.random.set_state(state)  # noqa: NPY002
-        self._last = np.asarray(observation, np.float32)
+        vars(self._env.task).update(copy.deepcopy(self._fresh))
+        with _kept_generator(seed):
+            self._env.reset(seed=seed)
+        # Some of its resets move things after the observation's positions have been computed.
+        mujoco.mj_forward(self._env.model, self._env.data)
+        self._last = np.asarray(self._env.task.get_obs(), np.float32)
 
     def _control_step(self, action: FloatArray) -> ControlStep:
         observation, reward, terminated, _, info = self._env.step(action.astype(np.float32))

@@ -17,6 +17,7 @@ def random_returns(
     seed: int,
     protocol: Protocol = "humanoidbench",
     mode: Mode = "auto",
+    action_repeat: int = 1,
 ) -> dict[str, NDArray[np.float64]]:
     """Returns of `episodes` full episodes a task under actions drawn uniformly from [-1, 1].
 
@@ -27,6 +28,7 @@ def random_returns(
         tasks: names. episodes: E, of each. seed: of environments and actions.
         protocol: `humanoidbench` (falls end an episode, as in the published figures) or `ezm`.
         mode: as in `MultiTaskVectorEnv`.
+        action_repeat: control steps that an action is held for.
 
     Returns:
         Task -> returns [E].
@@ -36,7 +38,14 @@ def random_returns(
     for index, task in enumerate(tasks):
         # Task by task: a task whose episodes end early does not go on beside one whose do not.
         rng = np.random.default_rng([seed, index])
-        env = MultiTaskVectorEnv([task], num_envs=each, seed=seed + index, protocol=protocol, mode=mode)
+        env = MultiTaskVectorEnv(
+            [task],
+            num_envs=each,
+            seed=seed + index,
+            protocol=protocol,
+            mode=mode,
+            action_repeat=action_repeat,
+        )
         try:
             env.reset()
             running, total = np.ones(each, bool), np.zeros(each)

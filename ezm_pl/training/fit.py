@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
 from ezm_pl.envs import make, sizes
 from ezm_pl.search import Planner
-from ezm_pl.spec import Experiment
+from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.training.callbacks import SelfPlayMetrics, TrainingBar
 from ezm_pl.training.checkpoint import (
     BestCheckpoint,
@@ -37,7 +38,6 @@ from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episode
 from ezm_pl.training.hardware import precision, shared_cores
 from ezm_pl.training.module import EZMModule
 from ezm_pl.world_model import InferenceModel
-
 
 FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
@@ -82,6 +82,7 @@ def fit(
     Raises:
         CheckpointError: the checkpoint is damaged or of another experiment.
         MemoryRefused: the replay buffers cannot fit.
+        SpecError: Lightning refuses the trainer's settings.
         CollectorError: self-play failed; its own exception is the cause.
     """
     started = time.perf_counter()
@@ -125,25 +126,28 @@ def _trainer(
     extra: list[Callback] = [TrainingBar(), SelfPlayMetrics(spec.log_every), best]
     if torch.cuda.is_available() and logger is not None:
         extra.append(DeviceStatsMonitor(cpu_stats=False))
-    return L.Trainer(
-        accelerator=spec.accelerator,
-        devices=spec.devices,
-        num_nodes=spec.num_nodes,
-        strategy=spec.strategy,
-        precision=precision(spec.precision),
-        max_steps=experiment.max_steps,
-        max_epochs=-1,
-        val_check_interval=experiment.eval.every,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        log_every_n_steps=spec.log_every,
-        gradient_clip_val=experiment.optim.max_grad_norm,
-        profiler=spec.profiler,
-        logger=logger if logger is not None else False,
-        callbacks=[*extra, *callbacks],
-        default_root_dir=run_dir,
-        enable_model_summary=False,
-    )
+    try:
+        return L.Trainer(
+            accelerator=spec.accelerator,
+            devices=spec.devices,
+            num_nodes=spec.num_nodes,
+            strategy=spec.strategy,
+            precision=precision(spec.precision),
+            max_steps=experiment.max_steps,
+            max_epochs=-1,
+            val_check_interval=experiment.eval.every,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            log_every_n_steps=spec.log_every,
+            gradient_clip_val=experiment.optim.max_grad_norm,
+            profiler=spec.profiler,
+            logger=logger if logger is not None else False,
+            callbacks=[*extra, *callbacks],
+            default_root_dir=run_dir,
+            enable_model_summary=False,
+        )
+    except (ValueError, MisconfigurationException) as error:
+        raise SpecError(f"trainer: {' '.join(str(error).split())}") from None
 
 
 @contextmanager

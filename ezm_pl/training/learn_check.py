@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ezm_pl.envs import random_returns
+from ezm_pl.training.checkpoint import checkpoint_experiment
 from ezm_pl.training.fit import evaluate
 
 BARS = {"dmc-cartpole-balance": 850.0, "dmc-cartpole-swingup": 600.0}
-"""Mean return that a task must reach; a task without a bar must reach `TIMES_RANDOM` × random."""
+"""Mean return that a task must reach; a task without a bar must reach `TIMES_RANDOM` × random.
+
+Random actions are held as long as the agent's.
+"""
 TIMES_RANDOM = 5.0
 EPISODES = 4
 
@@ -41,6 +45,7 @@ def learn_check(checkpoint: Path, seed: int = 0) -> list[LearnCheckRow]:
     evaluation = evaluate(checkpoint, episodes=EPISODES, seed=seed)
     returns = dict(zip(evaluation.tasks, evaluation.returns_ezm.mean(1), strict=True))
     others = [task for task in returns if task not in BARS]
-    random = random_returns(others, EPISODES, seed) if others else {}
+    held = checkpoint_experiment(checkpoint).env.action_repeat
+    random = random_returns(others, EPISODES, seed, action_repeat=held) if others else {}
     bars = BARS | {task: TIMES_RANDOM * float(random[task].mean()) for task in others}
     return [LearnCheckRow(task, float(value), bars[task]) for task, value in returns.items()]

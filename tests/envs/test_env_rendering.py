@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import ezm_pl.envs as envs
-from ezm_pl.envs import rendering
+from ezm_pl.envs import pictures, rendering
 
 AVAILABLE, REASON = envs.rendering_available()
 
@@ -25,6 +25,24 @@ def test_a_frame_shows_something_that_moves(task: str) -> None:
     assert isinstance(second, np.ndarray)
     assert (first != second).mean() > 0.001
     env.close()
+
+
+@pytest.mark.skipif(not AVAILABLE, reason=REASON)
+def test_a_contact_sheet_has_a_frame_of_each_task() -> None:
+    page = pictures.sheet(["h1-walk", "h1-maze", "h1-pole"], 0, columns=2, width=64)
+    assert page.shape == (2 * (48 + pictures.LABEL_HEIGHT), 128, 3)
+    assert page[:48, :64].std() > 5 and page[:48, 64:].std() > 5
+    assert (page[48 + pictures.LABEL_HEIGHT :, 64:] == 255).all()
+
+
+def test_reward_terms_are_named() -> None:
+    assert pictures.reward_terms("h1-walk") == (
+        "move",
+        "small_control",
+        "stand_reward",
+        "standing",
+        "upright",
+    )
 
 
 def test_no_frame_without_a_render_mode() -> None:

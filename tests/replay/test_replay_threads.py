@@ -8,6 +8,11 @@ from pathlib import Path
 import numpy as np
 from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer
 
+from ezm_pl.replay import Windows
+
+ENOUGH = 20
+"""Batches to draw while the other thread adds, however busy the machine."""
+
 
 def test_adding_while_sampling(tmp_path: Path) -> None:
     """Short random episodes over block borders; the ring turns many times."""
@@ -17,10 +22,13 @@ def test_adding_while_sampling(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     done = threading.Event()
     failures: list[BaseException] = []
+    drawn: list[Windows] = []
 
     def add() -> None:
         try:
-            for _ in range(3000):
+            played = 0
+            while played < 3000 or len(drawn) <= ENOUGH:
+                played += 1
                 ended = np.flatnonzero(random.random(5) < 0.08)
                 rows.play({int(i): (TERMINATED, TRUNCATED)[int(i) % 2] for i in ended})
         except BaseException as error:  # noqa: BLE001 - shown by the main thread
@@ -39,7 +47,7 @@ def test_adding_while_sampling(tmp_path: Path) -> None:
     threads = [threading.Thread(target=add), threading.Thread(target=save)]
     for thread in threads:
         thread.start()
-    drawn, noise = [], np.random.default_rng(1)
+    noise = np.random.default_rng(1)
     while not done.is_set():
         if buffer.ready:
             windows = buffer.sample(12)
@@ -51,7 +59,7 @@ def test_adding_while_sampling(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert not failures, failures
-    assert len(drawn) > 20
+    assert len(drawn) > ENOUGH
     # By now every sampled episode's length is known (open ones were complete windows of longer ones).
     for i in range(5):
         rows.lengths.setdefault((i, int(rows.episode[i])), 10**6)

@@ -33,21 +33,24 @@ def test_what_was_published_does_not_change_with_the_learner() -> None:
 
 def test_version_and_weights_belong_together() -> None:
     """While another thread publishes as fast as it can."""
-    store, done = WeightStore(), threading.Event()
+    store, enough = WeightStore(), threading.Event()
 
     def publish() -> None:
-        for version in range(3000):
+        version = 0
+        while not enough.is_set():
             store.publish(version, {"a": torch.full((50,), float(version)), "b": torch.tensor(version)})
-        done.set()
+            version += 1
 
     thread = threading.Thread(target=publish)
     thread.start()
     version, seen = -1, 0
-    while not done.is_set():
-        found = store.newer_than(version)
-        if found is not None:
-            assert found[0] > version
-            version, seen = found[0], seen + 1
-            assert (found[1]["a"] == version).all() and int(found[1]["b"]) == version
-    thread.join()
-    assert seen > 0
+    try:
+        while seen < 200:
+            found = store.newer_than(version)
+            if found is not None:
+                assert found[0] > version
+                version, seen = found[0], seen + 1
+                assert (found[1]["a"] == version).all() and int(found[1]["b"]) == version
+    finally:
+        enough.set()
+        thread.join()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -45,11 +47,14 @@ def command(*arguments: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A workplace with the spec in it, and one finished run."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC))
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        # MLflow leaves its address in the environment of a process that has used it.
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
 
 
 def statuses(folder: Path) -> dict[str, str]:
@@ -112,7 +117,7 @@ def test_a_run_to_its_end(folder: Path) -> None:
     last = done.stdout.splitlines()[-14:]
     assert any("dmc-cartpole-balance" in line for line in last)
     assert any("mean score" in line for line in last)
-    assert last[-2].startswith("20 updates, 800 env steps a task (1,600 in all)")
+    assert re.match(r"20 updates, \d+ env steps a task \([\d,]+ in all\), ", last[-2])
     assert last[-1] == "curves, videos and artifacts: make ui (http://127.0.0.1:5000)"
     (run_id,) = statuses(folder)
     assert statuses(folder)[run_id] == "FINISHED"
@@ -134,7 +139,7 @@ def test_its_checkpoint_is_evaluated(folder: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "mean of 2 episodes a task" in done.stdout
-    assert "20 updates, 800 env steps a task" in done.stdout
+    assert re.search(r"20 updates, \d+ env steps a task", done.stdout)
 
 
 def test_a_checkpoint_of_another_spec_is_refused(folder: Path) -> None:

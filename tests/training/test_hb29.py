@@ -25,7 +25,8 @@ def test_hb29_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: i
         "tasks": "hb-29",
         "env": {"num_envs": 1},
         "optim": {"batch_size": 29, "total_updates": updates},
-        "collect": {"env_steps": 80 * updates, "random_steps": 80},
+        "replay": {"block_size": 20},
+        "collect": {"env_steps": 120 + 40 * updates, "random_steps": 120},
         "eval": {"every": 1000, "episodes": 1},
         "trainer": {"checkpoint_every": 1000},
     }
@@ -33,6 +34,6 @@ def test_hb29_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: i
     assert experiment.tasks == resolve_tasks("hb-29")
     result = fit(experiment, tmp_path, logger=None)
     assert (result.status, result.updates) == ("finished", updates)
-    assert (result.env_steps >= 80).all() and result.env_steps.shape == (29,)
+    assert (result.env_steps >= 120).all() and result.env_steps.shape == (29,)
     (last,) = result.evaluations
     assert last.returns_ezm.shape == (29, 1) and np.isfinite(last.returns_ezm).all()
