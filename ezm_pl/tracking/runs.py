@@ -67,13 +67,20 @@ def train(experiment: Experiment, *, resume: str | None, console: Console) -> in
         if saved:
             stack.enter_context(only_writer(saved.directory))
         stack.enter_context(as_interrupt())
-        with undisturbed():
-            run = reopened_run(saved, experiment) if saved else new_run(experiment)
-        if not saved:
-            stack.enter_context(only_writer(run.directory))
-        os.environ[_RUN_ID] = run.run_id
-        where = shown(tracking_uri(experiment.tracking.uri))
-        console.print(f"run {run.name} ({run.run_id}), tracked in {where}", markup=False, highlight=False)
+        run: Run | None = None
+        try:
+            with undisturbed():
+                run = reopened_run(saved, experiment) if saved else new_run(experiment)
+            if not saved:
+                stack.enter_context(only_writer(run.directory))
+            os.environ[_RUN_ID] = run.run_id
+            where = shown(tracking_uri(experiment.tracking.uri))
+            console.print(f"run {run.name} ({run.run_id}), tracked in {where}", markup=False, highlight=False)
+        except KeyboardInterrupt:
+            if run is not None:
+                with undisturbed():
+                    run.end("KILLED")
+            return INTERRUPTED_EXIT
         return _train(run, experiment, checkpoint, console)
 
 
