@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from ezm_pl.spec.experiment import LossSpec
 from ezm_pl.training.batch import Batch, Targets
-from ezm_pl.world_model import CategoricalScalar, SquashedGaussian, WorldModel
+from ezm_pl.world_model import SquashedGaussian, WorldModel
 
 
 class Losses(NamedTuple):
@@ -38,11 +38,6 @@ class Losses(NamedTuple):
 def halve_gradient(x: Tensor) -> Tensor:
     """`x` itself, whose gradient is halved."""
     return 0.5 * x + 0.5 * x.detach()
-
-
-def two_hot(scalar: CategoricalScalar, x: Tensor) -> Tensor:
-    """`scalar.two_hot(x)`, where NaN gives NaN (and so an update that is skipped), not a wild index."""
-    return torch.where(x.isnan().unsqueeze(-1), torch.nan, scalar.two_hot(x.nan_to_num()))
 
 
 def unroll(model: WorldModel, batch: Batch, steps: int) -> Tensor:
@@ -79,17 +74,17 @@ def losses(
     reward_logits = model.reward_logits(
         latents[:, :steps].flatten(0, 1), batch.action.flatten(0, 1), step_task
     ).view(size, steps, -1)
-    reward = total(scalar.loss(reward_logits, two_hot(scalar, targets.reward)), targets.reward_mask)
+    reward = total(scalar.loss(reward_logits, scalar.two_hot(targets.reward)), targets.reward_mask)
 
     features = model.features(latents.flatten(0, 1), task)
     value_logits = model.value_logits(features).unflatten(1, (size, positions))  # [H, B, U + 1, Z]
-    value_loss = scalar.loss(value_logits, two_hot(scalar, targets.value)).mean(0)
+    value_loss = scalar.loss(value_logits, scalar.two_hot(targets.value)).mean(0)
     value = total(value_loss, targets.value_mask)
     values = scalar.decode(value_logits.detach()).mean(0)
 
     with torch.no_grad():
         imagined = scalar.decode(reward_logits) + discount * values[:, 1:]
-        imagined = two_hot(scalar, imagined)
+        imagined = scalar.two_hot(imagined)
     path = total(scalar.loss(value_logits[:, :, :steps], imagined).mean(0), targets.policy_mask[:, :steps])
 
     policy = model.policy(features, task)

@@ -39,12 +39,12 @@ class CategoricalScalar(nn.Module):
         self.register_buffer("atoms", torch.linspace(-edge, edge, atoms), persistent=False)
 
     def two_hot(self, scalar: Tensor) -> Tensor:
-        """Scalars `[...]` to probabilities `[..., Z]`, at most two of them non-zero."""
+        """Scalars `[...]` to probabilities `[..., Z]`, at most two of them non-zero; NaN stays NaN."""
         last = self.atoms.numel() - 1
         position = ((squash(scalar.float()) - self.low) / self.spacing).clamp(0, last)
         below = position.floor().clamp(max=last - 1)
         share = (position - below).unsqueeze(-1)
-        below = below.long().unsqueeze(-1)
+        below = below.nan_to_num().long().unsqueeze(-1)  # no index may come from NaN
         target = torch.zeros(*scalar.shape, last + 1, device=scalar.device)
         target.scatter_(-1, below, 1 - share)
         return target.scatter_(-1, below + 1, share)
