@@ -1,0 +1,99 @@
+"""What commands share: the parser that answers in one line, argument types, specs and tasks by name."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from rich.console import Console
+
+from ezm_pl.spec import Experiment, SpecError
+
+Group = argparse._SubParsersAction
+"""What commands are added to: the top level, or a command that has commands of its own."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Prints it and exits with code 2."""
+        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)
+
+
+def command(group: Group, name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> Parser:
+    """Adds a command to `group`: `run` takes the parsed arguments and returns an exit code (None: 0)."""
+    added: Parser = group.add_parser(name, help=text, description=text)
+    added.set_defaults(command=run)
+    return added
+
+
+def number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argument type: a whole number from `least` to `most`."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
+            bound = f"from {least} to {most}" if most is not None else f"of at least {least}"
+            raise argparse.ArgumentTypeError(f"a whole number {bound} expected, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def add_run(command: Parser) -> None:
+    """Adds the argument that names a saved run."""
+    command.add_argument(
+        "run",
+        nargs="?",
+        default="last",
+        metavar="RUN",
+        help="last (default), a run id, a run folder, a checkpoint",
+    )
+
+
+def add_spec(command: Parser) -> None:
+    """Adds the arguments that name an experiment and lay settings over it."""
+    command.add_argument("spec", metavar="SPEC", help="a YAML file, such as experiments/quickstart.yaml")
+    command.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="lay a setting over the file; repeatable"
+    )
+
+
+def load_spec(args: argparse.Namespace) -> tuple[Experiment, str]:
+    """The resolved experiment, and its preset with the reason where it was picked by `auto`."""
+    from ezm_pl.spec import build_experiment, choose_preset, read_document
+    from ezm_pl.tracking.host import has_usable_gpu
+
+    document = read_document(args.spec, args.set)
+    gpu = has_usable_gpu()
+    experiment = build_experiment(document, source=args.spec, gpu=gpu)
+    chosen = document.get("preset", "auto") == "auto"
+    return experiment, experiment.preset + (f" (auto: {choose_preset(gpu=gpu)[1]})" if chosen else "")
+
+
+def named_tasks(names: list[str], *, most: int | None = None) -> tuple[str, ...]:
+    """The tasks behind `names` (tasks or suites), at most `most` of them."""
+    from ezm_pl.spec import resolve_tasks
+
+    try:
+        tasks = resolve_tasks(names)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+    if most is not None and len(tasks) > most:
+        raise SpecError(f"one task expected, got {names[0]!r} ({len(tasks)} tasks)")
+    return tasks
+
+
+def new_console() -> Console:
+    """The terminal, or 120 columns where there is none."""
+    console = Console()
+    return console if console.is_terminal else Console(width=120)
+
+
+def wrote(path: Path) -> None:
+    """Says where a file went."""
+    print(f"wrote {path}")

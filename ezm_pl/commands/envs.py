@@ -1,0 +1,123 @@
+"""`ezm envs`: look at tasks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ezm_pl.commands.arguments import Group, command, named_tasks, new_console, number, wrote
+from ezm_pl.spec import SpecError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def add(group: Group) -> None:
+    """Adds the commands."""
+    envs = command(group, "envs", _list, "look at tasks").add_subparsers(required=True, metavar="WHAT")
+    command(envs, "list", _list, "every task, its sizes and its published scores")
+    _add_pictures(envs)
+    random = command(envs, "random", _random, "a random policy's returns beside the published ones")
+    random.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-medium)")
+    random.add_argument("--episodes", type=number(1), default=20, help="a task (default: 20)")
+    random.add_argument("--seed", type=number(0), default=0)
+    parity = command(envs, "parity", _parity, "compare with recordings of the original tasks")
+    parity.add_argument("directory", type=Path, metavar="DIR", help="holds <task>.npz")
+    parity.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: all recorded)")
+
+
+def _add_pictures(envs: Group) -> None:
+    show = command(envs, "show", _show, "one task: sizes, reward terms, a frame")
+    show.add_argument("task", metavar="TASK")
+    show.add_argument("--seed", type=number(0), default=0, help="of the frame's episode")
+    show.add_argument("--out", type=Path, metavar="PNG", help="default: TASK.png")
+    sheet = command(envs, "sheet", _sheet, "a contact sheet: a frame of each task")
+    sheet.add_argument("out", type=Path, metavar="OUT", help="a .png or .jpg file")
+    sheet.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-29)")
+    sheet.add_argument("--columns", type=number(1), default=6, help="frames a row (default: 6)")
+    sheet.add_argument("--width", type=number(32, 640), default=200, help="of a frame (default: 200)")
+    sheet.add_argument("--seed", type=number(0), default=0)
+    record = command(envs, "record", _record, "film a random policy")
+    record.add_argument("task", metavar="TASK")
+    record.add_argument("--seed", type=number(0), default=0)
+    record.add_argument("--out", type=Path, metavar="MP4", help="default: TASK.mp4")
+
+
+def _list(_: argparse.Namespace) -> None:
+    from ezm_pl.tracking.tables import tasks_table
+
+    new_console().print(tasks_table())
+
+
+def _show(args: argparse.Namespace) -> None:
+    (task,) = named_tasks([args.task], most=1)
+    from ezm_pl.envs import RenderingUnavailable, sizes
+    from ezm_pl.envs.pictures import frame, reward_terms
+    from ezm_pl.tracking.tables import task_facts
+
+    size, terms = sizes([task]), reward_terms(task)
+    console = new_console()
+    console.print(task_facts(task, obs_size=size.obs_size, action_size=size.action_size, terms=terms))
+    path = args.out or Path(f"{task}.png")
+    try:
+        _write_picture(path, frame(task, args.seed))
+    except RenderingUnavailable as error:
+        console.print(f"no frame: {error}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _sheet(args: argparse.Namespace) -> None:
+    tasks = named_tasks(args.tasks or ["hb-29"])
+    from ezm_pl.envs import RenderingUnavailable
+    from ezm_pl.envs.pictures import sheet
+
+    try:
+        _write_picture(args.out, sheet(tasks, args.seed, columns=args.columns, width=args.width))
+    except RenderingUnavailable as error:
+        raise SpecError(str(error)) from None
+
+
+def _random(args: argparse.Namespace) -> int:
+    tasks = named_tasks(args.tasks or ["hb-medium"])
+    from ezm_pl.envs import random_returns
+    from ezm_pl.tracking.tables import random_table
+
+    returns = random_returns(tasks, args.episodes, args.seed)
+    table, agrees = random_table(returns)
+    new_console().print(table)
+    return 0 if agrees else 1
+
+
+def _parity(args: argparse.Namespace) -> int:
+    tasks = named_tasks(args.tasks) if args.tasks else None
+    from ezm_pl.envs.parity import check
+    from ezm_pl.tracking.tables import parity_table
+
+    try:
+        rows = check(args.directory, tasks)
+    except (FileNotFoundError, ValueError) as error:
+        raise SpecError(str(error)) from None
+    table, agrees = parity_table(rows)
+    new_console().print(table)
+    return 0 if agrees else 1
+
+
+def _record(args: argparse.Namespace) -> None:
+    (task,) = named_tasks([args.task], most=1)
+    from ezm_pl.tracking.videos import film_random
+
+    path = args.out or Path(f"{task}.mp4")
+    film_random(task, path, seed=args.seed)
+    wrote(path)
+
+
+def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
+    import imageio.v3 as imageio
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        imageio.imwrite(path, picture)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"cannot write {path}: {error}") from None
+    wrote(path)

@@ -1,0 +1,32 @@
+"""`ezm figure` and `ezm ui`: look at runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ezm_pl.commands.arguments import Group, add_run, command, new_console, number
+
+PORT = 5000
+
+
+def add(group: Group) -> None:
+    """Adds the commands."""
+    figure = command(group, "figure", _figure, "draw a run's returns against environment steps")
+    add_run(figure)
+    figure.add_argument("--published", type=Path, metavar="JSON", help="published curves to draw beside them")
+    figure.add_argument("--out", type=Path, default=Path("returns.png"), help="default: returns.png")
+    ui = command(group, "ui", _ui, "serve MLflow's UI on this machine")
+    ui.add_argument("--port", type=number(1, 65535), default=PORT, help=f"default: {PORT}")
+
+
+def _figure(args: argparse.Namespace) -> None:
+    from ezm_pl.tracking.draw import draw_returns
+
+    draw_returns(args.run, args.out, published=args.published, console=new_console())
+
+
+def _ui(args: argparse.Namespace) -> None:
+    from ezm_pl.tracking.ui import serve_ui
+
+    serve_ui(args.port)

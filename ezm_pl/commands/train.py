@@ -1,0 +1,66 @@
+"""`ezm validate`, `train`, `eval` and `learn-check`: one experiment, from its spec to its returns."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ezm_pl.commands.arguments import Group, add_run, add_spec, command, load_spec, new_console, number
+from ezm_pl.spec import SpecError
+
+
+def add(group: Group) -> None:
+    """Adds the commands."""
+    add_spec(command(group, "validate", _validate, "check a spec and print it with everything resolved"))
+    train = command(group, "train", _train, "train a spec as an MLflow run")
+    add_spec(train)
+    train.add_argument(
+        "--resume", metavar="RUN", help="go on from: last, a run id, a run folder, a checkpoint"
+    )
+    evaluate = command(group, "eval", _eval, "evaluate a checkpoint")
+    add_run(evaluate)
+    evaluate.add_argument("--episodes", type=number(1), default=4, help="a task (default: 4)")
+    evaluate.add_argument("--seed", type=number(0), default=0)
+    evaluate.add_argument("--video", type=Path, metavar="DIR", help="film an episode of each task into DIR")
+    add_run(
+        command(group, "learn-check", _learn_check, "check that experiments/learn_check.yaml has learned")
+    )
+
+
+def _validate(args: argparse.Namespace) -> None:
+    from ezm_pl.spec import dump_experiment
+    from ezm_pl.spec.facts import spec_facts
+
+    experiment, preset = load_spec(args)
+    for line in (f"{args.spec}: valid", f"preset: {preset}", *spec_facts(experiment)):
+        print(f"# {line}")
+    print(dump_experiment(experiment), end="")
+
+
+def _train(args: argparse.Namespace) -> int:
+    experiment, preset = load_spec(args)
+    console = new_console()
+    console.print(f"{args.spec}, preset {preset}", highlight=False)
+    from ezm_pl.tracking.runs import train
+
+    return train(experiment, resume=args.resume, console=console)
+
+
+def _eval(args: argparse.Namespace) -> None:
+    from ezm_pl.tracking.evaluate import evaluate_run
+
+    evaluate_run(args.run, episodes=args.episodes, seed=args.seed, video=args.video, console=new_console())
+
+
+def _learn_check(args: argparse.Namespace) -> int:
+    from ezm_pl.tracking.saved_runs import find_checkpoint
+    from ezm_pl.tracking.tables import learn_check_table
+    from ezm_pl.training import CheckpointError
+    from ezm_pl.training.learn_check import learn_check
+
+    try:
+        rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
+    except CheckpointError as error:
+        raise SpecError(str(error)) from None
+    new_console().print(learn_check_table(rows))
+    return 0 if all(row.passed for row in rows) else 1
