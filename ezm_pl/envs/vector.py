@@ -1,10 +1,11 @@
 """Many environments of many tasks, stepped together, padded to one size.
 
 Rows are task-major: `num_envs` rows of the first task, then of the second, and so on. Whatever the
-mode, the work is done by `RowGroup`s, each a run of rows: one group in the calling thread (`sync`),
-a few in a thread pool (`threads`), or each in a process of its own, as the sub-environments of a
-`gymnasium.vector.AsyncVectorEnv` whose shared memory carries observations, rewards and flags (`async`).
-Row seeds do not depend on the grouping, so every mode gives the same numbers, bit for bit.
+mode, the work is done by `RowGroup`s, each a run of rows: one group in the calling thread (`sync`), the
+same with threads that take rows beside the caller (`threads`), or groups in processes of their own, as
+the sub-environments of a `gymnasium.vector.AsyncVectorEnv` whose shared memory carries observations,
+rewards and flags (`async`). Row seeds do not depend on the grouping, so every mode gives the same
+numbers, bit for bit.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 import signal
 import traceback
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import gymnasium
@@ -27,6 +27,7 @@ from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ezm_pl.envs.core import Protocol, positive_int
+from ezm_pl.envs.crew import Crew
 from ezm_pl.envs.registry import Backend, TaskSizes, make, sizes
 
 Mode = Literal["auto", "threads", "async", "sync"]
@@ -97,21 +98,25 @@ class RowGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         self, action: NDArray[np.float32]
     ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """Steps every row under `action` [R, A] and resets those that ended."""
-        out = self.out
-        for row, (env, (width, actions)) in enumerate(zip(self._envs, self._shapes, strict=True)):
-            obs, reward, terminated, truncated, info = env.step(action[row, :actions])
-            out["final_obs"][row, :width] = obs
-            out["reward"][row] = reward
-            out["terminated"][row] = terminated
-            out["truncated"][row] = truncated
-            out["fell"][row] = info["fell"]
-            out["reward_before_fall"][row] = info["reward_before_fall"]
-            out["diverged"][row] = info["diverged"]
-            out["steps"][row] = info["steps"]
-            if terminated or truncated:
-                obs, _ = env.reset()
-            out["obs"][row, :width] = obs
-        return out, 0.0, False, False, {}
+        for row in range(len(self._envs)):
+            self.step_row(row, action[row])
+        return self.out, 0.0, False, False, {}
+
+    def step_row(self, row: int, action: NDArray[np.float32]) -> None:
+        """Steps one row under `action` [A] and resets it if it ended. Rows may be stepped by any thread."""
+        out, env, (width, actions) = self.out, self._envs[row], self._shapes[row]
+        obs, reward, terminated, truncated, info = env.step(action[:actions])
+        out["final_obs"][row, :width] = obs
+        out["reward"][row] = reward
+        out["terminated"][row] = terminated
+        out["truncated"][row] = truncated
+        out["fell"][row] = info["fell"]
+        out["reward_before_fall"][row] = info["reward_before_fall"]
+        out["diverged"][row] = info["diverged"]
+        out["steps"][row] = info["steps"]
+        if terminated or truncated:
+            obs, _ = env.reset()
+        out["obs"][row, :width] = obs
 
     def set_episode_steps(self, steps: int | None) -> None:
         """Changes every row's time limit from its next reset on."""
@@ -251,7 +256,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         workers: int | None = None,
     ) -> None:
         self._groups: list[RowGroup] = []
-        self._pool: ThreadPoolExecutor | None = None
+        self._crew: Crew | None = None
         self._processes: AsyncVectorEnv | None = None
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
@@ -273,11 +278,12 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             few = "threads" if cores <= THREADS_UP_TO_CORES else "async"
             mode = "sync" if min(wanted, self.num_envs) == 1 else few  # type: ignore[assignment]
         self.mode: Mode = mode
-        rows = self.num_envs if mode == "sync" else -(-self.num_envs // min(wanted, self.num_envs))
+        workers = min(wanted, self.num_envs)
+        rows = -(-self.num_envs // workers) if mode == "async" else self.num_envs
         self._rows = rows
         starts = range(0, self.num_envs, rows)
         self._slices = [slice(start, min(start + rows, self.num_envs)) for start in starts]
-        self.workers = len(self._slices)
+        self.workers = workers if mode == "threads" else len(self._slices)
 
         seeds = self._row_seeds(seed)
         settings = {
@@ -306,7 +312,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         else:
             self._groups = [RowGroup(*a) for a in arguments]
             if mode == "threads":
-                self._pool = ThreadPoolExecutor(self.workers, thread_name_prefix="ezm-envs")
+                self._crew = Crew(self.num_envs, workers - 1)
         self.closed = False
 
     def _row_seeds(self, seed: int) -> list[int]:
@@ -336,13 +342,10 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             with _worker_deaths():
                 batch = self._processes.reset(options=row_seeds)[0]
             out = self._flatten(batch)
-        elif self._pool is not None:
-            list(self._pool.map(lambda group: group.reset(options=row_seeds), self._groups))
-            out = self._gather()
         else:
-            for group in self._groups:
-                group.reset(options=row_seeds)
-            out = self._gather()
+            (group,) = self._groups
+            group.reset(options=row_seeds)
+            out = _copy(group.out)
         return out["obs"], self._infos(out)
 
     def step(
@@ -376,13 +379,13 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             with _worker_deaths():
                 batch = self._processes.step(padded.reshape(self.workers, self._rows, -1))[0]
             out = self._flatten(batch)
-        elif self._pool is not None:
-            list(self._pool.map(lambda g, s: g.step(given[s]), self._groups, self._slices))
-            out = self._gather()
         else:
-            for group, rows in zip(self._groups, self._slices, strict=True):
-                group.step(given[rows])
-            out = self._gather()
+            (group,) = self._groups
+            if self._crew is not None:
+                self._crew.each(lambda row: group.step_row(row, given[row]))
+            else:
+                group.step(given)
+            out = _copy(group.out)
         infos = self._infos(out)
         return out["obs"], out["reward"], out["terminated"] != 0, out["truncated"] != 0, infos
 
@@ -398,9 +401,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends every thread and process."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True)
-            self._pool = None
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
         for group in self._groups:
             group.close()
         if self._processes is not None:
@@ -420,15 +423,6 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             for name, array in batch.items()
         }
 
-    def _gather(self) -> dict[str, NDArray[Any]]:
-        """The groups' arrays as fresh [N, ...] arrays."""
-        return {
-            name: np.concatenate(
-                [g.out[name][: s.stop - s.start] for g, s in zip(self._groups, self._slices, strict=True)]
-            )
-            for name in self._groups[0].out
-        }
-
     @staticmethod
     def _infos(out: dict[str, NDArray[Any]]) -> dict[str, Any]:
         return {
@@ -438,3 +432,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             "diverged": out["diverged"] != 0,
             "steps": out["steps"].astype(np.int64),
         }
+
+
+def _copy(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {name: array.copy() for name, array in arrays.items()}
