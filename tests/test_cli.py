@@ -135,8 +135,15 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], line: str, 
     assert not (folder / "mlruns").exists()
 
 
-def test_backend_that_is_not_here(folder: Path) -> None:
-    done = ezm("train", "spec.yaml", "--set", "env.backend=humanoid_bench", cwd=folder)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "spec.yaml", "--set", "env.backend=humanoid_bench"),
+        ("envs", "random", "h1-walk", "--backend", "humanoid_bench"),
+    ],
+)
+def test_backend_that_is_not_here(arguments: tuple[str, ...], folder: Path) -> None:
+    done = ezm(*arguments, cwd=folder)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
     assert "humanoid_bench" in done.stderr

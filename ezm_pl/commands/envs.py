@@ -23,6 +23,12 @@ def add(group: Group) -> None:
     random.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-medium)")
     random.add_argument("--episodes", type=number(1), default=20, help="a task (default: 20)")
     random.add_argument("--seed", type=number(0), default=0)
+    random.add_argument(
+        "--backend",
+        choices=("auto", "builtin", "humanoid_bench"),
+        default="auto",
+        help="humanoid_bench: the original package's tasks, where it is installed",
+    )
     parity = command(envs, "parity", _parity, "compare with recordings of the original tasks")
     parity.add_argument("directory", type=Path, metavar="DIR", help="holds <task>.npz")
     parity.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: all recorded)")
@@ -80,10 +86,13 @@ def _sheet(args: argparse.Namespace) -> None:
 
 def _random(args: argparse.Namespace) -> int:
     tasks = named_tasks(args.tasks or ["hb-medium"])
-    from ezm_pl.envs import random_returns
+    from ezm_pl.envs import HumanoidBenchUnavailable, random_returns
     from ezm_pl.tracking.tables import random_table
 
-    returns = random_returns(tasks, args.episodes, args.seed)
+    try:
+        returns = random_returns(tasks, args.episodes, args.seed, backend=args.backend)
+    except HumanoidBenchUnavailable as error:
+        raise SpecError(str(error)) from None
     table, agrees = random_table(returns)
     new_console().print(table)
     return 0 if agrees else 1

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.envs.core import Protocol, positive_int
+from ezm_pl.envs.registry import Backend
 from ezm_pl.envs.vector import Mode, MultiTaskVectorEnv
 
 
@@ -18,6 +19,7 @@ def random_returns(
     protocol: Protocol = "humanoidbench",
     mode: Mode = "auto",
     action_repeat: int = 1,
+    backend: Backend = "auto",
 ) -> dict[str, NDArray[np.float64]]:
     """Returns of `episodes` full episodes a task under actions drawn uniformly from [-1, 1].
 
@@ -29,6 +31,7 @@ def random_returns(
         protocol: `humanoidbench` (falls end an episode, as in the published figures) or `ezm`.
         mode: as in `MultiTaskVectorEnv`.
         action_repeat: control steps that an action is held for.
+        backend: `humanoid_bench` measures the original package's tasks instead.
 
     Returns:
         Task -> returns [E].
@@ -45,6 +48,7 @@ def random_returns(
             protocol=protocol,
             mode=mode,
             action_repeat=action_repeat,
+            backend=backend,
         )
         try:
             env.reset()
