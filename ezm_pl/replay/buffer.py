@@ -14,6 +14,7 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ezm_pl.replay.returns import ReturnScale
@@ -23,6 +24,16 @@ _OPEN, _TRUNCATED, _TERMINATED = 0, 1, 2
 _FIELDS = ("observation", "action", "reward", "born", "steps", "ended", "next_row", "added")
 _EXTRAS = ("priority", "return_squares", "return_count")
 PRIORITY_FLOOR = 1e-6
+
+
+def _runs(stored: NDArray[np.float32], length: int) -> NDArray[np.float32]:
+    """A view of `[T, rows, width, ...]` whose entry `[i]` is `length` steps from the `i`-th step on.
+
+    A window is one run of memory: taking it whole is one copy, not one a step.
+    """
+    flat = stored.reshape(-1, *stored.shape[3:])
+    runs = sliding_window_view(flat, length, axis=0)
+    return np.moveaxis(runs, -1, 1)
 
 
 class ReplayError(ValueError):
@@ -131,6 +142,11 @@ class ReplayBuffer:
         stored = tasks * capacity * (1 + tail / block_size)
         trees = tasks * 2 * (1 << (capacity - 1).bit_length()) * 12
         return int(stored * 4 * (observation_size + action_size + 1) + tasks * capacity * 8 + trees)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that all arrays take when full."""
+        return self.tree.nbytes + sum(getattr(self, name).nbytes for name in _FIELDS)
 
     def __len__(self) -> int:
         """Positions stored over all tasks."""
@@ -258,32 +274,34 @@ class ReplayBuffer:
     def sample(self, batch_size: int) -> Windows:
         """Draws `batch_size` windows: `batch_size / T` from each task (the remainder goes round).
 
+        The lock is not held while the windows are copied, which is most of the time, so that nobody
+        who adds waits for it. A complete window changes only when the ring takes its row for new data.
+
         Raises:
             ReplayError: a task has nothing to sample yet.
         """
-        with self._lock:
-            task = self._draw_tasks(batch_size)
-            total = self.tree.total[task]
-            if (total <= 0).any():
-                raise ReplayError("a task has no complete window to sample yet")
-            counts = np.bincount(task, minlength=self.tasks)
-            first = np.concatenate([[0], np.cumsum(counts)[:-1]])
-            stratum = (np.arange(batch_size) - first[task] + self._random.random(batch_size)) / counts[task]
-            leaf = self.tree.find(task, stratum * total)
-            probability = self.tree.get(task, leaf) / total
-            row, position = np.divmod(leaf, self.block_size)
-            length = np.minimum(self.steps[task, row] - position, self.tail)
-            inside = self.steps[task, row] - position <= self.tail
-            terminated = inside & (self.ended[task, row] == _TERMINATED)
-            offsets = np.minimum(np.arange(self.tail + 1), length[:, None])
-            observation = self.observation[task[:, None], row[:, None], position[:, None] + offsets]
-            steps = position[:, None] + np.arange(self.tail)
-            reward = self.reward[task[:, None], row[:, None], steps]
-            action = self.action[task[:, None], row[:, None], steps[:, : self.unroll_steps]]
-            born = self.born[task, row, position]
-            age = self.added[task] - 1 - born
-            return_scale = self.returns.scale[task]
-        real = np.arange(self.tail) < length[:, None]
+        while True:
+            with self._lock:
+                task = self._draw_tasks(batch_size)
+                total = self.tree.total[task]
+                if (total <= 0).any():
+                    raise ReplayError("a task has no complete window to sample yet")
+                counts = np.bincount(task, minlength=self.tasks)
+                first = np.cumsum(counts) - counts
+                within = np.arange(batch_size) - first[task] + self._random.random(batch_size)
+                leaf = self.tree.find(task, within / counts[task] * total)
+                probability = self.tree.get(task, leaf) / total
+                row, position = np.divmod(leaf, self.block_size)
+                left = self.steps[task, row] - position
+                terminated = (left <= self.tail) & (self.ended[task, row] == _TERMINATED)
+                born = self.born[task, row, position]
+                age = self.added[task] - 1 - born
+                return_scale = self.returns.scale[task]
+            length = np.minimum(left, self.tail)
+            observation, action, reward = self._windows(task, row, position, length)
+            with self._lock:
+                if (self.born[task, row, position] == born).all():
+                    break
         weight = (np.maximum(probability, 1e-12)) ** -self.importance_exponent
         largest = np.zeros(self.tasks)
         np.maximum.at(largest, task, weight)
@@ -291,8 +309,8 @@ class ReplayBuffer:
         return Windows(
             task=task,
             observation=observation,
-            action=action * real[:, : self.unroll_steps, None],
-            reward=reward * real,
+            action=action,
+            reward=reward,
             length=length,
             terminated=terminated,
             return_scale=return_scale,
@@ -301,6 +319,26 @@ class ReplayBuffer:
             leaf=leaf,
             born=born,
         )
+
+    def _windows(
+        self,
+        task: NDArray[np.int64],
+        row: NDArray[np.int64],
+        position: NDArray[np.int64],
+        length: NDArray[np.int64],
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
+        """Observations, actions and rewards of windows `[B]` as in `Windows`, each a run of its row."""
+        start = (task * self.rows + row) * (self.block_size + self.tail) + position
+        observation = _runs(self.observation, self.tail + 1)[start]
+        action = _runs(self.action, self.unroll_steps)[start]
+        reward = _runs(self.reward, self.tail)[start]
+        short = np.flatnonzero(length < self.tail)
+        last = np.minimum(np.arange(self.tail + 1), length[short, None])
+        observation[short] = observation[short[:, None], last]
+        real = np.arange(self.tail) < length[short, None]
+        action[short] *= real[:, : self.unroll_steps, None]
+        reward[short] *= real
+        return observation, action, reward
 
     def _draw_tasks(self, batch_size: int) -> NDArray[np.int64]:
         if self.shared:
