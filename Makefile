@@ -12,6 +12,7 @@ EZM := $(VENV)/bin/ezm
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 NEEDED := Python 3.11, 3.12 or 3.13 is needed; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3
 
+SWEEP ?= sweeps/task_scaling.yaml
 SPEC ?= experiments/quickstart.yaml
 SET ?=
 RESUME ?=
@@ -30,6 +31,12 @@ train: $(READY) ## train an experiment: SPEC=experiments/quickstart.yaml SET="a.
 .PHONY: eval
 eval: $(READY) ## evaluate a checkpoint: RUN=last, a run id or a path
 	@$(EZM) eval "$(RUN)"
+
+.PHONY: sweep
+sweep: $(READY) ## sweep: TASKS=8,16,29 SWEEP=sweeps/task_scaling.yaml TRIALS= SEEDS= PRESET= STORAGE=
+	@$(EZM) sweep run "$(SWEEP)" $(if $(filter undefined,$(origin TASKS)),,--tasks='$(TASKS)') \
+	  $(if $(TRIALS),--trials='$(TRIALS)') $(if $(SEEDS),--seeds='$(SEEDS)') \
+	  $(if $(PRESET),--preset='$(PRESET)') $(if $(STORAGE),--storage='$(STORAGE)')
 
 .PHONY: ui
 ui: $(READY) ## MLflow's UI on this machine: PORT=5000

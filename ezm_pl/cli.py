@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ezm_pl.commands import envs, look, train
+from ezm_pl.commands import envs, look, sweep, train
 from ezm_pl.commands.arguments import Parser
 from ezm_pl.spec import SpecError
 
@@ -31,6 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="ezm", description="EfficientZero-Multitask experiments on HumanoidBench.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (train, look, envs):
+    for group in (train, sweep, look, envs):
         group.add(commands)
     return parser

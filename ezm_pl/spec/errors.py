@@ -102,6 +102,8 @@ def _join(texts: list[str]) -> str:
 
 def _fields_at(model: type[BaseModel], path: Iterable[int | str]) -> Iterable[str]:
     for part in path:
+        if str(part) not in model.model_fields:
+            continue  # the key of a mapping whose values are models
         annotation = model.model_fields[str(part)].annotation
         nested = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type)]
         model = next(a for a in nested if issubclass(a, BaseModel))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,31 +49,32 @@ class Run:
         self.client.set_terminated(self.run_id, status)
 
 
-def new_run(experiment: Experiment, *, parent: str | None = None) -> Run:
+def new_run(experiment: Experiment, *, name: str | None = None, tags: Mapping[str, str] | None = None) -> Run:
     """Makes a run in the spec's tracking store: name, tags, params, spec file.
 
     Args:
         experiment: the resolved spec.
-        parent: run id of a sweep that this run is a trial of.
+        name: in place of `run_name`'s.
+        tags: beside those of every run, such as a sweep's.
 
     Raises:
         SpecError: the store cannot be opened.
     """
     uri = tracking_uri(experiment.tracking.uri)
     client = open_store(uri)
-    tags = {
+    all_tags = {
         "preset": experiment.preset,
         "protocol": experiment.env.protocol,
         "tasks": ", ".join(experiment.tasks),
         "num_tasks": str(len(experiment.tasks)),
         **host_tags(),
         **git_tags(),
-        **({"mlflow.parentRunId": parent} if parent else {}),
+        **(tags or {}),
         **experiment.tracking.tags,
     }
-    name = run_name(experiment)
+    name = name or run_name(experiment)
     where = experiment_id(client, experiment.tracking.experiment, uri=uri)
-    run_id = client.create_run(where, tags=tags, run_name=name).info.run_id
+    run_id = client.create_run(where, tags=all_tags, run_name=name).info.run_id
     run = Run(client, run_id, name, RUNS / run_id)
     run.directory.mkdir(parents=True)
     _log_params(client, run_id, spec_params(experiment))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,30 @@ from ezm_pl.tracking.videos import film_tasks
 # What the end of a run needs is imported before it starts: hours later the sources may have been edited.
 
 if TYPE_CHECKING:
+    from lightning import Callback
+
     from ezm_pl.training import FitResult
 
 _RUN_ID = "EZM_RUN_ID"
 """Environment variable that tells the other ranks of a run which run they belong to."""
 
 
-def train(experiment: Experiment, *, resume: str | None, console: Console) -> int:
+@dataclass(frozen=True)
+class Part:
+    """What makes a run a part of something bigger, which shows its progress itself.
+
+    Attributes:
+        name: of the run.
+        tags: beside those of every run; on a run that is taken up again, too.
+        callbacks: of Lightning, beside those of every run.
+    """
+
+    name: str
+    tags: Mapping[str, str]
+    callbacks: Sequence[Callback] = field(default=())
+
+
+def train(experiment: Experiment, *, resume: str | None, console: Console, part: Part | None = None) -> int:
     """Trains `experiment` as an MLflow run, or goes on with one.
 
     The run ends FINISHED, KILLED (Ctrl-C, SIGTERM, SIGHUP: the last checkpoint is written) or FAILED
@@ -39,6 +57,7 @@ def train(experiment: Experiment, *, resume: str | None, console: Console) -> in
         experiment: the resolved spec.
         resume: `last`, a run id, a run folder or a checkpoint; None: a new run.
         console: where to print.
+        part: of something bigger, such as a sweep; None: a run of its own.
 
     Returns:
         The exit code: 0, or 130 when interrupted.
@@ -70,7 +89,7 @@ def train(experiment: Experiment, *, resume: str | None, console: Console) -> in
         run: Run | None = None
         try:
             with undisturbed():
-                run = reopened_run(saved, experiment) if saved else new_run(experiment)
+                run = _open(experiment, saved, part)
             if not saved:
                 stack.enter_context(only_writer(run.directory))
             os.environ[_RUN_ID] = run.run_id
@@ -81,10 +100,21 @@ def train(experiment: Experiment, *, resume: str | None, console: Console) -> in
                 with undisturbed():
                     run.end("KILLED")
             return INTERRUPTED_EXIT
-        return _train(run, experiment, checkpoint, console)
+        return _train(run, experiment, checkpoint, console, part)
 
 
-def _train(run: Run, experiment: Experiment, checkpoint: Path | None, console: Console) -> int:
+def _open(experiment: Experiment, saved: SavedRun | None, part: Part | None) -> Run:
+    if saved is None:
+        return new_run(experiment, name=part.name if part else None, tags=part.tags if part else None)
+    run = reopened_run(saved, experiment)
+    for key, value in (part.tags if part else {}).items():
+        run.client.set_tag(run.run_id, key, value)
+    return run
+
+
+def _train(
+    run: Run, experiment: Experiment, checkpoint: Path | None, console: Console, part: Part | None
+) -> int:
     status: Status = "FAILED"
     result: FitResult | None = None
     try:
@@ -94,7 +124,14 @@ def _train(run: Run, experiment: Experiment, checkpoint: Path | None, console: C
         logger = RunLogger(run.client, run.run_id)
         quiet_lightning()
         with _one_line_errors():
-            result = fit(experiment, run.directory, logger=logger, checkpoint=checkpoint)
+            result = fit(
+                experiment,
+                run.directory,
+                logger=logger,
+                callbacks=part.callbacks if part else (),
+                checkpoint=checkpoint,
+                progress=part is None,
+            )
         status = "FINISHED" if result.status == "finished" else "KILLED"
         _log_outcome(run, experiment, console, film=status == "FINISHED")
     except (KeyboardInterrupt, SystemExit):  # Lightning answers SIGTERM with a SystemExit

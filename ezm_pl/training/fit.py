@@ -69,6 +69,7 @@ def fit(
     logger: Logger | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: Path | None = None,
+    progress: bool = True,
 ) -> FitResult:
     """Trains and evaluates an experiment to the end of its budget.
 
@@ -78,6 +79,7 @@ def fit(
         logger: where metrics go.
         callbacks: further Lightning callbacks.
         checkpoint: a `last.ckpt` of the same experiment to go on from.
+        progress: whether to show a bar.
 
     Raises:
         CheckpointError: the checkpoint is damaged or of another experiment.
@@ -94,7 +96,8 @@ def fit(
     last = LastCheckpoint(
         run_dir / "checkpoints", experiment.trainer.checkpoint_every, replay=experiment.replay.save
     )
-    trainer = _trainer(experiment, run_dir, logger, [*callbacks, last])
+    bar = [TrainingBar()] if progress else []
+    trainer = _trainer(experiment, run_dir, logger, [*bar, *callbacks, last])
     if checkpoint is not None:
         load_replay(checkpoint, data)
     with shared_cores(), _stoppable(data, trainer), warnings.catch_warnings():
@@ -123,7 +126,7 @@ def _trainer(
 ) -> L.Trainer:
     spec = experiment.trainer
     best = BestCheckpoint(run_dir / "checkpoints")
-    extra: list[Callback] = [TrainingBar(), SelfPlayMetrics(spec.log_every), best]
+    extra: list[Callback] = [SelfPlayMetrics(spec.log_every), best]
     if torch.cuda.is_available() and logger is not None:
         extra.append(DeviceStatsMonitor(cpu_stats=False))
     try:
@@ -142,6 +145,7 @@ def _trainer(
             gradient_clip_val=experiment.optim.max_grad_norm,
             profiler=spec.profiler,
             logger=logger if logger is not None else False,
+            enable_progress_bar=any(isinstance(callback, TrainingBar) for callback in callbacks),
             callbacks=[*extra, *callbacks],
             default_root_dir=run_dir,
             enable_model_summary=False,

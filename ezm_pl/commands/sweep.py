@@ -1,0 +1,56 @@
+"""`ezm sweep`: many experiments over tasks and settings, by one worker or many."""
+
+from __future__ import annotations
+
+import argparse
+
+from ezm_pl.commands.arguments import Group, command, new_console, number
+
+DEFAULT = "sweeps/task_scaling.yaml"
+
+
+def add(group: Group) -> None:
+    """Adds the commands."""
+    sweep = group.add_parser("sweep", help="many experiments over tasks and settings")
+    sweeps = sweep.add_subparsers(required=True, metavar="WHAT")
+    run = command(sweeps, "run", _run, "begin a sweep, or go on with one, until every trial has ended")
+    run.add_argument("spec", nargs="?", default=DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
+    run.add_argument("--tasks", metavar="8,16,29", help="numbers of tasks, or suites; default: the spec's")
+    run.add_argument("--trials", type=number(1), help="a grid point; default: the spec's")
+    run.add_argument("--seeds", type=number(1), help="a trial; default: the spec's")
+    run.add_argument("--preset", help="paper, laptop, smoke or auto; default: the base experiment's")
+    _add_storage(run)
+    worker = command(sweeps, "worker", _worker, "work on a sweep that was begun, beside other workers")
+    worker.add_argument("sweep", metavar="SWEEP", help="its name")
+    _add_storage(worker)
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--storage",
+        metavar="URL",
+        help="sqlite:///FILE or postgresql://...; default: sqlite:///mlruns/optuna.db",
+    )
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ezm_pl.spec.sweep_plan import load_sweep
+    from ezm_pl.tracking.host import has_usable_gpu
+
+    plan = load_sweep(
+        args.spec,
+        tasks=args.tasks,
+        trials=args.trials,
+        seeds=args.seeds,
+        preset=args.preset,
+        gpu=has_usable_gpu(),
+    )
+    from ezm_pl.sweeps.worker import run_sweep
+
+    return run_sweep(plan, storage_url=args.storage, console=new_console())
+
+
+def _worker(args: argparse.Namespace) -> int:
+    from ezm_pl.sweeps.worker import join_sweep
+
+    return join_sweep(args.sweep, storage_url=args.storage, console=new_console())

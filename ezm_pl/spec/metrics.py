@@ -1,0 +1,27 @@
+"""Names of the metrics that a run logs, so that an objective which nobody logs is refused at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+_EVERY_RUN = (
+    "eval/score",
+    *(f"train/loss/{term}" for term in ("total", "reward", "value", "policy", "entropy", "temporal", "path")),
+    *(f"train/value/{name}" for name in ("predicted", "target", "error")),
+    *(f"train/policy/{name}" for name in ("entropy", "std", "saturated_targets")),
+    "train/nonfinite_updates",
+    "train/gradient_norm",
+    "env_steps",
+    *(f"time/{name}_per_second" for name in ("updates", "env_steps")),
+    *(f"time/{who}_waiting_share" for who in ("collector", "learner")),
+    *(f"time/collector_{what}_share" for what in ("search", "physics")),
+    "selfplay/diverged_episodes",
+    "device/process_memory_gib",
+    "device/cpu_percent",
+)
+_EVERY_TASK = ("eval/{}/score", "eval/{}/return_ezm", "eval/{}/return_humanoidbench", "selfplay/{}/return")
+
+
+def logged_metrics(tasks: Iterable[str]) -> list[str]:
+    """Every metric that a run of `tasks` logs, those of a task after those of the run."""
+    return [*_EVERY_RUN, *(name.format(task) for task in tasks for name in _EVERY_TASK)]

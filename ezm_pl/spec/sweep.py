@@ -1,0 +1,197 @@
+"""The sweep spec: which experiment, over which tasks, searched how, judged by what."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ezm_pl.spec.experiment import PositiveFloat, PositiveInt, Real, Strict, Switch
+from ezm_pl.spec.tasks import HUMANOID_BENCH, resolve_tasks
+
+Choice = bool | int | float | str | None
+GridPoint = int | str | tuple[str, ...]
+
+MOST_COMBINATIONS = 10_000
+
+
+class Dimension(Strict):
+    """What a field may be: a range (`low` to `high`), or one of some `choices`."""
+
+    low: Real | None = None
+    high: Real | None = None
+    log: Switch = Field(False, description="draw evenly in the logarithm")
+    step: PositiveFloat | None = Field(None, description="null: any value of the range")
+    choices: tuple[Choice, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Dimension:
+        if self.choices is not None:
+            if (self.low, self.high, self.step, self.log) != (None, None, None, False):
+                raise ValueError("give either low and high, or choices")
+            if not self.choices or len({repr(choice) for choice in self.choices}) < len(self.choices):
+                raise ValueError(f"choices: different values expected, got {list(self.choices)}")
+            return self
+        if self.low is None or self.high is None:
+            raise ValueError("a range needs low and high; anything else needs choices")
+        if self.low >= self.high:
+            raise ValueError(f"low {self.low:g} must be below high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a log range needs low above 0, got {self.low:g}")
+        if self.log and self.step is not None:
+            raise ValueError("a log range has no step")
+        return self
+
+    @property
+    def text(self) -> str:
+        """`0.1 to 10 (log)`, `[best, improved]`."""
+        if self.choices is not None:
+            return f"[{', '.join(str(choice) for choice in self.choices)}]"
+        how = " (log)" if self.log else f" in steps of {self.step:g}" if self.step else ""
+        return f"{self.low:g} to {self.high:g}{how}"
+
+    def extremes(self) -> list[Choice]:
+        """Values at which the whole dimension can be checked."""
+        return list(self.choices) if self.choices is not None else [*self.bounds()]
+
+    def bounds(self) -> tuple[float, float]:
+        """`low` and `high` of a range, whole numbers as such."""
+        if self.low is None or self.high is None:
+            raise ValueError("choices have no bounds")
+        return _whole(self.low), _whole(self.high)
+
+    def values(self) -> list[Choice] | None:
+        """Every value, in order; None where there is no end of them."""
+        if self.choices is not None:
+            return list(self.choices)
+        if self.step is None:
+            return None
+        low, high = self.bounds()
+        count = math.floor((high - low) / self.step + 1e-9) + 1
+        return [_whole(round(low + index * self.step, 12)) for index in range(count)]
+
+
+def _whole(number: float) -> float:
+    return int(number) if float(number).is_integer() else number
+
+
+class PrunerSpec(Strict):
+    """Who ends a trial early, and when at the earliest."""
+
+    kind: Literal["none", "median", "hyperband"] = "none"
+    startup_trials: PositiveInt = Field(
+        4, description="median: trials of a grid point that end unpruned first"
+    )
+    warmup_updates: PositiveInt = Field(1, description="updates before which no trial is pruned")
+    reduction: PositiveInt = Field(3, ge=2, description="hyperband: a rung keeps one trial in so many")
+
+
+class SweepSpec(Strict):
+    """A sweep as its file says it; `ezm_pl.spec.sweep_plan` resolves it against its base experiment."""
+
+    name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
+    base: str = Field(description="an experiment's YAML file, relative to this file or the working directory")
+    experiment: dict[str, Any] = Field({}, description="laid over the base: budgets, sizes")
+    tasks: tuple[GridPoint, ...] = Field(description="the grid: 8 (hb-8), a suite or task, or a list of them")
+    search: dict[str, Dimension] = Field({}, description="dotted field of the experiment to its range")
+    trials: PositiveInt | None = Field(
+        None, description="a grid point; null: all of a grid sampler's, else 1"
+    )
+    seeds: PositiveInt = Field(1, description="runs a trial; its objective is their mean")
+    sampler: Literal["tpe", "random", "grid"] = "tpe"
+    pruner: PrunerSpec = PrunerSpec()
+    objective: str = "eval/score"
+    direction: Literal["maximize", "minimize"] = "maximize"
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _tasks(cls, points: object) -> tuple[GridPoint, ...]:
+        if not isinstance(points, list | tuple) or not points:
+            raise ValueError(f"a list such as [8, 16, 29] expected, got {points!r}")
+        found: dict[tuple[str, ...], object] = {}
+        for point in points:
+            tasks = point_tasks(point)
+            if tuple(sorted(tasks)) in found:
+                raise ValueError(f"{point!r} is listed twice")
+            found[tuple(sorted(tasks))] = point
+        return tuple(tuple(p) if isinstance(p, list) else p for p in points)
+
+    @field_validator("pruner", mode="before")
+    @classmethod
+    def _pruner(cls, pruner: object) -> object:
+        return {"kind": pruner} if isinstance(pruner, str) else pruner
+
+    @model_validator(mode="after")
+    def _countable(self) -> SweepSpec:
+        if self.sampler != "grid":
+            if self.trials is None and self.search:
+                raise ValueError("trials: is required with a search space")
+            return self
+        endless = [field for field, dimension in self.search.items() if dimension.values() is None]
+        if endless:
+            raise ValueError(f"sampler grid needs choices or a step: {', '.join(endless)}")
+        count = math.prod(len(dimension.values() or ()) for dimension in self.search.values())
+        if count > MOST_COMBINATIONS:
+            raise ValueError(f"sampler grid: {count:,} combinations are more than {MOST_COMBINATIONS:,}")
+        if self.trials not in (None, count):
+            raise ValueError(
+                f"sampler grid tries all {count} combinations, so trials {self.trials} cannot be"
+            )
+        return self
+
+    def combinations(self) -> list[dict[str, Choice]]:
+        """All combinations of a grid sampler, the last field changing fastest."""
+        values = [dimension.values() or [] for dimension in self.search.values()]
+        return [dict(zip(self.search, chosen, strict=True)) for chosen in itertools.product(*values)]
+
+    @property
+    def trials_a_point(self) -> int:
+        """How many trials a grid point gets."""
+        if self.trials is not None:
+            return self.trials
+        return len(self.combinations()) if self.sampler == "grid" else 1
+
+
+def point_tasks(point: object) -> tuple[str, ...]:
+    """The tasks of a grid point: a number of tasks, a suite, a task or a list of them.
+
+    Raises:
+        ValueError: there are no such tasks.
+    """
+    most = len(HUMANOID_BENCH)
+    if isinstance(point, int) and not isinstance(point, bool):
+        if not 1 <= point <= most:
+            raise ValueError(f"a number of tasks from 1 to {most} expected, got {point}")
+        return resolve_tasks(f"hb-{point}")
+    if isinstance(point, str):
+        return resolve_tasks(point)
+    if isinstance(point, list | tuple) and all(isinstance(name, str) for name in point):
+        return resolve_tasks(point)
+    raise ValueError(f"a number of tasks, a suite or a list of tasks expected, got {point!r}")
+
+
+def point_label(point: GridPoint) -> str:
+    """A grid point in a word: `hb-8`, `h1-walk+2` (and two more)."""
+    if isinstance(point, int):
+        return f"hb-{point}"
+    if isinstance(point, str):
+        return point
+    return point[0] if len(point) == 1 else f"{point[0]}+{len(point) - 1}"
+
+
+def parse_points(text: str) -> list[GridPoint]:
+    """`8,16,29` or `hb-medium,h1-walk` from the command line.
+
+    Raises:
+        ValueError: an entry is empty or no number of tasks, suite or task.
+    """
+    points: list[GridPoint] = []
+    for entry in (part.strip() for part in text.split(",")):
+        if not entry:
+            raise ValueError(f"an entry is empty in {text!r}; write it as 8,16,29")
+        point = int(entry) if entry.lstrip("-").isdecimal() else entry
+        point_tasks(point)
+        points.append(point)
+    return points

@@ -1,0 +1,235 @@
+"""A sweep resolved against its base experiment: what is stored, compared on resuming, and run by workers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from ezm_pl.spec.errors import SpecError, describe
+from ezm_pl.spec.experiment import Experiment
+from ezm_pl.spec.io import build_experiment, flatten
+from ezm_pl.spec.metrics import logged_metrics
+from ezm_pl.spec.presets import merge
+from ezm_pl.spec.sweep import Choice, SweepSpec, parse_points, point_label, point_tasks
+from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.yaml_file import read_yaml
+
+_FIXED = ("name", "preset", "seed", "tasks", "trainer.", "tracking.")
+"""Fields under these cannot be searched: they are the sweep's own, or change nothing that is learned."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """A grid point.
+
+    Attributes:
+        label: in a word, such as `hb-8`.
+        experiment: resolved; trials change its searched fields and its seed.
+    """
+
+    label: str
+    experiment: Experiment
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep with every experiment resolved.
+
+    Attributes:
+        spec: as the file and the command line say it.
+        points: the grid, in order.
+    """
+
+    spec: SweepSpec
+    points: tuple[Point, ...]
+
+    @property
+    def key(self) -> str:
+        """What tells sweeps apart in a storage: name, preset and grid points."""
+        preset = self.points[0].experiment.preset
+        return f"{self.spec.name} {preset} {','.join(point.label for point in self.points)}"
+
+    @cached_property
+    def shared_tasks(self) -> tuple[str, ...]:
+        """Tasks that all grid points have, in the first one's order."""
+        first, *others = (point.experiment.tasks for point in self.points)
+        return tuple(task for task in first if all(task in tasks for tasks in others))
+
+    def document(self) -> dict[str, Any]:
+        """Everything, as plain data: `from_document` makes an equal plan of it."""
+        first = self.points[0].experiment
+        experiment = first.model_dump(mode="json", exclude={"tasks", "name"})
+        return {
+            **self.spec.model_dump(mode="json", exclude={"experiment"}),
+            "trials": self.spec.trials_a_point,
+            "experiment": experiment,
+        }
+
+    def text(self) -> str:
+        """The document as YAML."""
+        return yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True)
+
+    def changed(self, values: Mapping[str, Choice], point: Point, seed: int) -> Experiment:
+        """A trial's experiment: `values` of the searched fields laid over the grid point's."""
+        return _with(point.experiment, {**values, "seed": seed})
+
+    def takes_whole(self, field: str) -> bool:
+        """Whether a searched field with a range takes whole numbers only."""
+        dimension = self.spec.search[field]
+        if dimension.choices is not None:
+            return False
+        low, high = dimension.bounds()
+        try:
+            _with(self.points[0].experiment, {field: low + (high - low) / math.e})
+        except ValidationError:
+            return True
+        return False
+
+    def seed(self, trial: int, index: int) -> int:
+        """Seed of a trial's run: trials that differ in their fields share seeds, repetitions do not."""
+        base = self.points[0].experiment.seed
+        return base + index + (0 if self.spec.search else trial * self.spec.seeds)
+
+
+def load_sweep(
+    path: str | Path,
+    *,
+    tasks: str | None = None,
+    trials: int | None = None,
+    seeds: int | None = None,
+    preset: str | None = None,
+    gpu: bool = False,
+) -> SweepPlan:
+    """Reads, completes and checks a sweep.
+
+    Args:
+        path: the sweep's YAML file.
+        tasks: grid points in place of the file's, such as `8,16,29`.
+        trials: a grid point, in place of the file's.
+        seeds: a trial, in place of the file's.
+        preset: in place of the base experiment's.
+        gpu: whether the machine has a GPU, for `preset: auto`.
+
+    Raises:
+        SpecError: anything that cannot work, in one line a problem.
+    """
+    path = Path(path)
+    document = read_yaml(path)
+    over: dict[str, Any] = {"trials": trials, "seeds": seeds}
+    if tasks is not None:
+        try:
+            over["tasks"] = parse_points(tasks)
+        except ValueError as error:
+            raise SpecError(f"TASKS: {error}") from None
+    document |= {key: value for key, value in over.items() if value is not None}
+    spec = _spec(document, source=str(path) if tasks is None else f"{path} with TASKS={tasks}")
+    base = _base_file(spec.base, path)
+    experiment = merge(read_yaml(base), spec.experiment)
+    if preset is not None:
+        experiment["preset"] = preset
+    plan = _plan(spec, experiment, source=f"{path} (base {base})", gpu=gpu)
+    _check_search(plan, source=str(path))
+    _check_objective(plan, source=str(path))
+    return plan
+
+
+def from_document(document: dict[str, Any]) -> SweepPlan:
+    """The plan that `SweepPlan.document` came from.
+
+    Raises:
+        SpecError: it was written by a version that this one does not understand.
+    """
+    spec = _spec(document, source="stored sweep")
+    return _plan(spec, spec.experiment, source="stored sweep", gpu=False)
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """`field: old -> new` for everything in which two documents differ."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"{key}: {before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _spec(document: dict[str, Any], *, source: str) -> SweepSpec:
+    try:
+        return SweepSpec.model_validate(document)
+    except ValidationError as error:
+        raise SpecError("\n".join(describe(error, SweepSpec, document, source))) from None
+
+
+def _base_file(base: str, sweep: Path) -> Path:
+    beside = sweep.parent / base
+    return beside if beside.is_file() or not Path(base).is_file() else Path(base)
+
+
+def _plan(spec: SweepSpec, experiment: dict[str, Any], *, source: str, gpu: bool) -> SweepPlan:
+    points = []
+    labels = [point_label(point) for point in spec.tasks]
+    for index, point in enumerate(spec.tasks):
+        label = labels[index] if labels.count(labels[index]) == 1 else f"{labels[index]}.{index + 1}"
+        whole = {**experiment, "name": spec.name, "tasks": list(point_tasks(point))}
+        built = build_experiment(whole, source=source, gpu=gpu)
+        if built.trainer.devices not in ("auto", 1) or built.trainer.num_nodes != 1:
+            raise SpecError(
+                f"{source}: trainer.devices: a sweep's trial runs on one device; start a worker for each GPU "
+                "(CUDA_VISIBLE_DEVICES)"
+            )
+        points.append(Point(label, _with(built, {"trainer.devices": 1})))
+    return SweepPlan(spec, tuple(points))
+
+
+def _with(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    document = experiment.model_dump(mode="json")
+    for field, value in values.items():
+        nested: Any = value
+        for part in reversed(field.split(".")):
+            nested = {part: nested}
+        document = merge(document, nested)
+    return Experiment.model_validate(document)
+
+
+def _check_search(plan: SweepPlan, *, source: str) -> None:
+    """Raises `SpecError` for searched fields that do not exist or cannot take a value of their range."""
+    fields = flatten(plan.points[0].experiment.model_dump(mode="json"))
+    searchable = [field for field in fields if not field.startswith(_FIXED)]
+    problems = []
+    for field, dimension in plan.spec.search.items():
+        where = f"{source}: search.{field}"
+        if field not in searchable:
+            what = "cannot be searched" if field in fields else "no field of an experiment"
+            problems.append(f"{where}: {what}{nearest(field, searchable)}")
+            continue
+        for value in dimension.extremes():
+            for point in plan.points:
+                try:
+                    taken = flatten(_with(point.experiment, {field: value}).model_dump(mode="json"))[field]
+                except ValidationError as error:
+                    said = describe(error, Experiment, {}, point.label)[0].partition(": ")[2]
+                    problems.append(f"{where}: {value!r} cannot be, on {point.label}: {said}")
+                    break
+                if dimension.choices is None and isinstance(taken, bool | str):
+                    problems.append(f"{where}: takes no numbers; give choices")
+                    break
+    if problems:
+        raise SpecError("\n".join(dict.fromkeys(problems)))
+
+
+def _check_objective(plan: SweepPlan, *, source: str) -> None:
+    """Raises `SpecError` for an objective that the runs of some grid point do not log."""
+    objective = plan.spec.objective
+    for point in plan.points:
+        if objective not in logged_metrics(point.experiment.tasks):
+            known = logged_metrics(plan.shared_tasks)
+            raise SpecError(
+                f"{source}: objective: no run on {point.label} logs {objective!r}{nearest(objective, known)}"
+            )

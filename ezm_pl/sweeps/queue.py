@@ -1,0 +1,291 @@
+"""A sweep's trials in the storage: made once, each claimed by one worker, finished exactly once.
+
+One Optuna trial is one trial of the sweep from beginning to end. It waits, runs, and waits again when its
+worker died, was interrupted or failed for the first time, so the number of Optuna's trials is the number
+that was asked for. Whoever changes a trial's state holds the storage's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from ezm_pl.spec import SpecError
+from ezm_pl.spec.seeds import stream_int
+from ezm_pl.spec.sweep import Choice
+from ezm_pl.spec.sweep_plan import Point, SweepPlan, changes, from_document
+from ezm_pl.sweeps.samplers import distribution, new_pruner, new_sampler
+from ezm_pl.sweeps.storage import HEARTBEAT_SECONDS, Storage, this_place
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial, Trial, TrialState
+
+ATTEMPTS = 2
+"""A trial that failed or lost its worker is tried once more."""
+
+_KEY, _PLAN, _ID, _SLOT, _ATTEMPT, _OWNER, _ERROR = (
+    "ezm:key", "ezm:plan", "ezm:id", "ezm:slot", "ezm:attempt", "ezm:owner", "ezm:error",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this worker runs.
+
+    Attributes:
+        point: its grid point.
+        slot: its number within the grid point, from 0.
+        attempt: 1, or 2 where it has failed once.
+        values: of the searched fields.
+        trial: Optuna's.
+        token: of this claim: a worker that was thought dead finds another one's.
+    """
+
+    point: Point
+    slot: int
+    attempt: int
+    values: dict[str, Choice]
+    trial: Trial
+    token: str
+
+
+class Queue:
+    """The trials of a sweep."""
+
+    def __init__(self, storage: Storage, plan: SweepPlan) -> None:
+        """Of the sweep `plan` in `storage`; `fill` makes what is not there yet."""
+        self.storage, self.plan = storage, plan
+
+    def fill(self) -> None:
+        """Makes the studies and their waiting trials; what is there stays.
+
+        Raises:
+            SpecError: the storage holds this sweep with another spec.
+        """
+        import optuna
+
+        names = {study.study_name: study for study in optuna.get_all_study_summaries(self.storage.optuna)}
+        document = self.plan.document()
+        known = [names[name].user_attrs for name in map(self._study_name, self.plan.points) if name in names]
+        for attributes in known:
+            changed = changes(attributes.get(_PLAN, document), document)
+            if changed:
+                lines = "\n".join(
+                    f"sweep {self.plan.key!r} was begun with another spec: {c}" for c in changed
+                )
+                raise SpecError(f"{lines}\ngive this one another name, or go on with the one that was begun")
+        identity = next((attrs[_ID] for attrs in known if _ID in attrs), uuid.uuid4().hex)
+        for point in self.plan.points:
+            study = optuna.create_study(
+                storage=self.storage.optuna,
+                study_name=self._study_name(point),
+                direction=self.plan.spec.direction,
+                load_if_exists=True,
+            )
+            for key, value in ((_ID, identity), (_KEY, self.plan.key), (_PLAN, document)):
+                if key not in study.user_attrs:
+                    study.set_user_attr(key, value)
+            there = {trial.user_attrs[_SLOT] for trial in study.get_trials(deepcopy=False)}
+            combinations = self.plan.spec.combinations() if self.plan.spec.sampler == "grid" else None
+            for slot in range(self.plan.spec.trials_a_point):
+                if slot not in there:
+                    values = combinations[slot] if combinations else {}
+                    study.enqueue_trial(dict(values), user_attrs={_SLOT: slot, _ATTEMPT: 1})
+
+    @property
+    def identity(self) -> str:
+        """What the sweep's runs in MLflow are found by."""
+        return self.study(self.plan.points[0]).user_attrs[_ID]
+
+    def study(self, point: Point, slot: int = 0) -> Study:
+        """A grid point's study, with the sampler of a trial."""
+        import optuna
+
+        spec = self.plan.spec
+        seed = stream_int(point.experiment.seed, f"sampler {point.label} {slot}")
+        return optuna.load_study(
+            study_name=self._study_name(point),
+            storage=self.storage.optuna,
+            sampler=new_sampler(spec, seed),
+            pruner=new_pruner(spec, point.experiment),
+        )
+
+    def trials(self, point: Point) -> list[FrozenTrial]:
+        """A grid point's trials, by slot."""
+        found = self.study(point).get_trials(deepcopy=False)
+        return sorted(found, key=lambda trial: trial.user_attrs[_SLOT])
+
+    def claim(self) -> Claim | None:
+        """Takes the next waiting trial; None where none waits."""
+        from optuna.trial import TrialState
+
+        with self.storage.alone():
+            self._reclaim_dead()
+            waiting = [
+                (trial.user_attrs[_SLOT], index)
+                for index, point in enumerate(self.plan.points)
+                for trial in self.trials(point)
+                if trial.state == TrialState.WAITING
+            ]
+            if not waiting:
+                return None
+            slot, index = min(waiting)
+            point = self.plan.points[index]
+            study = self.study(point, slot)
+            space = self.plan.spec.search.items()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # Optuna would have its own loop beat the heart
+                trial = study.ask(
+                    {
+                        field: distribution(dimension, self.plan.takes_whole(field))
+                        for field, dimension in space
+                    }
+                )
+            self.storage.optuna.record_heartbeat(trial._trial_id)
+            token = uuid.uuid4().hex
+            process = psutil.Process()
+            owner = {
+                "place": this_place(),
+                "pid": process.pid,
+                "began": process.create_time(),
+                "token": token,
+            }
+            trial.set_user_attr(_OWNER, owner)
+            slot = trial.user_attrs[_SLOT]
+            return Claim(point, slot, trial.user_attrs[_ATTEMPT], dict(trial.params), trial, token)
+
+    def finish(self, claim: Claim, state: TrialState, value: float | None = None) -> bool:
+        """Ends a trial as complete or pruned; False where another worker has taken it over."""
+        with self.storage.alone():
+            if not self._is_mine(claim):
+                return False
+            self.study(claim.point).tell(claim.trial, value, state)
+            return True
+
+    def give_back(self, claim: Claim) -> None:
+        """Lets a trial wait again, as if it had not been begun."""
+        from optuna.trial import TrialState
+
+        with self.storage.alone():
+            if self._is_mine(claim):
+                self.storage.optuna.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
+
+    def fail(self, claim: Claim, error: str) -> bool:
+        """Lets a trial wait for its second attempt, or ends it as failed; whether it has ended."""
+        with self.storage.alone():
+            return self._is_mine(claim) and self._fail(claim.trial._trial_id, error)
+
+    def running(self) -> int:
+        """How many trials some worker runs."""
+        from optuna.trial import TrialState
+
+        return sum(t.state == TrialState.RUNNING for point in self.plan.points for t in self.trials(point))
+
+    def is_done(self) -> bool:
+        """Whether every trial has ended."""
+        return all(t.state.is_finished() for point in self.plan.points for t in self.trials(point))
+
+    def _reclaim_dead(self) -> None:
+        """Fails the trials whose worker has been silent for too long, or is known to be dead."""
+        from optuna.trial import TrialState
+
+        for point in self.plan.points:
+            study = self.study(point)
+            # Optuna's public way, fail_stale_trials, ends a trial: here it is to wait again.
+            stale = set(self.storage.optuna._get_stale_trial_ids(study._study_id))
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                if trial._trial_id in stale or _is_dead(trial.user_attrs.get(_OWNER)):
+                    self._fail(trial._trial_id, "its worker died")
+
+    def _fail(self, trial_id: int, error: str) -> bool:
+        from optuna.trial import TrialState
+
+        storage = self.storage.optuna
+        attempt = storage.get_trial(trial_id).user_attrs[_ATTEMPT]
+        storage.set_trial_user_attr(trial_id, _ERROR, error)
+        if attempt < ATTEMPTS:
+            storage.set_trial_user_attr(trial_id, _ATTEMPT, attempt + 1)
+            storage.set_trial_state_values(trial_id, TrialState.WAITING)
+        else:
+            storage.set_trial_state_values(trial_id, TrialState.FAIL)
+        return attempt >= ATTEMPTS
+
+    def _is_mine(self, claim: Claim) -> bool:
+        from optuna.trial import TrialState
+
+        trial = self.storage.optuna.get_trial(claim.trial._trial_id)
+        return trial.state == TrialState.RUNNING and trial.user_attrs[_OWNER]["token"] == claim.token
+
+    def _study_name(self, point: Point) -> str:
+        return f"{self.plan.key}: {point.label}"
+
+    @contextmanager
+    def alive(self, claim: Claim) -> Iterator[None]:
+        """Inside, a thread shows that the claim's worker lives."""
+        done = threading.Event()
+
+        def beat() -> None:
+            from optuna.exceptions import StorageInternalError
+
+            while not done.wait(HEARTBEAT_SECONDS):
+                try:
+                    self.storage.optuna.record_heartbeat(claim.trial._trial_id)
+                except StorageInternalError:
+                    continue  # the storage does not answer just now: the grace period allows for that
+
+        thread = threading.Thread(target=beat, name="sweep heartbeat", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+def stored_sweeps(storage: Storage) -> dict[str, SweepPlan]:
+    """The sweeps of a storage, by key."""
+    import optuna
+
+    documents: dict[str, Any] = {}
+    for study in optuna.get_all_study_summaries(storage.optuna):
+        if _PLAN in study.user_attrs and _KEY in study.user_attrs:
+            documents[study.user_attrs[_KEY]] = study.user_attrs[_PLAN]
+    return {key: from_document(document) for key, document in documents.items()}
+
+
+def errors_of(trials: Sequence[FrozenTrial]) -> dict[int, str]:
+    """Slot to what went wrong last, of trials that have failed at least once."""
+    return {t.user_attrs[_SLOT]: t.user_attrs[_ERROR] for t in trials if _ERROR in t.user_attrs}
+
+
+def slot_of(trial: FrozenTrial) -> int:
+    """A trial's number within its grid point."""
+    return trial.user_attrs[_SLOT]
+
+
+def _is_dead(owner: dict[str, Any] | None) -> bool:
+    """Whether a claim's process is known to be gone; one on another host never is.
+
+    A trial that runs without an owner lost its worker between two writes under the lock.
+    """
+    if owner is None:
+        return True
+    if owner["place"] != this_place():
+        return False
+    if owner["pid"] == os.getpid():
+        return False
+    try:
+        process = psutil.Process(owner["pid"])
+        began, zombie = process.create_time(), process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+    return zombie or abs(began - owner["began"]) > 1.0

@@ -1,0 +1,53 @@
+"""Optuna's samplers, pruners and distributions for a sweep's spec."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from ezm_pl.spec import Experiment
+from ezm_pl.spec.sweep import Dimension, SweepSpec
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+
+def new_sampler(spec: SweepSpec, seed: int) -> BaseSampler:
+    """The sampler of one trial; a grid's trials hold their values already."""
+    from optuna.samplers import RandomSampler, TPESampler
+
+    if spec.sampler != "tpe":
+        return RandomSampler(seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # constant_liar is marked experimental
+        return TPESampler(seed=seed, constant_liar=True)
+
+
+def new_pruner(spec: SweepSpec, experiment: Experiment) -> BasePruner:
+    """The pruner of a grid point; its steps are updates."""
+    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
+
+    pruner = spec.pruner
+    if pruner.kind == "median":
+        return MedianPruner(n_startup_trials=pruner.startup_trials, n_warmup_steps=pruner.warmup_updates)
+    if pruner.kind == "hyperband":
+        return HyperbandPruner(
+            min_resource=max(pruner.warmup_updates, min(experiment.eval.every, experiment.max_steps)),
+            max_resource=experiment.max_steps,
+            reduction_factor=pruner.reduction,
+        )
+    return NopPruner()
+
+
+def distribution(dimension: Dimension, whole: bool) -> BaseDistribution:
+    """A searched field's distribution, over `whole` numbers or any."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if dimension.choices is not None:
+        return CategoricalDistribution(dimension.choices)
+    low, high = dimension.bounds()
+    if whole:
+        return IntDistribution(int(low), int(high), log=dimension.log, step=int(dimension.step or 1))
+    return FloatDistribution(low, high, log=dimension.log, step=dimension.step)

@@ -1,0 +1,180 @@
+"""A sweep's runs in MLflow: the sweep, its grid points, and the runs of its trials, found by their tags.
+
+The tag that names a run is written as the run is made, in one request: a run is never made twice, whoever
+is killed when.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ezm_pl.spec import Experiment
+from ezm_pl.spec.sweep_plan import Point, SweepPlan
+from ezm_pl.sweeps.queue import Claim, Queue, slot_of
+from ezm_pl.tracking import sweep_tags as tags
+from ezm_pl.tracking.store import experiment_id, open_store, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+_IDENTITY = "sweep.identity"
+"""Tag of the sweep's own run: the sweep's id in its storage, which MLflow's run ids are not known to."""
+
+_RUN_STATE = {"RUNNING": tags.RUNNING, "COMPLETE": tags.COMPLETE, "PRUNED": tags.PRUNED, "FAIL": tags.FAILED}
+
+
+class TrackedSweep:
+    """The runs of a sweep; made under the storage's lock."""
+
+    def __init__(self, queue: Queue) -> None:
+        """Opens the tracking store.
+
+        Raises:
+            SpecError: it cannot be opened.
+        """
+        self.queue, self.plan = queue, queue.plan
+        tracking = self.plan.points[0].experiment.tracking
+        uri = tracking_uri(tracking.uri)
+        self.client = open_store(uri)
+        self.experiment_id = experiment_id(self.client, tracking.experiment, uri=uri)
+        self._points: dict[str, str] = {}
+
+    @cached_property
+    def sweep_id(self) -> str:
+        """Run id of the sweep's own run, made where there is none."""
+        mine = {tags.LEVEL: tags.SWEEP, _IDENTITY: self.queue.identity}
+        found = self._find(mine)
+        if found:
+            return found[0].info.run_id
+        name = self.plan.spec.name
+        made = self.client.create_run(self.experiment_id, tags={**mine, tags.NAME: name}, run_name=name)
+        run_id = made.info.run_id
+        for key, value in sweep_params(self.plan).items():
+            self.client.log_param(run_id, key, value)
+        self.client.log_text(run_id, self.plan.text(), tags.SPEC_FILE)
+        return run_id
+
+    def point_id(self, point: Point) -> str:
+        """Run id of a grid point's run, made where there is none."""
+        if point.label not in self._points:
+            tasks = point.experiment.tasks
+            mine = {tags.PARENT: self.sweep_id, tags.LEVEL: tags.POINT, tags.POINT_LABEL: point.label}
+            found = self._find(mine)
+            self._points[point.label] = (
+                found[0]
+                if found
+                else self.client.create_run(
+                    self.experiment_id,
+                    tags={
+                        **mine,
+                        tags.ID: self.sweep_id,
+                        tags.NAME: self.plan.spec.name,
+                        "num_tasks": str(len(tasks)),
+                        "tasks": ", ".join(tasks),
+                    },
+                    run_name=f"{point.label}: {_count(tasks)}",
+                )
+            ).info.run_id
+        return self._points[point.label]
+
+    def begin(self) -> None:
+        """Makes what is missing, and marks the sweep and its unfinished points as running."""
+        for run_id in (self.sweep_id, *(self.point_id(point) for point in self.plan.points)):
+            if self.client.get_run(run_id).info.status != "RUNNING":
+                self.client.update_run(run_id, "RUNNING")
+
+    def interrupt(self) -> None:
+        """Marks what is still running as killed."""
+        for run_id in (*(self.point_id(point) for point in self.plan.points), self.sweep_id):
+            if self.client.get_run(run_id).info.status == "RUNNING":
+                self.client.set_terminated(run_id, "KILLED")
+
+    def settle(self) -> None:
+        """Ends the runs of grid points whose trials have all ended, and of the sweep after the last."""
+        everything = True
+        for point in self.plan.points:
+            trials = self.queue.trials(point)
+            if not all(trial.state.is_finished() for trial in trials):
+                everything = False
+                continue
+            run_id = self.point_id(point)
+            if self.client.get_run(run_id).info.status == "FINISHED":
+                continue
+            self._settle_runs(point)
+            values = [t.value for t in trials if t.state.name == "COMPLETE" and t.value is not None]
+            if values:
+                best = max(values) if self.plan.spec.direction == "maximize" else min(values)
+                self.client.log_metric(run_id, tags.BEST_OBJECTIVE, best)
+                self.client.log_metric(run_id, tags.MEAN_OBJECTIVE, sum(values) / len(values))
+            self.client.set_terminated(run_id, "FINISHED")
+        if everything and self.client.get_run(self.sweep_id).info.status != "FINISHED":
+            self.client.set_terminated(self.sweep_id, "FINISHED")
+
+    def _settle_runs(self, point: Point) -> None:
+        """Gives every run of a finished grid point its trial's state, which a dead worker could not."""
+        states = {str(slot_of(t)): _RUN_STATE[t.state.name] for t in self.queue.trials(point)}
+        for run in self._find({tags.PARENT: self.point_id(point)}):
+            state = states[run.data.tags[tags.NUMBER]]
+            if run.data.tags.get(tags.STATE) == tags.RUNNING:
+                self.client.set_tag(run.info.run_id, tags.STATE, state)
+            if run.info.status == "RUNNING":
+                self.client.set_terminated(run.info.run_id, "FAILED")
+
+    def trial_tags(self, claim: Claim, seed: int) -> dict[str, str]:
+        """What a trial's run is found and filtered by."""
+        return {
+            tags.PARENT: self.point_id(claim.point),
+            tags.LEVEL: tags.TRIAL,
+            tags.ID: self.sweep_id,
+            tags.NAME: self.plan.spec.name,
+            tags.POINT_LABEL: claim.point.label,
+            tags.NUMBER: str(claim.slot),
+            tags.SEED: str(seed),
+            tags.STATE: tags.RUNNING,
+            tags.SHARED_TASKS: ", ".join(self.plan.shared_tasks),
+            tags.SEARCHED: json.dumps(claim.values),
+        }
+
+    def trial_runs(self, claim: Claim, seed: int | None = None) -> list[Run]:
+        """Runs of a trial (of one `seed`, where given), the newest first."""
+        wanted = {tags.PARENT: self.point_id(claim.point), tags.NUMBER: str(claim.slot)}
+        return self._find(wanted if seed is None else {**wanted, tags.SEED: str(seed)})
+
+    def mark(self, claim: Claim, state: str) -> None:
+        """Writes how a trial ended on all its runs that have no other ending."""
+        for run in self.trial_runs(claim):
+            self.client.set_tag(run.info.run_id, tags.STATE, state)
+
+    def _find(self, wanted: Mapping[str, str]) -> list[Run]:
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+        return list(self.client.search_runs([self.experiment_id], query, order_by=["start_time DESC"]))
+
+
+def trial_name(experiment: Experiment, claim: Claim, seed: int) -> str:
+    """`8 tasks · t3 s1`."""
+    return f"{_count(experiment.tasks)} · t{claim.slot} s{seed}"
+
+
+def sweep_params(plan: SweepPlan) -> dict[str, str]:
+    """The sweep's spec as params of its run."""
+    spec = plan.spec
+    return {
+        "base": Path(spec.base).name,
+        "tasks": ", ".join(point.label for point in plan.points),
+        "trials": str(spec.trials_a_point),
+        "seeds": str(spec.seeds),
+        "sampler": spec.sampler,
+        "pruner": spec.pruner.kind,
+        "objective": spec.objective,
+        "direction": spec.direction,
+        "preset": plan.points[0].experiment.preset,
+        **{f"search.{field}": dimension.text for field, dimension in spec.search.items()},
+    }
+
+
+def _count(tasks: tuple[str, ...]) -> str:
+    return f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}"

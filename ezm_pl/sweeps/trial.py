@@ -1,0 +1,122 @@
+"""One trial: its seeds one after another, each an ordinary tracked run that reports to Optuna."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING
+
+from lightning import Callback, LightningModule, Trainer
+from mlflow.entities import Metric
+from rich.console import Console
+
+from ezm_pl.spec import Experiment
+from ezm_pl.sweeps.queue import Claim
+from ezm_pl.sweeps.tracked import TrackedSweep, trial_name
+from ezm_pl.tracking import sweep_tags as tags
+from ezm_pl.tracking.runs import Part, train
+from ezm_pl.tracking.saved_runs import RUNS, SPEC
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
+    from ezm_pl.training import EZMModule
+
+
+class TrialError(RuntimeError):
+    """A trial's run ended without a value of the objective."""
+
+
+class TrialWatch(Callback):
+    """Logs the score over the shared tasks, and reports the objective to Optuna, at each evaluation.
+
+    Args:
+        claim: the trial.
+        objective: name of the metric.
+        shared_tasks: of all grid points; may be none.
+        reports: whether Optuna hears of it: of a trial's first seed only, since it keeps one value a step.
+    """
+
+    def __init__(self, claim: Claim, objective: str, shared_tasks: tuple[str, ...], *, reports: bool) -> None:
+        self.claim, self.objective, self.shared_tasks = claim, objective, shared_tasks
+        self.reports, self.pruned = reports, False
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs, reports and, where the pruner says so, lets training end at this update."""
+        module: EZMModule = pl_module  # type: ignore[assignment]
+        if not module.evaluations or module.data.interrupted.is_set():
+            return
+        evaluation = module.evaluations[-1]
+        if self.shared_tasks and trainer.logger is not None:
+            score = sum(map(evaluation.score_of, self.shared_tasks)) / len(self.shared_tasks)
+            trainer.logger.log_metrics({tags.SHARED_SCORE: score}, step=evaluation.updates)
+        value = evaluation.metrics().get(self.objective, trainer.callback_metrics.get(self.objective))
+        if not self.reports or value is None or not math.isfinite(value):
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a resumed run evaluates some updates a second time
+            self.claim.trial.report(float(value), evaluation.updates)
+        # A run that has ended anyway saves nothing by being pruned.
+        if evaluation.updates < module.experiment.max_steps and self.claim.trial.should_prune():
+            self.pruned = trainer.should_stop = True
+
+
+def run_trial(claim: Claim, sweep: TrackedSweep) -> float | None:
+    """Trains the trial's seeds that have no result yet.
+
+    Returns:
+        The mean objective over seeds; None when the trial was pruned.
+
+    Raises:
+        KeyboardInterrupt: training was interrupted; its checkpoint is written.
+        TrialError: a run logged no finite value of the objective.
+        Exception: whatever training raised.
+    """
+    plan, values = sweep.plan, []
+    for index in range(plan.spec.seeds):
+        seed = plan.seed(claim.slot, index)
+        experiment = plan.changed(claim.values, claim.point, seed)
+        done = _finished(sweep.trial_runs(claim, seed))
+        if done is None:
+            watch = TrialWatch(claim, plan.spec.objective, plan.shared_tasks, reports=index == 0)
+            run = _train_seed(claim, sweep, experiment, watch)
+            if watch.pruned:
+                return None
+            done = _log_objective(sweep, run, plan.spec.objective)
+        values.append(done)
+    return sum(values) / len(values)
+
+
+def _finished(runs: list[Run]) -> float | None:
+    """The objective of a run that an earlier attempt has finished."""
+    values = [
+        run.data.metrics[tags.OBJECTIVE]
+        for run in runs
+        if run.info.status == "FINISHED" and tags.OBJECTIVE in run.data.metrics
+    ]
+    return values[0] if values else None
+
+
+def _train_seed(claim: Claim, sweep: TrackedSweep, experiment: Experiment, watch: TrialWatch) -> Run:
+    """Trains one seed, going on from the checkpoint of an earlier attempt where it lies on this disk."""
+    seed = experiment.seed
+    earlier = [run.info.run_id for run in sweep.trial_runs(claim, seed)]
+    resume = next((run_id for run_id in earlier if (RUNS / run_id / SPEC).is_file()), None)
+    part = Part(trial_name(experiment, claim, seed), sweep.trial_tags(claim, seed), (watch,))
+    for run_id in earlier:
+        if run_id != resume:
+            sweep.client.set_terminated(run_id, "KILLED")
+    if train(experiment, resume=resume, console=Console(quiet=True), part=part):
+        raise KeyboardInterrupt
+    return sweep.trial_runs(claim, seed)[0] if resume is None else sweep.client.get_run(resume)
+
+
+def _log_objective(sweep: TrackedSweep, run: Run, objective: str) -> float:
+    value = run.data.metrics.get(objective, math.nan)
+    if not math.isfinite(value):
+        raise TrialError(f"run {run.info.run_id} logged no finite {objective}")
+    history = sweep.client.get_metric_history(run.info.run_id, objective)
+    last = history[-1]
+    metric = Metric(tags.OBJECTIVE, value, last.timestamp, last.step)
+    sweep.client.log_batch(run.info.run_id, metrics=[metric])
+    return value

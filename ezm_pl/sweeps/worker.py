@@ -1,0 +1,150 @@
+"""`ezm sweep run` and `ezm sweep worker`: take trials from the queue until there are none."""
+
+from __future__ import annotations
+
+import gc
+import time
+import traceback
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from ezm_pl.spec import SpecError
+from ezm_pl.spec.sweep_plan import SweepPlan
+from ezm_pl.spec.tasks import nearest
+from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
+from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage
+from ezm_pl.tracking.signals import INTERRUPTED_EXIT, as_interrupt
+from ezm_pl.tracking.store import shown
+
+if TYPE_CHECKING:
+    from ezm_pl.sweeps.tracked import TrackedSweep
+
+_WAIT_SECONDS = 2.0
+"""Between looks at trials that other workers run."""
+
+
+def run_sweep(plan: SweepPlan, *, storage_url: str | None, console: Console) -> int:
+    """Begins the sweep, or goes on with it, and works until every trial has ended.
+
+    Returns:
+        The exit code: 0, or 130 when interrupted.
+
+    Raises:
+        SpecError: a storage that cannot be opened, or that holds the sweep with another spec.
+    """
+    storage = open_storage(storage_url)
+    where = shown(storage_url or DEFAULT_STORAGE)
+    return _work(Queue(storage, plan), where, console)
+
+
+def join_sweep(reference: str, *, storage_url: str | None, console: Console) -> int:
+    """Works on a sweep that somebody has begun.
+
+    Args:
+        reference: the sweep's name, or its key (name, preset and grid points).
+        storage_url: of the storage that it is in; None: the default one.
+        console: where to print.
+
+    Raises:
+        SpecError: no such sweep, or more than one.
+    """
+    storage = open_storage(storage_url)
+    where = shown(storage_url or DEFAULT_STORAGE)
+    return _work(Queue(storage, _find(storage, reference, where)), where, console)
+
+
+def _find(storage: Storage, reference: str, where: str) -> SweepPlan:
+    sweeps = stored_sweeps(storage)
+    matches = [key for key, plan in sweeps.items() if reference in (key, plan.spec.name)]
+    if len(matches) > 1:
+        raise SpecError(f"SWEEP {reference!r}: {len(matches)} sweeps in {where}: {'; '.join(matches)}")
+    if not matches:
+        hint = nearest(reference, [*sweeps, *(plan.spec.name for plan in sweeps.values())])
+        raise SpecError(f"SWEEP {reference!r}: not among the {len(sweeps)} sweeps in {where}{hint}")
+    return sweeps[matches[0]]
+
+
+def _work(queue: Queue, where: str, console: Console) -> int:
+    try:
+        with as_interrupt():
+            return _work_through(queue, where, console)
+    except KeyboardInterrupt:
+        console.print(
+            f"sweep {queue.plan.spec.name} interrupted: what was begun goes on from its checkpoint; "
+            "the same command goes on",
+            style="yellow",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        return INTERRUPTED_EXIT
+
+
+def _work_through(queue: Queue, where: str, console: Console) -> int:
+    from ezm_pl.sweeps.board import Board
+    from ezm_pl.sweeps.tracked import TrackedSweep
+
+    with queue.storage.alone():
+        queue.fill()
+    board = Board(queue, console)
+    tracked = TrackedSweep(queue)
+    console.print(f"sweep {queue.plan.key}, stored in {where}", markup=False, highlight=False, soft_wrap=True)
+    if queue.is_done():
+        with queue.storage.alone():
+            tracked.settle()
+        console.print(f"it has finished already: {board.summary()}", markup=False, highlight=False)
+        return 0
+    try:
+        with queue.storage.alone():
+            tracked.begin()
+        with board.shown():
+            while not queue.is_done():
+                claim = queue.claim()
+                if claim is None:
+                    time.sleep(_WAIT_SECONDS)  # the others' trials may come back
+                else:
+                    _work_on(claim, queue, tracked, console)
+                board.say_finished()
+                with queue.storage.alone():
+                    tracked.settle()
+    except KeyboardInterrupt:
+        with queue.storage.alone():
+            if not queue.running():
+                tracked.interrupt()
+        raise
+    console.print(f"done: {board.summary()}", markup=False, highlight=False)
+    return 0
+
+
+def _work_on(claim: Claim, queue: Queue, tracked: TrackedSweep, console: Console) -> None:
+    """Runs a claimed trial and says how it ended."""
+    from optuna.trial import TrialState
+
+    from ezm_pl.sweeps.trial import run_trial
+    from ezm_pl.tracking import sweep_tags as tags
+
+    with queue.alive(claim):
+        try:
+            value = run_trial(claim, tracked)
+        except KeyboardInterrupt:
+            queue.give_back(claim)
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever a trial raises, the sweep goes on
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            if queue.fail(claim, said):
+                tracked.mark(claim, tags.FAILED)
+            console.print(
+                f"{claim.point.label} trial {claim.slot}, attempt {claim.attempt} of {ATTEMPTS}: {said}",
+                style="red",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+            console.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+            return
+        finally:
+            gc.collect()  # a network, its optimiser and replay buffers, which hold one another
+        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+        if queue.finish(claim, state, value):
+            tracked.mark(claim, tags.PRUNED if value is None else tags.COMPLETE)
