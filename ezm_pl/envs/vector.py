@@ -10,25 +10,21 @@ numbers, bit for bit.
 
 from __future__ import annotations
 
-import functools
-import multiprocessing
 import os
-import signal
-import traceback
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
-from gymnasium.spaces import Dict as DictSpace
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
 from ezm_pl.envs.core import Protocol, positive_int
 from ezm_pl.envs.crew import Crew
-from ezm_pl.envs.registry import Backend, TaskSizes, make, sizes
+from ezm_pl.envs.registry import Backend, sizes
+from ezm_pl.envs.rows import Batch, RowGroup
+from ezm_pl.envs.workers import Workers
 
 Mode = Literal["auto", "threads", "async", "sync"]
 MODES: tuple[Mode, ...] = ("auto", "threads", "async", "sync")
@@ -43,183 +39,6 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-class RowGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
-    """A run of R padded environments that step and reset together, each on its own.
-
-    To `AsyncVectorEnv` it looks like one environment that never ends: everything per row travels in
-    the observation, a dict of `obs` and `final_obs` [R, O] float32, `reward` and
-    `reward_before_fall` [R] float32, `terminated`, `truncated`, `fell`,
-    `diverged` [R] int8 and `steps` [R] int32.
-
-    Args:
-        tasks: the task of each row; fewer than `rows` leaves the rest as zeros.
-        seeds: the seed of each row.
-        first: which row of the whole the group starts at.
-        rows: R.
-        task_sizes: what to pad to.
-        settings: keyword arguments of `make`.
-    """
-
-    def __init__(
-        self,
-        tasks: Sequence[str],
-        seeds: Sequence[int],
-        first: int,
-        rows: int,
-        task_sizes: TaskSizes,
-        settings: dict[str, Any],
-    ) -> None:
-        self._envs = [make(task, seed=seed, **settings) for task, seed in zip(tasks, seeds, strict=True)]
-        self._first = first
-        self._shapes = [(_length(env.observation_space), _length(env.action_space)) for env in self._envs]
-        width = task_sizes.obs_size
-        space = group_space(rows, width)
-        self.observation_space = space  # type: ignore[assignment]
-        self.action_space = Box(-1.0, 1.0, (rows, task_sizes.action_size), np.float32)
-        self.out: dict[str, NDArray[Any]] = {
-            name: np.zeros(part.shape or (), part.dtype) for name, part in space.spaces.items()
-        }
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        """Resets every row; `options={"seeds": [N]}` (of all groups' rows) re-seeds; `seed` is not used."""
-        given = (options or {}).get("seeds")
-        rows = slice(self._first, self._first + len(self._envs))
-        seeds = [None] * len(self._envs) if given is None else given[rows]
-        for array in self.out.values():
-            array[...] = 0
-        for row, (env, (width, _)) in enumerate(zip(self._envs, self._shapes, strict=True)):
-            self.out["obs"][row, :width] = env.reset(seed=seeds[row])[0]
-        self.out["final_obs"][...] = self.out["obs"]
-        return self.out, {}
-
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
-        """Steps every row under `action` [R, A] and resets those that ended."""
-        for row in range(len(self._envs)):
-            self.step_row(row, action[row])
-        return self.out, 0.0, False, False, {}
-
-    def step_row(self, row: int, action: NDArray[np.float32]) -> None:
-        """Steps one row under `action` [A] and resets it if it ended. Rows may be stepped by any thread."""
-        out, env, (width, actions) = self.out, self._envs[row], self._shapes[row]
-        obs, reward, terminated, truncated, info = env.step(action[:actions])
-        out["final_obs"][row, :width] = obs
-        out["reward"][row] = reward
-        out["terminated"][row] = terminated
-        out["truncated"][row] = truncated
-        out["fell"][row] = info["fell"]
-        out["reward_before_fall"][row] = info["reward_before_fall"]
-        out["diverged"][row] = info["diverged"]
-        out["steps"][row] = info["steps"]
-        if terminated or truncated:
-            obs, _ = env.reset()
-        out["obs"][row, :width] = obs
-
-    def set_episode_steps(self, steps: int | None) -> None:
-        """Changes every row's time limit from its next reset on."""
-        for env in self._envs:
-            env.unwrapped.set_episode_steps(steps)  # type: ignore[attr-defined]
-
-    def close(self) -> None:
-        for env in self._envs:
-            env.close()
-
-
-class WorkerGroup(RowGroup):
-    """A `RowGroup` that lives in a process of its own, and builds its environments only there."""
-
-    def __init__(self, *arguments: Any) -> None:
-        self._arguments: tuple[Any, ...] | None = arguments
-        _, _, _, rows, task_sizes, _ = arguments
-        self.observation_space = group_space(rows, task_sizes.obs_size)  # type: ignore[assignment]
-        self.action_space = Box(-1.0, 1.0, (rows, task_sizes.action_size), np.float32)
-
-    def _build(self) -> None:
-        """Builds the environments, once: in the worker, where a failure can be reported."""
-        if self._arguments is not None:
-            # Ctrl-C goes to the whole process group: the parent decides what to do, and closes us.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            arguments, self._arguments = self._arguments, None
-            super().__init__(*arguments)
-
-    def reset(self, **arguments: Any) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-        with _traceback_in_message():
-            self._build()
-            return super().reset(**arguments)
-
-    def step(
-        self, action: NDArray[np.float32]
-    ) -> tuple[dict[str, NDArray[Any]], float, bool, bool, dict[str, Any]]:
-        with _traceback_in_message():
-            self._build()
-            return super().step(action)
-
-    def set_episode_steps(self, steps: int | None) -> None:
-        with _traceback_in_message():
-            self._build()
-            super().set_episode_steps(steps)
-
-    def close(self) -> None:
-        if self._arguments is None:
-            super().close()
-
-
-class _traceback_in_message:
-    """Re-raises an exception as a RuntimeError with its traceback as text: only that can be piped."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        if isinstance(value, Exception):
-            text = "".join(traceback.format_exception(kind, value, trace))
-            raise RuntimeError(f"an environment's worker process failed:\n{text}") from value
-
-
-class _worker_deaths:
-    """Says in words what a broken pipe to a worker means."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, value: Any, trace: Any) -> None:
-        if isinstance(value, (EOFError, OSError)):
-            raise RuntimeError(
-                "an environment's worker process died without a word (killed, out of memory, or a script "
-                "without `if __name__ == '__main__':` around its work, which mode 'async' needs)"
-            ) from value
-
-
-def _length(space: gymnasium.Space[Any]) -> int:
-    assert space.shape is not None and len(space.shape) == 1
-    return space.shape[0]
-
-
-def group_space(rows: int, width: int) -> DictSpace:
-    """The space of a `RowGroup`'s observation: R rows, O wide."""
-
-    def box(shape: tuple[int, ...], dtype: Any) -> Box:
-        if np.issubdtype(dtype, np.integer):
-            limits = np.iinfo(dtype)
-            return Box(limits.min, limits.max, shape, dtype)
-        return Box(-np.inf, np.inf, shape, dtype)
-
-    flags = {name: box((rows,), np.int8) for name in ("terminated", "truncated", "fell", "diverged")}
-    return DictSpace(
-        {
-            "obs": box((rows, width), np.float32),
-            "final_obs": box((rows, width), np.float32),
-            "reward": box((rows,), np.float32),
-            "reward_before_fall": box((rows,), np.float32),
-            "steps": box((rows,), np.int32),
-            **flags,
-        }
-    )
-
-
 class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDArray[Any]]):
     """N = T x `num_envs` environments, task-major, zero-padded, with autoreset in the same step.
 
@@ -232,6 +51,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             to `THREADS_UP_TO_CORES` cores, `async` (processes) beyond. Processes import the main
             script afresh: it must guard its work with `if __name__ == "__main__":`.
         workers: threads or processes; by default one a core, and never more than rows.
+        worker_timeout: seconds after which a worker process that has not answered a step counts as hung.
+        max_worker_restarts: how often worker processes that died or hang are replaced, over all of them.
+            A thread cannot be ended from outside: without processes a hanging step hangs.
 
     Attributes:
         tasks: the T names. sizes: their `TaskSizes`. task_ids: int64 [N]. action_mask: float32 [N, A].
@@ -239,7 +61,8 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
 
     Raises:
         ValueError: no tasks, an unknown one, or a bad setting.
-        RuntimeError: a worker process failed (its traceback is in the message) or died.
+        WorkerError: worker processes died or hung too often.
+        RuntimeError: an environment in a worker process raised; its traceback is in the message.
     """
 
     def __init__(
@@ -254,10 +77,12 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         action_repeat: int = 1,
         episode_steps: int | None = None,
         workers: int | None = None,
+        worker_timeout: float = 300.0,
+        max_worker_restarts: int = 0,
     ) -> None:
         self._groups: list[RowGroup] = []
         self._crew: Crew | None = None
-        self._processes: AsyncVectorEnv | None = None
+        self._processes: Workers | None = None
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
         self.tasks = tuple(tasks)
@@ -280,7 +105,6 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         self.mode: Mode = mode
         workers = min(wanted, self.num_envs)
         rows = -(-self.num_envs // workers) if mode == "async" else self.num_envs
-        self._rows = rows
         starts = range(0, self.num_envs, rows)
         self._slices = [slice(start, min(start + rows, self.num_envs)) for start in starts]
         self.workers = workers if mode == "threads" else len(self._slices)
@@ -293,22 +117,11 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             "episode_steps": episode_steps,
         }
         names = [self.tasks[i] for i in self.task_ids]
-        arguments = [(names[s], seeds[s], s.start, rows, self.sizes, settings) for s in self._slices]
+        arguments = [
+            (names[s], seeds[s], s.start, s.stop - s.start, self.sizes, settings) for s in self._slices
+        ]
         if mode == "async":
-            # Never fork a process that may hold threads (and their locks): start afresh.
-            method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-            # Workers inherit the mask: Ctrl-C is the parent's to answer, also while they are starting.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                self._processes = AsyncVectorEnv(
-                    [functools.partial(WorkerGroup, *a) for a in arguments],
-                    shared_memory=True,
-                    copy=False,
-                    context=method,
-                    autoreset_mode=AutoresetMode.DISABLED,
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            self._processes = Workers(arguments, timeout=worker_timeout, max_restarts=max_worker_restarts)
         else:
             self._groups = [RowGroup(*a) for a in arguments]
             if mode == "threads":
@@ -337,15 +150,13 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             seeds = list(seed)
             if len(seeds) != self.num_envs:
                 raise ValueError(f"{len(seeds)} seeds for {self.num_envs} environments")
-        row_seeds = {"seeds": seeds}
         if self._processes is not None:
-            with _worker_deaths():
-                batch = self._processes.reset(options=row_seeds)[0]
-            out = self._flatten(batch)
+            out = _joined(self._processes.reset(seeds))
         else:
             (group,) = self._groups
-            group.reset(options=row_seeds)
-            out = _copy(group.out)
+            group.reset(options={"seeds": seeds})
+            out = _joined([group.out])
+        self._observed = out["obs"]
         return out["obs"], self._infos(out)
 
     def step(
@@ -363,7 +174,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             terminated [N] bool, truncated [N] bool, and infos: `final_obs` [N, O] (the ended
             episode's last observation; elsewhere equal to obs), `fell` [N] bool,
             `reward_before_fall` [N] float32 (up to and including a fall within this step),
-            `diverged` [N] bool, `steps` [N] int64 (control steps consumed).
+            `diverged` [N] bool, `lost` [N] bool (the row's worker process died or hung within this
+            step and was replaced: the episode is truncated at the observation before it, reward 0),
+            `steps` [N] int64 (control steps consumed).
 
         Raises:
             ValueError: actions of the wrong shape, or with a NaN in an actuator's entry.
@@ -374,18 +187,20 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
                 f"actions have shape {given.shape}, expected {(self.num_envs, self.sizes.action_size)}"
             )
         if self._processes is not None:
-            padded = np.zeros((self.workers * self._rows, self.sizes.action_size), np.float32)
-            padded[: self.num_envs] = given
-            with _worker_deaths():
-                batch = self._processes.step(padded.reshape(self.workers, self._rows, -1))[0]
-            out = self._flatten(batch)
+            batches, lost = self._processes.step([given[s] for s in self._slices])
+            out = _joined(batches)
+            for rows in (self._slices[n] for n in lost):
+                # What became of the step is not known: the episodes end where it began.
+                out["final_obs"][rows] = self._observed[rows]
+                out["truncated"][rows] = out["lost"][rows] = 1
         else:
             (group,) = self._groups
             if self._crew is not None:
                 self._crew.each(lambda row: group.step_row(row, given[row]))
             else:
                 group.step(given)
-            out = _copy(group.out)
+            out = _joined([group.out])
+        self._observed = out["obs"]
         infos = self._infos(out)
         return out["obs"], out["reward"], out["terminated"] != 0, out["truncated"] != 0, infos
 
@@ -394,8 +209,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         if steps is not None:
             steps = positive_int("episode_steps", steps)
         if self._processes is not None:
-            with _worker_deaths():
-                self._processes.call("set_episode_steps", steps)
+            self._processes.set_episode_steps(steps)
         for group in self._groups:
             group.set_episode_steps(steps)
 
@@ -407,21 +221,12 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         for group in self._groups:
             group.close()
         if self._processes is not None:
-            processes, self._processes = self._processes, None
-            try:
-                processes.close(terminate=kwargs.get("terminate", False))
-            except (EOFError, OSError):  # a worker is dead already: end the others
-                for process in processes.processes:
-                    process.terminate()
-                    process.join()
-                processes.closed = True
+            self._processes.close()
 
-    def _flatten(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """[workers, R, ...] arrays of shared memory -> fresh [N, ...] arrays."""
-        return {
-            name: array.reshape(self.workers * self._rows, *array.shape[2:])[: self.num_envs].copy()
-            for name, array in batch.items()
-        }
+    @property
+    def worker_restarts(self) -> int:
+        """How many worker processes have been replaced because they died or hung."""
+        return self._processes.restarts if self._processes is not None else 0
 
     @staticmethod
     def _infos(out: dict[str, NDArray[Any]]) -> dict[str, Any]:
@@ -430,9 +235,13 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             "fell": out["fell"] != 0,
             "reward_before_fall": out["reward_before_fall"],
             "diverged": out["diverged"] != 0,
+            "lost": out["lost"] != 0,
             "steps": out["steps"].astype(np.int64),
         }
 
 
-def _copy(arrays: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    return {name: array.copy() for name, array in arrays.items()}
+def _joined(batches: Sequence[Batch]) -> Batch:
+    """The batches of all groups as fresh [N, ...] arrays."""
+    out = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    out["lost"] = np.zeros(len(out["reward"]), np.int8)
+    return out

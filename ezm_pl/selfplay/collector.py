@@ -78,6 +78,7 @@ class Collector:
         self.search_seconds = 0.0
         self.env_seconds = 0.0
         self.diverged = 0
+        self.worker_restarts = 0
         self._rank = rank
         self._resumed_at = collected
         self._stop = threading.Event()
@@ -124,6 +125,8 @@ class Collector:
             seed=seed,
             mode=experiment.env.workers,
             action_repeat=experiment.env.action_repeat,
+            worker_timeout=experiment.env.worker_timeout,
+            max_worker_restarts=experiment.env.max_worker_restarts,
         )
         envs.set_episode_steps(self._episode_steps())
         try:
@@ -176,7 +179,8 @@ class Collector:
             observation = following
             played += np.stack([reward, info["reward_before_fall"] * upright, info["steps"]])
             upright &= ~info["fell"]
-            self._finish(np.flatnonzero(terminated | truncated), task_ids, played, upright)
+            self._finish(terminated | truncated, info["lost"], task_ids, played, upright)
+            self.worker_restarts = envs.worker_restarts
             self.diverged += int(np.count_nonzero(info["diverged"]))
             self.control_steps += np.bincount(task_ids, info["steps"], len(self.control_steps)).astype(
                 np.int64
@@ -188,9 +192,14 @@ class Collector:
                 envs.set_episode_steps(episode_steps)
 
     def _finish(
-        self, ended: NDArray[np.int64], task_ids: NDArray[np.int64], played: NDArray, upright: NDArray
+        self,
+        ended: NDArray[np.bool_],
+        lost: NDArray[np.bool_],
+        task_ids: NDArray[np.int64],
+        played: NDArray,
+        upright: NDArray,
     ) -> None:
-        for row in ended:
+        for row in np.flatnonzero(ended & ~lost):  # the return of half an episode is none
             total, before_fall, steps = played[:, row]
             self.episodes.append(Episode(int(task_ids[row]), float(total), float(before_fall), int(steps)))
         played[:, ended] = 0

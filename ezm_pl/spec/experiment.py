@@ -38,6 +38,12 @@ class EnvSpec(Strict):
     num_envs: PositiveInt = Field(16, description="environments a task in the collector")
     action_repeat: PositiveInt = Field(1, description="control steps (20 ms) an action is held for")
     workers: Literal["auto", "async", "threads", "sync"] = Field("auto", description="who steps physics")
+    worker_timeout: PositiveFloat = Field(
+        300.0, description="seconds after which a worker process that does not answer is replaced (async)"
+    )
+    max_worker_restarts: NonNegativeInt = Field(
+        20, description="worker processes that may die or hang, and be replaced, in a sitting (async)"
+    )
     short_episode_steps: PositiveInt | None = Field(
         500, description="episode length in control steps early in training (ezm protocol); null: always full"
     )

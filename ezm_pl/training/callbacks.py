@@ -56,6 +56,7 @@ class SelfPlayMetrics(Callback):
             "time/collector_search_share": search / seconds,
             "time/collector_physics_share": physics / seconds,
             "selfplay/diverged_episodes": float(collector.diverged),
+            "selfplay/worker_restarts": float(collector.worker_restarts),
             "device/process_memory_gib": psutil.Process().memory_info().rss / 2**30,
             "device/cpu_percent": psutil.cpu_percent(),
         }

@@ -70,6 +70,8 @@ def evaluation_envs(experiment: Experiment, episodes: int, seed: int = 0) -> Mul
         seed=seed,
         mode=experiment.env.workers,
         action_repeat=experiment.env.action_repeat,
+        worker_timeout=experiment.env.worker_timeout,
+        max_worker_restarts=experiment.env.max_worker_restarts,
     )
 
 
@@ -84,6 +86,8 @@ def play_episodes(
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Plays one episode in every row of `envs`, planning at every decision.
+
+    Where a worker process was lost on the way, everything is played again: a cut episode has no return.
 
     Args:
         envs: `T` tasks × `episodes` rows, protocol `ezm`.
@@ -100,6 +104,22 @@ def play_episodes(
     Raises:
         EvaluationInterrupted: `stopped` said so.
     """
+    state = heads.get_state()
+    while (returns := _play_once(envs, model, planner, seed, heads, device, stopped)) is None:
+        heads.set_state(state)
+    return returns
+
+
+def _play_once(
+    envs: MultiTaskVectorEnv,
+    model: InferenceModel,
+    planner: Planner,
+    seed: int,
+    heads: torch.Generator,
+    device: torch.device,
+    stopped: Callable[[], bool],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """What `play_episodes` gives; None where an episode that was still running was lost."""
     generator = torch.Generator(device).manual_seed(seed)
     observation, _ = envs.reset(seed=seed)
     tasks = torch.as_tensor(np.asarray(envs.task_ids), device=device)
@@ -112,6 +132,8 @@ def play_episodes(
         model.draw_heads(heads)
         action = planner(model, torch.as_tensor(observation, device=device), tasks, generator).action
         observation, reward, terminated, truncated, info = envs.step(action.cpu().numpy())
+        if (info["lost"] & running).any():
+            return None
         total += reward * running
         before_fall += np.where(upright, info["reward_before_fall"], 0.0) * running
         upright &= ~info["fell"]

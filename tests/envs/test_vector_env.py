@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
 import threading
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 
 import ezm_pl.envs as envs
 from ezm_pl.envs import registry, vector
+from ezm_pl.envs.workers import WorkerError
 
 TASKS = ["h1-pole", "dmc-cartpole-balance", "h1-maze"]
 
@@ -116,14 +119,73 @@ def test_an_error_in_a_worker_surfaces_with_its_traceback(mode: vector.Mode) -> 
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_worker_is_one_clear_error() -> None:
+def worker(env: envs.MultiTaskVectorEnv, n: int) -> int:
+    """Process id of a worker."""
+    assert env._processes is not None
+    pid = env._processes._workers[n].processes[0].pid
+    assert pid is not None
+    return pid
+
+
+def test_a_killed_worker_is_one_clear_error_where_none_may_be_restarted() -> None:
     env = envs.MultiTaskVectorEnv(["dmc-cartpole-balance"], num_envs=2, seed=0, mode="async", workers=2)
     env.reset()
-    assert env._processes is not None
-    env._processes.processes[0].kill()
-    env._processes.processes[0].join()
-    with pytest.raises(RuntimeError, match="worker process died"):
+    os.kill(worker(env, 0), signal.SIGKILL)
+    with pytest.raises(WorkerError, match=r"worker 0 \(dmc-cartpole-balance\) was killed by SIGKILL") as error:
         env.step(np.zeros((2, 1)))
+    assert "env.max_worker_restarts" in str(error.value) and "\n" not in str(error.value)
+    env.close()
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("fault", "timeout", "says"),
+    [(signal.SIGKILL, 300.0, "was killed by SIGKILL"), (signal.SIGSTOP, 2.0, "did not answer")],
+)
+def test_a_worker_that_dies_or_hangs_is_replaced_and_its_episodes_cut(
+    fault: signal.Signals, timeout: float, says: str
+) -> None:
+    env = envs.MultiTaskVectorEnv(
+        ["dmc-cartpole-balance"],
+        num_envs=4,
+        seed=0,
+        mode="async",
+        workers=2,
+        worker_timeout=timeout,
+        max_worker_restarts=1,
+    )
+    twin = envs.MultiTaskVectorEnv(["dmc-cartpole-balance"], num_envs=4, seed=0, mode="sync")
+    try:
+        env.set_episode_steps(7)
+        env.reset()
+        twin.reset()
+        before = env.step(np.zeros((4, 1)))[0]
+        twin.step(np.zeros((4, 1)))
+        os.kill(worker(env, 1), fault)
+        with pytest.warns(RuntimeWarning, match=f"worker 1 .*{says}: restarted, its episodes cut"):
+            obs, reward, terminated, truncated, infos = env.step(np.ones((4, 1)))
+        expected = twin.step(np.ones((4, 1)))
+        np.testing.assert_array_equal(obs[:2], expected[0][:2])
+        assert infos["lost"].tolist() == truncated.tolist() == [False, False, True, True]
+        assert not terminated.any() and (reward[2:] == 0).all() and (infos["steps"] == [1, 1, 0, 0]).all()
+        np.testing.assert_array_equal(infos["final_obs"][2:], before[2:])
+        assert (obs[2:] != before[2:]).any(axis=1).all()
+        assert env.worker_restarts == 1
+        # The limit on an episode's length holds in the new worker, too.
+        cut = [env.step(np.zeros((4, 1)))[3] for _ in range(7)]
+        assert np.array(cut).sum(axis=0).tolist() == [1, 1, 1, 1] and cut[6][2:].all()
+        os.kill(worker(env, 0), signal.SIGKILL)
+        with pytest.raises(WorkerError, match="restarted 1 times already, the limit"):
+            env.step(np.zeros((4, 1)))
+    finally:
+        env.close()
+    assert not multiprocessing.active_children()
+
+
+def test_closing_ends_a_worker_that_does_not_answer() -> None:
+    env = envs.MultiTaskVectorEnv(["dmc-cartpole-balance"], num_envs=2, seed=0, mode="async", workers=2)
+    env.reset()
+    os.kill(worker(env, 1), signal.SIGSTOP)
     env.close()
     assert not multiprocessing.active_children()
 
