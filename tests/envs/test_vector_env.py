@@ -131,7 +131,9 @@ def test_a_killed_worker_is_one_clear_error_where_none_may_be_restarted() -> Non
     env = envs.MultiTaskVectorEnv(["dmc-cartpole-balance"], num_envs=2, seed=0, mode="async", workers=2)
     env.reset()
     os.kill(worker(env, 0), signal.SIGKILL)
-    with pytest.raises(WorkerError, match=r"worker 0 \(dmc-cartpole-balance\) was killed by SIGKILL") as error:
+    with pytest.raises(
+        WorkerError, match=r"worker 0 \(dmc-cartpole-balance\) was killed by SIGKILL"
+    ) as error:
         env.step(np.zeros((2, 1)))
     assert "env.max_worker_restarts" in str(error.value) and "\n" not in str(error.value)
     env.close()

@@ -45,6 +45,7 @@ class FakeEnvs:
     """
 
     made: ClassVar[list[FakeEnvs]] = []
+    worker_restarts = 0
 
     def __init__(self, tasks: tuple[str, ...], *, num_envs: int, **settings: Any) -> None:
         self.settings = settings
@@ -82,6 +83,7 @@ class FakeEnvs:
             "fell": self.at == self.fall_at,
             "reward_before_fall": reward,
             "diverged": np.zeros(len(self.rows), bool),
+            "lost": np.zeros(len(self.rows), bool),
             "steps": np.ones(len(self.rows), np.int64),
         }
         self.episode += ended

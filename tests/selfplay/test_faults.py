@@ -1,0 +1,135 @@
+"""What becomes of self-play where a worker process dies, and where physics diverges: real environments."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from ezm_pl.envs import MultiTaskVectorEnv, sizes
+from ezm_pl.envs.humanoid import HumanoidEnv
+from ezm_pl.replay import ReplayBuffer
+from ezm_pl.selfplay import Collector, CollectorError, Pacing, WeightStore, collector
+from ezm_pl.spec import Experiment, build_experiment
+from ezm_pl.spec.presets import merge
+
+
+def make_collector(tasks: list[str], document: dict[str, Any]) -> Collector:
+    """One that only warms up, so that no network is asked."""
+    base: dict[str, Any] = {
+        "name": "test",
+        "preset": "smoke",
+        "tasks": tasks,
+        "env": {"action_repeat": 1, "num_envs": 2},
+        "collect": {"env_steps": 900_000, "random_steps": 800_000},
+    }
+    experiment: Experiment = build_experiment(merge(base, document))
+    shapes = sizes(experiment.tasks)
+    buffer = ReplayBuffer(
+        np.repeat(np.arange(len(tasks)), 2),
+        tasks=len(tasks),
+        observation_size=shapes.obs_size,
+        action_size=shapes.action_size,
+        capacity=4000,
+        block_size=25,
+        unroll_steps=experiment.targets.unroll_steps,
+        td_steps=experiment.targets.td_steps,
+        discount=experiment.targets.discount,
+    )
+    pacing = Pacing(100, 100_000, 1.0)
+    return Collector(
+        experiment,
+        shapes,
+        buffer,
+        torch.nn.Linear(1, 1),
+        WeightStore(),
+        pacing,
+        device=torch.device("cpu"),  # type: ignore[arg-type]
+    )
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 150) -> None:
+    deadline = time.perf_counter() + seconds
+    while not condition():
+        assert time.perf_counter() < deadline, f"waited too long: {what}"
+        time.sleep(0.005)
+
+
+def check_blocks(buffer: ReplayBuffer) -> None:
+    """Every stored number is finite, and every position that can be sampled has a positive priority."""
+    sampled = buffer.sample(64)
+    assert np.isfinite(sampled.observation).all() and np.isfinite(sampled.reward).all()
+    assert (np.asarray(sampled.weight) > 0).all()
+    written = buffer.born >= 0
+    assert np.isfinite(buffer.observation[:, :, : buffer.block_size][written]).all()
+    assert np.isfinite(buffer.reward[:, :, : buffer.block_size][written]).all()
+
+
+def workers() -> list[int]:
+    return [child.pid for child in multiprocessing.active_children() if child.pid is not None]
+
+
+def test_killed_workers_are_replaced_while_the_collector_goes_on() -> None:
+    found = make_collector(
+        ["dmc-cartpole-balance", "dmc-reacher-easy"],
+        {"env": {"workers": "async", "max_worker_restarts": 3}},
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        found.start()
+        for kill in range(1, 4):
+            until(lambda kill=kill: found.control_steps.min() >= 60 * kill, "some steps")  # type: ignore[misc]
+            os.kill(workers()[kill % 2], signal.SIGKILL)
+            until(lambda kill=kill: found.worker_restarts == kill, "the restart")  # type: ignore[misc]
+        steps = int(found.control_steps.min())
+        until(lambda: found.control_steps.min() >= steps + 60, "play goes on")
+        check_blocks(found.buffer)
+        os.kill(workers()[0], signal.SIGKILL)
+        until(lambda: found._failure is not None, "the limit")
+        found.stop()
+    assert sum("was killed by SIGKILL: restarted" in str(warning.message) for warning in said) == 3
+    with pytest.raises(CollectorError, match="restarted 3 times already, the limit") as error:
+        found.check()
+    assert "\n" not in str(error.value)
+    check_blocks(found.buffer)
+    # A cut episode has no return: whatever is reported has run its full length.
+    assert all(episode.control_steps in (100, 1000) for episode in found.episodes)
+    assert multiprocessing.active_children() == []
+
+
+def test_physics_that_diverges_cuts_the_episode_in_replay(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Exploding(MultiTaskVectorEnv):
+        """Row 1's state is blown up before its 31st step."""
+
+        count = 0
+
+        def step(self, actions: NDArray[Any]) -> Any:
+            self.count += 1
+            if self.count == 31:
+                env = self._groups[0]._envs[1].unwrapped
+                assert isinstance(env, HumanoidEnv)
+                env.data.qvel[8] = 1e12
+            with np.errstate(all="ignore"):
+                return super().step(actions)
+
+    monkeypatch.setattr(collector, "MultiTaskVectorEnv", Exploding)
+    found = make_collector(["h1-walk"], {"env": {"workers": "sync"}})
+    found.start()
+    until(lambda: found.control_steps.min() >= 140 or found._failure is not None, "some steps")
+    found.stop()
+    found.check()
+    assert found.diverged == 1
+    assert [episode.control_steps for episode in found.episodes] == [31]
+    check_blocks(found.buffer)
+    # Its second block ends after 6 steps, and the row goes on in another.
+    ends = found.buffer.steps[0][found.buffer.born[0, :, 0] >= 0]
+    assert 6 in ends
