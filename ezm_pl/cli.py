@@ -1,6 +1,7 @@
 """The `ezm` command: arguments in, one call into a room, an exit code out.
 
-Exit codes: 0 done; 2 the spec or the command line is wrong (one line a problem); 130 interrupted.
+Exit codes: 0 done; 1 failed; 2 the spec or the command line is wrong (one line a problem); 75 ended by
+SIGTERM or SIGUSR1 with a checkpoint to go on from; 130 interrupted.
 Rooms are imported by the command that needs them, so that bad input is answered at once.
 """
 
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 
 from ezm_pl.commands import envs, look, sweep, train
 from ezm_pl.commands.arguments import Parser
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import RunFailed, SpecError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,6 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"ezm: {line}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"ezm: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("ezm: interrupted", file=sys.stderr)
         return 130

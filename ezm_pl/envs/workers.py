@@ -188,8 +188,8 @@ class Workers:
             if self.restarts == self._max_restarts:
                 raise WorkerError(
                     f"{where} {reason}, and workers have been restarted {self.restarts} times already, the "
-                    "limit (env.max_worker_restarts). One killed by SIGKILL was most likely killed for want of "
-                    "memory (see dmesg; fewer env.num_envs need less); one that does not answer within "
+                    "limit (env.max_worker_restarts). One killed by SIGKILL was most likely killed for want "
+                    "of memory (see dmesg; fewer env.num_envs need less); one that does not answer within "
                     f"{self._timeout:g} seconds (env.worker_timeout) hangs, or the machine is overloaded"
                 )
             self.restarts += 1

@@ -1,6 +1,6 @@
 """Experiment specs: Pydantic models, presets, the task table, YAML in and out."""
 
-from ezm_pl.spec.errors import SpecError
+from ezm_pl.spec.errors import RunFailed, SpecError
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import (
     build_experiment,
@@ -20,6 +20,7 @@ __all__ = [
     "PRESETS",
     "SUITES",
     "Experiment",
+    "RunFailed",
     "SpecError",
     "build_experiment",
     "choose_preset",

@@ -29,6 +29,10 @@ class SpecError(ValueError):
     """A spec or command line that cannot work, said in one line a problem."""
 
 
+class RunFailed(RuntimeError):
+    """A run that cannot go on, for a reason that the message says in full: a traceback would add nothing."""
+
+
 def describe(
     error: ValidationError, model: type[BaseModel], document: Mapping[Any, Any], source: str
 ) -> list[str]:

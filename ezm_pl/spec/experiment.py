@@ -157,6 +157,9 @@ class OptimSpec(Strict):
     total_updates: PositiveInt = 600_000
     final_updates: NonNegativeInt = Field(20_000, description="updates after collection has ended")
     refresh_every: PositiveInt = Field(5, description="updates between refreshes of actor and target")
+    max_skipped_updates: PositiveInt = Field(
+        100, description="updates in a row that may be skipped as not finite before the run stops"
+    )
 
 
 class CollectSpec(Strict):

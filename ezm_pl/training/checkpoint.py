@@ -19,8 +19,9 @@ from ezm_pl.training.data import SelfPlayDataModule
 LAST, BEST, REPLAY = "last.ckpt", "best.ckpt", "replay.npz"
 _PARTS = ("state_dict", "optimizer_states", "loops", "global_step", "SelfPlayDataModule")
 _MAY_DIFFER = (
-    "name", "preset", "eval.", "trainer.", "tracking.", "env.worker", "env.max_worker_restarts", "replay.save", "collect.max_lead",
-    "collect.env_steps", "optim.total_updates", "optim.final_updates",
+    "name", "preset", "eval.", "trainer.", "tracking.", "env.worker", "env.max_worker_restarts",
+    "replay.save", "collect.max_lead", "collect.env_steps",
+    "optim.max_skipped_updates", "optim.total_updates", "optim.final_updates",
 )  # fmt: skip
 """Fields under these may differ between a checkpoint and the run that goes on from it."""
 

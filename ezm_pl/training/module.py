@@ -18,6 +18,7 @@ from ezm_pl.training.evaluation import Evaluation, EvaluationInterrupted, play_e
 from ezm_pl.training.hardware import search_dtype
 from ezm_pl.training.losses import Losses, losses
 from ezm_pl.training.reanalysis import reanalyse
+from ezm_pl.training.skipped import NonFiniteUpdates, diagnosis
 from ezm_pl.world_model import InferenceModel, WorldModel
 
 
@@ -45,13 +46,16 @@ class EZMModule(L.LightningModule):
         self.refresh()
         self.planner = Planner(experiment.search, experiment.targets.discount, sizes.action_size)
         self.register_buffer("nonfinite_updates", torch.zeros(()))
+        self.register_buffer("_skipped_in_a_row", torch.zeros(()), persistent=False)
         self._generators: dict[str, torch.Generator] = {}
         self._error: tuple[Batch, Tensor] | None = None
         self._statistics: list[Tensor] = []
+        self._latest: tuple[Losses, Batch, Targets] | None = None
         self.evaluations: list[Evaluation] = []
         self.updates = 0
 
     nonfinite_updates: Tensor
+    _skipped_in_a_row: Tensor
 
     def new_actor(self) -> InferenceModel:
         """An inference copy with weights yet to be loaded, for a collector or an evaluation."""
@@ -110,6 +114,7 @@ class EZMModule(L.LightningModule):
             self.generator("entropy"),
         )
         self._error = windows, found.value_error
+        self._latest = found._replace(total=found.total.detach()), windows, targets
         self._log(found, targets)
         return found.total
 
@@ -126,7 +131,7 @@ class EZMModule(L.LightningModule):
                 "train/policy/entropy": found.policy_entropy,
                 "train/policy/std": found.policy_std,
                 "train/policy/saturated_targets": found.saturated_targets,
-                "train/nonfinite_updates": self.nonfinite_updates,
+                "train/skipped_updates": self.nonfinite_updates,
             }
         )
 
@@ -136,22 +141,34 @@ class EZMModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clips by norm, and has the optimiser skip an update whose gradients are not finite.
+        """Clips by norm, and has the optimiser skip an update whose loss or gradients are not finite.
 
         `found_inf` is how fused optimisers learn that a step is to be skipped: nothing is read back
-        from the device.
+        from the device, but for the count of skipped updates in a row, every `trainer.log_every` updates.
+
+        Raises:
+            NonFiniteUpdates: there are `optim.max_skipped_updates` of them.
         """
         norm = torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.experiment.optim.max_grad_norm, foreach=True
         )
-        found_inf = (~torch.isfinite(norm)).float()
+        assert self._latest is not None and self._error is not None
+        found_inf = (~(torch.isfinite(norm) & torch.isfinite(self._latest[0].total))).float()
         optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         self.nonfinite_updates += found_inf
+        self._skipped_in_a_row.add_(1).mul_(found_inf)
+        windows, error = self._error
+        # The buffer leaves the priorities of errors that are not finite as they are.
+        self._error = windows, torch.where(found_inf.bool(), torch.nan, error)
         # Running statistics moved in the forward pass: those of a skipped update would stay NaN for good.
         for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
             buffer.copy_(torch.where(found_inf.bool(), before, buffer))
         if self.global_step % self.experiment.trainer.log_every == 0:
             self.log("train/gradient_norm", norm)
+            skipped = int(self._skipped_in_a_row)
+            if skipped >= self.experiment.optim.max_skipped_updates:
+                tasks = self.experiment.tasks
+                raise NonFiniteUpdates(diagnosis(*self._latest, self.model, tasks, skipped))
 
     @property
     def data(self) -> SelfPlayDataModule:

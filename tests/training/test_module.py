@@ -19,6 +19,7 @@ from ezm_pl.selfplay import WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.training import EZMModule
 from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.skipped import NonFiniteUpdates
 
 SIZES = make_sizes([4, 3], [2, 1])
 
@@ -108,12 +109,14 @@ class Snapshots(Callback):
         module.snapshots.append(module.everything())  # type: ignore[union-attr, operator]
 
 
-def train(experiment: Experiment, batches: list[Batch], *callbacks: Callback) -> tuple[Recorded, FromMemory]:
+def train(
+    experiment: Experiment, batches: list[Batch], *callbacks: Callback, precision: Any = "32-true"
+) -> tuple[Recorded, FromMemory]:
     module, data = Recorded(experiment), FromMemory(batches)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        precision="32-true",
+        precision=precision,
         gradient_clip_val=experiment.optim.max_grad_norm,
         logger=False,
         enable_checkpointing=False,
@@ -192,7 +195,32 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(how: str) -> None:
         assert "model.normalizer.mean" in moved
         assert any(n.endswith("running_var") for n in moved)
     assert all(torch.isfinite(x).all() for x in module.snapshots[-1].values())
-    assert len(data.buffer.told) == 5
+    # The buffer leaves the priorities of errors that are not finite alone.
+    assert [bool(np.isfinite(error).all()) for _, error in data.buffer.told] == [
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+    assert np.isnan(data.buffer.told[2][1]).all()
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_too_many_skipped_updates_in_a_row_stop_the_run_with_a_diagnosis(precision: str) -> None:
+    experiment = make_experiment({"optim": {"max_skipped_updates": 3}, "trainer": {"log_every": 1}})
+    some = batches(experiment, 9)
+    for n in (1, 2, 4, 5, 6):  # two in a row, then three
+        reward = some[n].reward.clone()
+        reward[some[n].task == 1, 0] = torch.nan
+        some[n] = some[n]._replace(reward=reward)
+    with pytest.raises(NonFiniteUpdates) as caught:
+        train(experiment, some, precision=precision)
+    text = str(caught.value)
+    assert text.startswith("3 updates in a row were skipped") and "\n" not in text
+    assert "loss terms: reward" in text
+    assert "batch.reward: dmc-reacher-easy (2 of 2 windows)" in text
+    assert "dmc-cartpole-balance" not in text and "the weights are finite" in text
 
 
 def test_gradients_are_clipped_to_the_spec_s_norm() -> None:
