@@ -38,6 +38,11 @@ sweep: $(READY) ## sweep: TASKS=8,16,29 SWEEP=sweeps/task_scaling.yaml TRIALS= S
 	  $(if $(TRIALS),--trials='$(TRIALS)') $(if $(SEEDS),--seeds='$(SEEDS)') \
 	  $(if $(PRESET),--preset='$(PRESET)') $(if $(STORAGE),--storage='$(STORAGE)')
 
+.PHONY: report
+report: $(READY) ## a sweep as a page and figures: NAME=last PUBLISHED="ez-m.json brc.json" OUT=
+	@$(EZM) report "$(or $(NAME),last)" $(foreach file,$(PUBLISHED),--published '$(file)') \
+	  $(if $(OUT),--out '$(OUT)')
+
 .PHONY: ui
 ui: $(READY) ## MLflow's UI on this machine: PORT=5000
 	@exec $(EZM) ui --port "$(PORT)"

@@ -1,4 +1,4 @@
-"""`ezm figure` and `ezm ui`: look at runs."""
+"""`ezm figure`, `ezm report` and `ezm ui`: look at runs and sweeps."""
 
 from __future__ import annotations
 
@@ -16,6 +16,19 @@ def add(group: Group) -> None:
     add_run(figure)
     figure.add_argument("--published", type=Path, metavar="JSON", help="published curves to draw beside them")
     figure.add_argument("--out", type=Path, default=Path("returns.png"), help="default: returns.png")
+    report = command(group, "report", _report, "a sweep's findings as an HTML page and figures, from MLflow")
+    report.add_argument(
+        "sweep", nargs="?", default="last", metavar="SWEEP", help="last (default), a run id, a sweep's name"
+    )
+    report.add_argument(
+        "--published",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="JSON",
+        help="published curves to draw beside its own; repeatable",
+    )
+    report.add_argument("--out", type=Path, metavar="DIR", help="default: mlruns/reports/SWEEP")
     ui = command(group, "ui", _ui, "serve MLflow's UI on this machine")
     ui.add_argument("--port", type=number(1, 65535), default=PORT, help=f"default: {PORT}")
 
@@ -24,6 +37,12 @@ def _figure(args: argparse.Namespace) -> None:
     from ezm_pl.tracking.draw import draw_returns
 
     draw_returns(args.run, args.out, published=args.published, console=new_console())
+
+
+def _report(args: argparse.Namespace) -> None:
+    from ezm_pl.sweeps.report import make_report
+
+    make_report(args.sweep, out=args.out, published=args.published, console=new_console())
 
 
 def _ui(args: argparse.Namespace) -> None:

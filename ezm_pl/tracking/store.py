@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 ARTIFACTS = Path("mlruns/artifacts")
 SQLITE = "sqlite:///"
-QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
-"""Environment of MLflow, in this process and in the UI's server: no telemetry, no migration chatter."""
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
+"""Environment of MLflow, in this process and in the UI's server: no telemetry, no chatter."""
 
 
 def tracking_uri(configured: str | None = None) -> str:

@@ -1,0 +1,210 @@
+"""The tables of a sweep's report, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ezm_pl.spec import HUMANOID_BENCH
+from ezm_pl.spec.tasks import TaskFacts, task_facts
+from ezm_pl.sweeps.findings import count, score_text
+from ezm_pl.tracking import html
+from ezm_pl.tracking import sweep_tags as tags
+from ezm_pl.tracking.sweep_runs import SeedRun, Sweep, Trial
+from ezm_pl.tracking.sweep_scores import PointScore, Score, pruning
+
+_NONE = "–"
+
+
+def scores_table(sweep: Sweep, scored: Sequence[PointScore]) -> str:
+    """A row a grid point: IQM and interval on the shared tasks and on its own."""
+    rows = [
+        (
+            point.point.label,
+            str(len(point.point.tasks)),
+            str(len(point.runs)),
+            str(point.trial.number) if sweep.searched else "all",
+            _score(point.shared),
+            _by_seed(point.shared),
+            _score(point.own),
+        )
+        for point in scored
+    ]
+    head = (
+        "grid point",
+        "tasks",
+        "seeds",
+        "trial",
+        "shared tasks:\nIQM [95%]",
+        "each seed",
+        "own tasks:\nIQM [95%]",
+    )
+    return html.table(head, rows, "Normalised scores: 0 is a random policy, 1 the success bar.")
+
+
+def returns_table(sweep: Sweep, scored: Sequence[PointScore], protocol: str) -> str:
+    """A row a task: final returns of every grid point under `protocol`, beside what is published for it."""
+    paper = "EZ-M" if protocol == "ezm" else "BRC"
+    rows = []
+    for task in sweep.tasks:
+        facts = task_facts(task)
+        bounds = (f"{facts.random_score:g}", f"{facts.success_score:g}") if facts else (_NONE, _NONE)
+        cells = [
+            _spread([run.final_return(task, protocol) for run in point.runs])
+            if task in point.point.tasks
+            else ""
+            for point in scored
+        ]
+        rows.append((task, *bounds, *cells, _published(facts, protocol)))
+    head = ("task", "random", "success", *(point.point.label for point in scored), f"{paper},\npublished")
+    note = {
+        "ezm": "Falls do not end the episode. Published: mean ± std of 3 seeds, at that many steps a task.",
+        "humanoidbench": "Summed up to the first fall. Published: mean ± std of 5 seeds, at 1M steps a task.",
+    }[protocol]
+    return html.table(head, rows, f"Mean ± std over seeds of the last evaluation. {note}")
+
+
+def best_table(sweep: Sweep, scored: Sequence[PointScore]) -> str:
+    """A column a grid point: the searched fields' values in its best trial, and its objective."""
+    rows = [(field, *(_value(point.trial.values.get(field)) for point in scored)) for field in sweep.searched]
+    objective = sweep.params.get("objective", tags.OBJECTIVE)
+    rows.append((f"{objective}, mean over seeds", *(f"{point.trial.objective:.4g}" for point in scored)))
+    return html.table(
+        ("field", *(point.point.label for point in scored)), rows, "Each grid point's best trial."
+    )
+
+
+def trials_table(sweep: Sweep) -> str:
+    """A row a grid point: trials by state; below it what pruning saved."""
+    states = (tags.COMPLETE, tags.PRUNED, tags.FAILED, tags.RUNNING)
+    rows = [
+        (
+            point.label,
+            *(str(len(point.of_state(state))) for state in states),
+            str(len(point.attempts) - sum(len(trial.runs) for trial in point.trials)),
+        )
+        for point in sweep.points
+    ]
+    return html.table(("grid point", *states, "runs replaced\nby a retry"), rows, _pruning_text(sweep))
+
+
+def cost_table(sweep: Sweep, rates: Mapping[str, float]) -> str:
+    """A row a grid point: wall-clock, updates a second, environment steps.
+
+    Args:
+        sweep: the sweep.
+        rates: run id to its mean updates a second.
+    """
+    rows: list[tuple[str, ...]] = []
+    taken: list[float] = []
+    for point in sweep.points:
+        complete = [run for trial in point.of_state(tags.COMPLETE) for run in trial.runs]
+        taken.append(float(np.nansum([run.env_steps * len(point.tasks) for run in point.attempts])))
+        rows.append(
+            (
+                point.label,
+                str(len(point.attempts)),
+                _duration(_mean([run.seconds for run in complete if run.uninterrupted])),
+                _duration(float(np.nansum([run.seconds for run in point.attempts]))),
+                _figure(_mean([rates.get(run.run_id, np.nan) for run in complete]), ".1f"),
+                _figure(_mean([run.env_steps for run in complete]), ",.0f"),
+                _figure(taken[-1], ",.0f"),
+            )
+        )
+    head = (
+        "grid point",
+        "runs",
+        "a complete\nrun",
+        "all runs",
+        "updates/s",
+        "env steps a task,\na complete run",
+        "env steps,\nall runs and tasks",
+    )
+    total = _duration(float(np.nansum([run.seconds for run in sweep.runs])))
+    rows.append(("all", str(len(sweep.runs)), "", total, "", "", _figure(sum(taken), ",.0f")))
+    note = (
+        "Wall-clock sums over runs, evaluations included, whether they ran one after another or side by side."
+    )
+    resumed = sum(not run.uninterrupted for run in sweep.runs)
+    if resumed:
+        note += f" {count(resumed, 'run')} resumed: the pause counts in the sum, not in the mean."
+    return html.table(head, rows, note)
+
+
+def trial_rows(trials: Sequence[Trial]) -> list[tuple[Mapping[str, object], float]]:
+    """(values, objective) of complete trials whose objective was logged for every seed."""
+    return [
+        (trial.values, trial.objective)
+        for trial in trials
+        if trial.state == tags.COMPLETE and trial.values and np.isfinite(trial.objective)
+    ]
+
+
+def host_lines(runs: Sequence[SeedRun]) -> list[str]:
+    """What the runs ran on, a line a tag; several values where they differ."""
+    kinds = ("host.", "version.", "git.")
+    names = sorted({name for run in runs for name in run.tags if name.startswith(kinds)})
+    return [f"{name}: {' | '.join(sorted({r.tags[name] for r in runs if name in r.tags}))}" for name in names]
+
+
+def _pruning_text(sweep: Sweep) -> str:
+    saving = pruning(sweep)
+    if saving.trials == 0:
+        return "No trial was pruned."
+    pruned = f"{count(saving.trials, 'trial')} pruned"
+    if not np.isfinite(saving.seconds):
+        return f"{pruned}; what that saved is not known: a grid point has no complete run to measure by."
+    return (
+        f"{pruned}, saving about {saving.seconds / 60:,.1f} minutes (estimate: the mean duration of the grid "
+        "point's complete runs, for every seed, less what the pruned trials took)."
+    )
+
+
+def _score(score: Score | None) -> str:
+    return _NONE if score is None else score_text(score.interval)
+
+
+def _by_seed(score: Score | None) -> str:
+    return _NONE if score is None else ", ".join(f"{value:.3f}" for value in score.by_seed)
+
+
+def _spread(values: Sequence[float]) -> str:
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return _NONE
+    spread = f" ± {np.std(known, ddof=1):,.1f}" if len(known) > 1 else ""
+    return f"{np.mean(known):,.1f}{spread}"
+
+
+def _published(facts: TaskFacts | None, protocol: str) -> str:
+    if facts is None or facts.name not in HUMANOID_BENCH:
+        return _NONE
+    pair = facts.ezm_return if protocol == "ezm" else facts.brc_return
+    if pair is None:
+        return _NONE
+    at = f" @ {facts.ezm_million_steps:g}M" if protocol == "ezm" else ""
+    return f"{pair[0]:g} ± {pair[1]:g}{at}"
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return _NONE
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def _figure(value: float, form: str) -> str:
+    return format(value, form) if np.isfinite(value) else _NONE
+
+
+def _duration(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return _NONE
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
