@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,18 @@ from ezm_pl.world_model.layers import Head, RunningNorm
 from ezm_pl.world_model.model import WorldModel
 from ezm_pl.world_model.policy import SquashedGaussian
 
+_CHUNK = 1024
+"""Rows that a processor takes through the networks at once: their activations stay in its caches."""
+
+
+def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Without gradients, and in the model's own dtype whatever autocast surrounds the call."""
+    return torch.no_grad()(torch.autocast("cpu", enabled=False)(method))
+
+
+def _unpack(model: InferenceModel, incompatible_keys: Any) -> None:
+    model._packed = False
+
 
 class InferenceModel(nn.Module):
     """A frozen copy of a `WorldModel` for acting and reanalysis.
@@ -19,6 +32,9 @@ class InferenceModel(nn.Module):
     BatchNorm is folded into the layers before it, weights are held in `dtype`, nothing has a
     gradient. A search state is `[B, 2S + E]`: the latent, then the features of the heads, so that a
     policy asked for later costs its head alone.
+
+    On the CPU it computes from packed copies of the weights, made at the first call after `load`,
+    `load_state_dict` or a move: these are the ways to change its weights.
 
     Args:
         spec, observation_size, action_mask: as for `WorldModel`.
@@ -34,6 +50,8 @@ class InferenceModel(nn.Module):
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(dtype)
         self.heads: tuple[int, ...] = (0, 1)
+        self._packed = False
+        self.register_load_state_dict_post_hook(_unpack)
         self.eval()
 
     def draw_heads(self, generator: torch.Generator) -> None:
@@ -62,33 +80,59 @@ class InferenceModel(nn.Module):
                 mine.append(parameter)
                 theirs.append(source_parameters[name])
         torch._foreach_copy_(mine, theirs)
+        self._packed = False
 
-    @torch.no_grad()
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> InferenceModel:
+        self._packed = False
+        return super()._apply(fn, recurse)
+
+    def _ready(self) -> WorldModel:
+        """The networks, packed since their weights last changed."""
+        if not self._packed:
+            self.model.pack()
+            self._packed = True
+        return self.model
+
+    @_alone
     def root(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         """Observations `[B, O]`, tasks `[B]` to states `[B, 2S + E]` and values `[B]`."""
-        return self._state(self.model.encode(observation, task), task)
+        model = self._ready()
+        latent = model.encode(observation, task)
+        features = model.features(latent, task)
+        value = self._value(model.scalar.decode(model.value_logits(features, self.heads)))
+        return torch.cat([latent, features], -1), value
 
-    @torch.no_grad()
+    @_alone
     def step(self, state: Tensor, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """States `[B, 2S + E]`, actions `[B, A]` to next states, rewards `[B]` and values `[B]`."""
-        latent = state[..., : self.model.spec.latent_size]
-        reward = self.model.scalar.decode(self.model.reward_logits(latent, action, task))
-        state, value = self._state(self.model.next_latent(latent, action, task), task)
-        return state, reward, value
+        if state.device.type == "cpu" and len(state) > _CHUNK:
+            rows = zip(state.split(_CHUNK), action.split(_CHUNK), task.split(_CHUNK), strict=True)
+            states, rewards, values = zip(*(self.step(*chunk) for chunk in rows), strict=True)
+            return torch.cat(states), torch.cat(rewards), torch.cat(values)
+        model = self._ready()
+        latent = state[..., : model.spec.latent_size].contiguous()
+        reward = model.reward_logits(latent, action, task)
+        latent = model.next_latent(latent, action, task)
+        features = model.features(latent, task)
+        logits = torch.cat([reward.unsqueeze(0), model.value_logits(features, self.heads)])
+        scalars = model.scalar.decode(logits)
+        return torch.cat([latent, features], -1), scalars[0], self._value(scalars[1:])
 
-    @torch.no_grad()
+    @_alone
     def policy(self, state: Tensor, task: Tensor) -> SquashedGaussian:
         """The policies of states `[B, 2S + E]`."""
-        return self.model.policy(state[..., self.model.spec.latent_size :], task)
+        model = self._ready()
+        return model.policy(state[..., model.spec.latent_size :].contiguous(), task)
 
+    @_alone
     def value(self, state: Tensor, heads: Sequence[int] | None = None) -> Tensor:
         """The minimum over `heads` (the drawn two by default), floored by the spec: `[B]`."""
-        features = state[..., self.model.spec.latent_size :]
-        logits = self.model.value_logits(features, self.heads if heads is None else heads)
-        value = self.model.scalar.decode(logits).amin(0)
-        floor = self.model.spec.value_floor
-        return value if floor is None else value.clamp(min=floor)
+        model = self._ready()
+        features = state[..., model.spec.latent_size :].contiguous()
+        logits = model.value_logits(features, self.heads if heads is None else heads)
+        return self._value(model.scalar.decode(logits))
 
-    def _state(self, latent: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
-        state = torch.cat([latent, self.model.features(latent, task)], -1)
-        return state, self.value(state)
+    def _value(self, each: Tensor) -> Tensor:
+        """Values `[H, B]` of single heads to what the search uses of them, `[B]`."""
+        value, floor = each.amin(0), self.model.spec.value_floor
+        return value if floor is None else value.clamp(min=floor)

@@ -8,18 +8,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ezm_pl.world_model.packed import Dense, Norm, Packed, linear, pack
+
 
 class ResidualBlock(nn.Module):
     """`x + W2 relu(W1 LN(x))`, `[B, width] -> [B, width]`."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.inner = nn.Linear(width, width)
-        self.outer = nn.Linear(width, width)
+        self.norm = Norm(width)
+        self.inner = Dense(width, width)
+        self.outer = Dense(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.outer(F.relu(self.inner(self.norm(x)), inplace=True))
+        return self.outer(self.inner(self.norm(x), relu=True), add=x)
+
+    def pack(self) -> None:
+        """Packs the weights as they are now (see `packed.py`)."""
+        self.inner.pack(self.norm)
+        self.outer.pack()
 
 
 class Transition(nn.Module):
@@ -27,21 +34,26 @@ class Transition(nn.Module):
 
     def __init__(self, latent: int, extras: int, blocks: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(latent + extras)
-        self.inner = nn.Linear(latent + extras, latent)
-        self.outer = nn.Linear(latent, latent)
+        self.norm = Norm(latent + extras)
+        self.inner = Dense(latent + extras, latent)
+        self.outer = Dense(latent, latent)
         self.blocks = nn.Sequential(*(ResidualBlock(latent) for _ in range(blocks)))
 
     def forward(self, latent: Tensor, extras: Tensor) -> Tensor:
         x = self.norm(torch.cat([latent, extras], -1))
-        return self.blocks(latent + self.outer(F.relu(self.inner(x), inplace=True)))
+        return self.blocks(self.outer(self.inner(x, relu=True), add=latent))
+
+    def pack(self) -> None:
+        """Packs the weights before the residual blocks as they are now (see `packed.py`)."""
+        self.inner.pack(self.norm)
+        self.outer.pack()
 
 
 class Head(nn.Module):
     """Parallel MLPs `in -> hidden -> hidden -> out` with BatchNorm before each ReLU.
 
     All heads read the same input. `folded` builds the inference form, which has no BatchNorm: its
-    weights come from `fold`. Any subset of the heads can be computed, and only that is.
+    weights come from `fold`, and any subset of its heads can be computed.
 
     Args:
         inputs, hidden, outputs: layer widths.
@@ -72,31 +84,46 @@ class Head(nn.Module):
             nn.init.zeros_(self.weights[2])
         norms = 0 if folded else 2
         self.norms = nn.ModuleList(nn.BatchNorm1d(heads * hidden) for _ in range(norms))
+        self.packed: list[list[Packed | None]] = [[None] * 3] * heads
 
     def forward(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
         """`[B, in] -> [H', B, out]`, `H'` the heads asked for (all by default)."""
-        chosen = list(range(self.heads)) if heads is None else list(heads)
-        subset = chosen != list(range(self.heads))
-        if subset and not self.folded:
-            raise ValueError("a subset of heads can be computed in the folded form only")
+        if self.folded:
+            return torch.stack(
+                [self._one(x, head) for head in (range(self.heads) if heads is None else heads)]
+            )
+        if heads is not None:
+            raise ValueError("some of the heads can be computed in the folded form only")
         for layer in range(3):
             weight, bias = self.weights[layer], self.biases[layer]
-            if subset:
-                weight = torch.stack([weight[i] for i in chosen])
-                bias = torch.stack([bias[i] for i in chosen])
             if layer == 0:  # one input for all heads: one wide matrix product
                 x = F.linear(x, weight.flatten(0, 1), bias.flatten())
-            elif len(chosen) > 1:
+            elif self.heads > 1:
                 x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
             else:
                 x = F.linear(x, weight[0], bias[0])
             if layer < 2:
                 wide = x if layer == 0 else x.transpose(0, 1).flatten(1)
-                x = self._activate(wide, layer).unflatten(-1, (len(chosen), -1)).transpose(0, 1)
+                x = F.relu(self.norms[layer](wide), inplace=True)
+                x = x.unflatten(-1, (self.heads, -1)).transpose(0, 1)
         return x
 
-    def _activate(self, x: Tensor, layer: int) -> Tensor:
-        return F.relu(x if self.folded else self.norms[layer](x), inplace=True)
+    def _one(self, x: Tensor, head: int) -> Tensor:
+        """A single head in the folded form, `[B, in] -> [B, out]`."""
+        for layer, packed in enumerate(self.packed[head]):
+            weight, bias = self.weights[layer][head], self.biases[layer][head]
+            x = linear(x, weight, bias, packed, relu=layer < 2)
+        return x
+
+    def pack(self, norm: Norm | None = None) -> None:
+        """Packs the folded weights as they are now, with those of `norm` before them (see `packed.py`)."""
+        self.packed = [
+            [
+                pack(self.weights[layer][head], self.biases[layer][head], None if layer else norm)
+                for layer in range(3)
+            ]
+            for head in range(self.heads)
+        ]
 
     @torch.no_grad()
     def fold(self, trained: Head) -> None:

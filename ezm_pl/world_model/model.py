@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model.layers import Head, ResidualBlock, RunningNorm, Transition
+from ezm_pl.world_model.packed import Dense, Norm
 from ezm_pl.world_model.policy import PolicyBounds, SquashedGaussian
 from ezm_pl.world_model.scalars import CategoricalScalar
 
@@ -35,6 +36,7 @@ class WorldModel(nn.Module):
         super().__init__()
         tasks, actions = action_mask.shape
         self.spec = spec
+        self.capped: Tensor | None = None
         self.register_buffer("action_mask", action_mask.float(), persistent=False)
         self.bounds = PolicyBounds(spec.min_log_std, spec.max_log_std, spec.initial_log_std, spec.max_mean)
         self.scalar = CategoricalScalar(spec.atoms, spec.support)
@@ -45,21 +47,21 @@ class WorldModel(nn.Module):
         used = {part: embedding * (part in spec.task_embedding_in) for part in _PARTS}
         self.embedding_used = {part: size > 0 for part, size in used.items()}
         self.encoder = nn.Sequential(
-            nn.Linear(observation_size + used["representation"], latent),
+            Dense(observation_size + used["representation"], latent),
             nn.LayerNorm(latent),
             nn.Tanh(),
             *(ResidualBlock(latent) for _ in range(spec.blocks)),
         )
         self.dynamics = Transition(latent, used["dynamics"] + actions, spec.blocks)
         self.action_encoder = nn.Sequential(
-            nn.Linear(actions + used["reward"], spec.action_embedding_size),
+            Dense(actions + used["reward"], spec.action_embedding_size),
             nn.LayerNorm(spec.action_embedding_size),
             nn.Tanh(),
         )
         self.reward_trunk = Transition(latent, used["reward"] + spec.action_embedding_size, spec.blocks)
         self.reward_head = Head(latent, spec.head_size, spec.atoms, zero_last=True, folded=inference)
         width = latent + used["value_policy"]
-        self.trunk = nn.Sequential(*(ResidualBlock(width) for _ in range(spec.blocks)), nn.LayerNorm(width))
+        self.trunk = nn.Sequential(*(ResidualBlock(width) for _ in range(spec.blocks)), Norm(width))
         self.value_heads = Head(width, spec.head_size, spec.atoms, heads=spec.value_heads, folded=inference)
         self.policy_head = Head(width, spec.head_size, 2 * actions, zero_last=True, folded=inference)
         if not inference:
@@ -73,13 +75,31 @@ class WorldModel(nn.Module):
                 nn.Linear(out, wide), nn.LayerNorm(wide), nn.ReLU(), nn.Linear(wide, out)
             )
 
+    def pack(self) -> None:
+        """Packs the weights of the inference form as they are now (see `packed.py`); caps the embeddings."""
+        self.capped = self.capped_embedding()
+        for module in self.modules():
+            if isinstance(module, ResidualBlock | Transition):
+                module.pack()
+        for first in (self.encoder[0], self.action_encoder[0]):
+            assert isinstance(first, Dense)
+            first.pack()
+        norm = self.trunk[-1]
+        assert isinstance(norm, Norm)
+        self.value_heads.pack(norm)
+        self.policy_head.pack(norm)
+        self.reward_head.pack()
+
     def _with_task(self, part: str, task: Tensor, *inputs: Tensor) -> Tensor:
         """Inputs `[B, *]` joined with the task's embedding (norm capped at 1) where `part` uses it."""
         if self.embedding_used[part]:
-            table = self.task_embedding
-            table = table / table.norm(dim=-1, keepdim=True).clamp(min=1.0)
+            table = self.capped_embedding() if self.capped is None else self.capped
             inputs = (*inputs, table[task].to(inputs[0].dtype))
         return torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
+
+    def capped_embedding(self) -> Tensor:
+        """The task embeddings `[T, E]`, L2 norm at most 1."""
+        return self.task_embedding / self.task_embedding.norm(dim=-1, keepdim=True).clamp(min=1.0)
 
     def encode(self, observation: Tensor, task: Tensor) -> Tensor:
         """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model import InferenceModel, WorldModel
 from ezm_pl.world_model.layers import Head
+from ezm_pl.world_model.packed import Dense, pack
 
 BATCH = 40
 
@@ -217,6 +218,82 @@ def test_a_search_state_needs_only_the_policy_head_for_its_policy() -> None:
     state, _ = model.root(observation, task)
     assert state.shape == (BATCH, 2 * SMALL["latent_size"] + SMALL["task_embedding_size"])
     before = model.policy(state, task).mean
-    for parameter in model.model.trunk.parameters():
+    for parameter in model.model.trunk[:-1].parameters():  # the heads may have absorbed the last LayerNorm
         parameter.data.zero_()
+    model.load_state_dict(model.state_dict())  # nothing stays packed
     assert torch.equal(model.policy(state, task).mean, before)
+
+
+def moved_norms() -> WorldModel:
+    """A trained model whose LayerNorms have a scale and a shift of their own."""
+    source = trained()
+    for module in source.modules():
+        if isinstance(module, nn.LayerNorm):
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    return source
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_weights_compute_the_same(dtype: torch.dtype) -> None:
+    """Packed, with what they absorb, against the plain layers on the same weights."""
+    source = moved_norms()
+    model, plain = infer(source, dtype), infer(source, dtype)
+    plain._packed = True  # so that they never are
+    result = found(model)
+    assert not any(m.packed for m in plain.model.modules() if isinstance(m, Dense))
+    packs = pack(torch.zeros(4, 4, dtype=dtype), torch.zeros(4, dtype=dtype)) is not None
+    assert bool(model.model.dynamics.inner.packed) == model.model.dynamics.norm.absorbed == packs
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    for target in (expected(source, (0, 1)), found(plain)):
+        for name, tensor in target.items():
+            difference = (result[name] - tensor).abs().mean() / tensor.float().std()
+            assert difference < tolerance, (name, float(difference))
+
+
+def test_packed_weights_follow_every_change() -> None:
+    """After `load`, `load_state_dict` (also the parent's) and a move the new weights count."""
+    source, other = moved_norms(), moved_norms()
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    fresh = infer(other)
+    target = found(fresh)
+    for change in ("load", "load_state_dict", "parent"):
+        model = infer(source)
+        assert not torch.allclose(found(model)["reward"], target["reward"], atol=1e-4)
+        if change == "load":
+            model.load(other)
+        elif change == "load_state_dict":
+            model.load_state_dict(fresh.state_dict())
+        else:
+            nn.ModuleList([model]).load_state_dict(nn.ModuleList([fresh]).state_dict())
+        for name, tensor in found(model).items():
+            assert torch.equal(tensor, target[name]), (change, name)
+    doubled = infer(source)
+    found(doubled)
+    assert doubled.double().policy(doubled.root(*batch()[:2])[0].double(), batch()[1]).mean.isfinite().all()
+
+
+def test_autocast_around_a_search_changes_nothing() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        model = infer(trained(), dtype)
+        alone = found(model)
+        with torch.autocast("cpu", torch.bfloat16):
+            inside = found(model)
+        for name, tensor in alone.items():
+            assert torch.equal(inside[name], tensor), (dtype, name)
+
+
+def test_large_batches_go_in_chunks() -> None:
+    """More rows than a chunk holds, not a multiple of it: every row as alone."""
+    model = infer(trained())
+    observation, task, action = (x.repeat(60, *(1,) * (x.dim() - 1)) for x in batch())
+    state, _ = model.root(observation, task)
+    assert len(state) == 2400
+    for whole, part in zip(
+        model.step(state, action, task), model.step(state[-7:], action[-7:], task[-7:]), strict=True
+    ):
+        assert len(whole) == 2400
+        torch.testing.assert_close(whole[-7:], part, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(whole[:40], whole[-40:], rtol=1e-4, atol=1e-4)
