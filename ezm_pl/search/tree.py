@@ -4,8 +4,11 @@ Sources: Danihelka et al. 2022 (Gumbel MuZero), Hubert et al. 2021 (sampled acti
 
 Shapes: `B` roots, `R` root candidates, `C` actions of an interior node, `A` action size, `N`
 simulations, `W` leaves a root that one wave expands, `D` state size. A tree has `N + 1` nodes: slot
-0 is the root, slot `i` the `i`-th node expanded. One further slot takes the writes of paths that
-have already ended, so that nothing depends on data and the host never waits for the device.
+0 is the root, slot `i` the `i`-th node expanded. No shape depends on data: where a path is shorter
+than others its last entries are masked, so the host never waits for the device.
+
+At small batches the time goes into the number of tensor operations, whatever their size. So what all
+nodes have in common is done for all slots in use at once (`_backup`, `_choices`), not level by level.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from ezm_pl.search.halving import Wave, plan_waves
+from ezm_pl.search.halving import plan_waves
 from ezm_pl.search.proposals import Proposal
 
 
@@ -85,37 +88,34 @@ class SearchResult:
 
 
 class _Tree:
-    """The arrays of `B` trees. `children` holds slots, 0 where a child has not been expanded."""
+    """The arrays of `B` trees with `slots` nodes each. `children` holds slots, 0 where there is none yet.
 
-    def __init__(self, state: Tensor, value: Tensor, nodes: int, interior: int, action_size: int) -> None:
+    `visits`, `value_sum` and `q` (reward plus discounted mean value, the Q of the edge above) mean
+    something in slots in use only.
+    """
+
+    def __init__(self, state: Tensor, value: Tensor, slots: int, interior: int) -> None:
         batch, device = state.shape[0], state.device
-        slots = nodes + 1
-        self.trash = nodes
         self.state = state.new_empty(batch, slots, state.shape[1])
-        self.network_value = torch.zeros(batch, slots, device=device)
-        self.value_sum = torch.zeros(batch, slots, device=device)
-        self.visits = torch.zeros(batch, slots, device=device)
-        self.reward = torch.zeros(batch, slots, device=device)
-        self.parent = torch.zeros(batch, slots, dtype=torch.long, device=device)
+        self.network_value, self.value_sum, self.reward, self.q = torch.zeros(4, batch, slots, device=device)
+        self.visits = torch.ones(batch, slots, device=device)
         self.children = torch.zeros(batch, slots, interior, dtype=torch.long, device=device)
-        self.actions = torch.zeros(batch, slots, interior, action_size, device=device)
         self.logits = torch.zeros(batch, slots, interior, device=device)
-        self.low = torch.full((batch,), torch.inf, device=device)
-        self.high = torch.full((batch,), -torch.inf, device=device)
+        self.low = torch.full((batch, 1), torch.inf, device=device)
+        self.high = torch.full((batch, 1), -torch.inf, device=device)
+        self.row_starts = torch.arange(0, batch * slots, slots, device=device).unsqueeze(1)
         self.state[:, 0] = state
         self.network_value[:, 0] = self.value_sum[:, 0] = value
-        self.visits[:, 0].fill_(1)
-
-    def mean_value(self, slots: Tensor) -> Tensor:
-        """Mean backed-up value of nodes `[B, ...]`; zero for those without a visit."""
-        flat = slots.flatten(1)
-        mean = self.value_sum.gather(1, flat) / self.visits.gather(1, flat).clamp(min=1)
-        return mean.view_as(slots)
 
     def pick(self, field: Tensor, slots: Tensor) -> Tensor:
-        """`field[b, slots[b, w]]` for slots `[B, W]` and a field `[B, slots, ...]`."""
-        rows = torch.arange(slots.shape[0], device=slots.device).unsqueeze(1)
-        return field[rows, slots]
+        """`field[b, slots[b, w]]` for slots `[B, W]` and a field `[B, slots, ...]`: `[B * W, ...]`."""
+        return field.flatten(0, 1).index_select(0, (slots + self.row_starts).flatten())
+
+    def below(self, children: Tensor) -> tuple[Tensor, Tensor]:
+        """Visits and Q of children `[B, ...]`; zero visits and any Q where there is none."""
+        flat = children.flatten(1)
+        visits = self.visits.gather(1, flat) * (flat > 0)
+        return visits.view_as(children), self.q.gather(1, flat).view_as(children)
 
 
 @torch.no_grad()
@@ -137,38 +137,52 @@ def search(
         settings: see `SearchSettings`.
         generator: of all noise, on the observations' device.
     """
-    batch = observation.shape[0]
+    batch, slots = observation.shape[0], settings.num_simulations + 1
     root, value = model.root(observation, task)
     candidates, prior = proposal.root(model, root, task, generator)
-    considered = min(settings.max_considered, candidates.shape[1])
-    waves = plan_waves(considered, settings.num_simulations, settings.wave)
-    nodes = settings.num_simulations + 1
-    noise = proposal.interior_noise(batch, nodes + 1, generator, root.device)
-    interior = noise.shape[2]
-    tree = _Tree(root, value.float(), nodes, interior, candidates.shape[2])
+    noise = proposal.interior_noise(batch, slots, generator, root.device)
+    tree = _Tree(root, value.float(), slots, noise.shape[2])
     root_children = torch.zeros(batch, candidates.shape[1], dtype=torch.long, device=root.device)
     gumbel = _gumbel(prior, settings.gumbel_scale, generator)
+    rows = torch.arange(batch, device=root.device)
 
     used = 1
-    for wave in waves:
-        scores, _ = _root_scores(tree, root_children, prior, gumbel, settings, wave.visit)
+    considered = min(settings.max_considered, candidates.shape[1])
+    for wave in plan_waves(considered, settings.num_simulations, settings.wave):
+        scores, _, _ = _root_scores(tree, root_children, prior, gumbel, settings, wave.visit)
         chosen = scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width]
-        parent, edge, action, state = _descend(
-            model, proposal, tree, root_children, candidates, noise, chosen, task, wave, settings
-        )
-        used = _expand(model, tree, root_children, parent, edge, chosen, action, state, task, used, wave)
-        _backup(tree, torch.arange(used - wave.width, used, device=root.device), wave, settings)
+        tasks = task.repeat_interleave(wave.width)
+        leaves = torch.arange(used, used + wave.width, device=root.device).expand(batch, -1)
+        if wave.visit == 0:
+            path: list[Tensor] = []
+            parent_state = root.repeat_interleave(wave.width, 0)
+            action = candidates[rows.unsqueeze(1), chosen].flatten(0, 1)
+            root_children.scatter_(1, chosen, leaves)
+        else:
+            # With one visit each nobody has children to choose from yet.
+            choices = _choices(tree, used, settings) if wave.visit > 1 else None
+            path = _descend(tree, root_children.gather(1, chosen), choices, wave.visit)
+            parent_state = tree.pick(tree.state, path[-1])
+            actions, logits = proposal.interior(model, parent_state, tasks, tree.pick(noise, path[-1]))
+            edge = _edge(tree, path[-1], choices, logits)
+            action = actions[torch.arange(edge.numel(), device=edge.device), edge.flatten()]
+            _link(tree, path[-1], edge, leaves, logits)
+        state, reward, value = model.step(parent_state, action, tasks)
+        _store(tree, used, state, reward, value)
+        used += wave.width
+        _backup(tree, [*path, leaves], used, settings)
 
     # As many visits as any: the last survivors of the halving, best of them by sigma(q).
-    visits = tree.visits.gather(1, root_children) * (root_children > 0)
+    visits, _ = tree.below(root_children)
     top = visits.amax(1, keepdim=True)
-    scores, completed = _root_scores(tree, root_children, prior, gumbel, settings, top)
+    scores, completed, scaled = _root_scores(tree, root_children, prior, gumbel, settings, top)
     best = scores.argmax(1)
-    scaled = _sigma(tree, completed, visits, settings)
     weights = (prior + proposal.log_ratio(model, root, task, candidates) + scaled).softmax(-1)
-    action = candidates[torch.arange(batch, device=best.device), best]
     mean = tree.value_sum[:, 0] / tree.visits[:, 0]
-    return SearchResult(candidates, visits.long(), completed, weights, best, action, mean, value)
+    action = candidates[rows, best]
+    return SearchResult(
+        candidates, visits.long(), completed, weights, best, action, mean, tree.network_value[:, 0]
+    )
 
 
 def _gumbel(prior: Tensor, scale: float, generator: torch.Generator) -> Tensor:
@@ -184,14 +198,13 @@ def _sigma(tree: _Tree, completed: Tensor, visits: Tensor, settings: SearchSetti
     if settings.normalization == "node":
         low, high = completed.amin(-1, keepdim=True), completed.amax(-1, keepdim=True)
     else:
+        # Before the first backup low is inf and high -inf: that scales every Q to 0.
         shape = (-1,) + (1,) * (completed.dim() - 1)
-        # Before the first backup the extremes are empty and all completed Q are equal: any range does.
-        low = torch.where(tree.low > tree.high, 0, tree.low).view(shape)
-        high = torch.where(tree.low > tree.high, 0, tree.high).view(shape)
+        low, high = tree.low.view(shape), tree.high.view(shape)
     scaled = (completed - low) / (high - low).clamp(min=settings.range_floor)
     if settings.normalization == "tree":
         scaled = scaled.clamp(0, 1)
-    return (settings.c_visit + visits.amax(-1, keepdim=True)) * settings.c_scale * scaled
+    return (settings.c_visit + visits.amax(-1, keepdim=True)) * (settings.c_scale * scaled)
 
 
 def _complete(q: Tensor, visits: Tensor, prior: Tensor, value: Tensor) -> Tensor:
@@ -200,9 +213,8 @@ def _complete(q: Tensor, visits: Tensor, prior: Tensor, value: Tensor) -> Tensor
     `q`, `visits`, `prior` logits are `[..., C]`, the node's network `value` `[...]`.
     """
     visited = visits > 0
-    probability = prior.softmax(-1)
-    seen = (probability * visited).sum(-1, keepdim=True)
-    mean_q = (probability * visited * q).sum(-1, keepdim=True) / seen.clamp(min=1e-12)
+    seen = prior.softmax(-1) * visited
+    mean_q = (seen * q).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1e-12)
     count = visits.sum(-1, keepdim=True)
     mixed = (value.unsqueeze(-1) + count * mean_q) / (count + 1)
     return torch.where(visited, q, mixed)
@@ -215,120 +227,98 @@ def _root_scores(
     gumbel: Tensor,
     settings: SearchSettings,
     visit: int | Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Scores `[B, R]` of the candidates, -inf for those without exactly `visit` visits, and their Q."""
-    expanded = root_children > 0
-    visits = tree.visits.gather(1, root_children) * expanded
-    q = tree.reward.gather(1, root_children) + settings.discount * tree.mean_value(root_children)
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the candidates `[B, R]`: scores, -inf without exactly `visit` visits; completed Q; its sigma."""
+    visits, q = tree.below(root_children)
     completed = _complete(q, visits, prior, tree.network_value[:, 0])
-    scores = gumbel + (prior - prior.amax(1, keepdim=True)) + _sigma(tree, completed, visits, settings)
-    return scores.masked_fill(visits != visit, -torch.inf), completed
+    scaled = _sigma(tree, completed, visits, settings)
+    scores = gumbel + (prior - prior.amax(1, keepdim=True)) + scaled
+    return scores.masked_fill(visits != visit, -torch.inf), completed, scaled
 
 
-def _descend(
-    model: SearchModel,
-    proposal: Proposal,
-    tree: _Tree,
-    root_children: Tensor,
-    candidates: Tensor,
-    noise: Tensor,
-    chosen: Tensor,
-    task: Tensor,
-    wave: Wave,
-    settings: SearchSettings,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Follows the chosen root actions `[B, W]` down to unexpanded edges.
+def _choices(tree: _Tree, used: int, settings: SearchSettings) -> Tensor:
+    """The edge `[B, used]` that the interior rule takes below every node, from its priors as known."""
+    prior = tree.logits[:, :used]
+    visits, q = tree.below(tree.children[:, :used])
+    completed = _complete(q, visits, prior, tree.network_value[:, :used])
+    improved = (prior + _sigma(tree, completed, visits, settings)).softmax(-1)
+    return (improved - visits / (1 + visits.sum(-1, keepdim=True))).argmax(-1)
 
-    Returns the parents `[B, W]`, the edges below them `[B, W]`, their actions `[B, W, A]` and the
-    parents' states `[B * W, D]`.
+
+def _descend(tree: _Tree, node: Tensor, choices: Tensor | None, visit: int) -> list[Tensor]:
+    """The nodes `[B, W]` from a root's child down to one whose chosen edge has no child yet.
+
+    A subtree with `visit` nodes is at most `visit` deep: so many entries come back, and where a path
+    ends before, its last node fills the others.
     """
-    if wave.visit == 0:
-        state = tree.state[:, :1].expand(-1, wave.width, -1).flatten(0, 1)
-        return torch.zeros_like(chosen), chosen, tree.pick(candidates, chosen), state
-    node = root_children.gather(1, chosen)
-    edge = torch.zeros_like(node)
-    # A subtree with `visit` nodes is at most `visit` deep, so this many moves always reach a leaf.
-    for _ in range(wave.visit):
-        children = tree.pick(tree.children, node)
-        visits = tree.visits.gather(1, children.flatten(1)).view_as(children) * (children > 0)
-        q = tree.reward.gather(1, children.flatten(1)).view_as(children)
-        q = q + settings.discount * tree.mean_value(children)
-        prior = tree.pick(tree.logits, node)
-        completed = _complete(q, visits, prior, tree.network_value.gather(1, node))
-        improved = (prior + _sigma(tree, completed, visits, settings)).softmax(-1)
-        edge = (improved - visits / (1 + visits.sum(-1, keepdim=True))).argmax(-1)
-        child = children.gather(2, edge.unsqueeze(-1)).squeeze(-1)
-        node = torch.where(child > 0, child, node)
-        # A node that was entered just now has its own choice still to make: the next round makes it.
-        # Where no child exists the same node makes the same choice again.
-    # The policy of a node is asked for only here, when something is expanded below it. The noise is
-    # drawn once a node, so asking a second time gives the same actions.
-    flat = node.flatten()
-    state = tree.pick(tree.state, node).flatten(0, 1)
-    actions, logits = proposal.interior(
-        model, state, task.repeat_interleave(wave.width), tree.pick(noise, node).flatten(0, 1)
-    )
-    rows = torch.arange(node.shape[0], device=node.device).repeat_interleave(wave.width)
-    first = (tree.children[rows, flat] > 0).any(-1).logical_not()
-    # Discrete priors are known only now: the first choice below a node must be made with them.
-    prior = torch.where(first.unsqueeze(-1), logits, tree.logits[rows, flat])
-    edge = torch.where(first, prior.argmax(-1), edge.flatten())
-    tree.actions[rows, flat] = torch.where(first.view(-1, 1, 1), actions, tree.actions[rows, flat])
-    tree.logits[rows, flat] = prior
-    action = tree.actions[rows, flat, edge]
-    return node, edge.view_as(node), action.view(*node.shape, -1), state
+    path = [node]
+    if choices is not None:
+        following = tree.children[:, : choices.shape[1]].gather(2, choices.unsqueeze(-1)).squeeze(-1)
+        for _ in range(visit - 1):
+            child = following.gather(1, node)
+            node = torch.where(child > 0, child, node)
+            path.append(node)
+    return path
 
 
-def _expand(
-    model: SearchModel,
-    tree: _Tree,
-    root_children: Tensor,
-    parent: Tensor,
-    edge: Tensor,
-    chosen: Tensor,
-    action: Tensor,
-    state: Tensor,
-    task: Tensor,
-    used: int,
-    wave: Wave,
-) -> int:
-    """Evaluates `W` new leaves a root in one call and links them; returns the next free slot."""
-    batch, width = parent.shape
-    state, reward, value = model.step(state, action.flatten(0, 1), task.repeat_interleave(width))
-    end = used + width
-    tree.state[:, used:end] = state.view(batch, width, -1)
-    tree.reward[:, used:end] = reward.view(batch, width).float()
-    tree.network_value[:, used:end] = value.view(batch, width).float()
-    tree.parent[:, used:end] = parent
-    slots = torch.arange(used, end, device=parent.device).expand(batch, width)
-    if wave.visit == 0:
-        root_children.scatter_(1, chosen, slots)
-    else:
-        rows = torch.arange(batch, device=parent.device).unsqueeze(1)
-        tree.children[rows, parent, edge] = slots
-    return end
+def _edge(tree: _Tree, parent: Tensor, choices: Tensor | None, logits: Tensor) -> Tensor:
+    """The edges `[B, W]` to expand below parents `[B, W]` with prior logits `[B * W, C]`.
+
+    The priors of a node are known only once something is expanded below it, so a parent's first
+    choice is made here.
+    """
+    first = logits.argmax(-1).view_as(parent)
+    if choices is None:
+        return first
+    return torch.where(tree.visits.gather(1, parent) == 1, first, choices.gather(1, parent))
 
 
-def _backup(tree: _Tree, leaves: Tensor, wave: Wave, settings: SearchSettings) -> None:
-    """Adds the new leaves' values to every node above them and widens the range of Q."""
-    batch = tree.reward.shape[0]
-    node = leaves.expand(batch, -1).contiguous()
-    value = tree.network_value.gather(1, node)
-    live = torch.ones_like(node, dtype=torch.bool)
-    paths = []
-    for _ in range(wave.visit + 1):
-        slot = torch.where(live, node, tree.trash)
+def _link(tree: _Tree, parent: Tensor, edge: Tensor, leaves: Tensor, logits: Tensor) -> None:
+    """Hangs leaves `[B, W]` below edges of parents, and keeps the parents' prior logits `[B * W, C]`."""
+    interior = tree.children.shape[2]
+    tree.children.flatten(1).scatter_(1, parent * interior + edge, leaves)
+    wide = parent.unsqueeze(-1).expand(-1, -1, interior)
+    tree.logits.scatter_(1, wide, logits.view(*parent.shape, interior))
+
+
+def _store(tree: _Tree, used: int, state: Tensor, reward: Tensor, value: Tensor) -> None:
+    """Fills the next free slots with `W` new leaves a root: `[B * W, ...]`."""
+    batch = tree.state.shape[0]
+    end = used + state.shape[0] // batch
+    tree.state[:, used:end] = state.view(batch, end - used, -1)
+    tree.reward[:, used:end] = reward.view(batch, -1)
+    tree.network_value[:, used:end] = tree.value_sum[:, used:end] = value.view(batch, -1)
+
+
+def _backup(tree: _Tree, path: list[Tensor], used: int, settings: SearchSettings) -> None:
+    """Adds the new leaves' values to every node above them and widens the range of Q.
+
+    `path` holds slots `[B, W]`, from a child of the root to the leaf; an entry equal to the one before
+    it stands for nothing.
+    """
+    value, reward = (field.gather(1, path[-1]) for field in (tree.network_value, tree.reward))
+    width = path[0].shape[1]
+    if len(path) > 1:
+        slots = torch.stack(path[:-1])
+        live = torch.ones_like(slots, dtype=torch.bool)
+        live[1:] = slots[1:] != slots[:-1]
+        rewards = tree.reward.expand(len(slots), -1, -1).gather(2, slots)
+        returns = torch.zeros_like(rewards)
+        for level in reversed(range(len(slots))):
+            above = torch.add(reward, value, alpha=settings.discount)
+            value = torch.where(live[level], above, value)
+            reward = torch.where(live[level], rewards[level], reward)
+            returns[level] = value
         # Leaves of one wave lie below different root actions, so live slots never coincide.
-        tree.value_sum.scatter_add_(1, slot, value)
-        tree.visits.scatter_add_(1, slot, torch.ones_like(value))
-        paths.append((slot, live))
-        reward = tree.reward.gather(1, node)
-        value = torch.where(live, reward + settings.discount * value, value)
-        node = tree.parent.gather(1, node)
-        live = live & (node > 0)
-    tree.value_sum[:, 0] += value.sum(1)
-    tree.visits[:, 0] += node.shape[1]
-    for slot, live in paths:
-        q = tree.reward.gather(1, slot) + settings.discount * tree.mean_value(slot)
-        tree.low = torch.minimum(tree.low, q.masked_fill(~live, torch.inf).amin(1))
-        tree.high = torch.maximum(tree.high, q.masked_fill(~live, -torch.inf).amax(1))
+        flat = slots.transpose(0, 1).flatten(1)
+        mask = live.transpose(0, 1).flatten(1).float()
+        tree.value_sum.scatter_add_(1, flat, returns.transpose(0, 1).flatten(1) * mask)
+        tree.visits.scatter_add_(1, flat, mask)
+    tree.value_sum[:, 0] += torch.add(reward, value, alpha=settings.discount).sum(1)
+    tree.visits[:, 0] += width
+    nodes = slice(1, used)
+    q = tree.reward[:, nodes] + settings.discount * (tree.value_sum[:, nodes] / tree.visits[:, nodes])
+    tree.q[:, nodes] = q
+    # A node whose Q has not moved was counted when it did.
+    tree.low = torch.minimum(tree.low, q.amin(1, keepdim=True))
+    tree.high = torch.maximum(tree.high, q.amax(1, keepdim=True))

@@ -192,7 +192,7 @@ def test_roots_do_not_see_each_other(wave: int | None) -> None:
     observation = torch.randn(9, 6, generator=generator)
     task = torch.arange(9) % 4
     root_noise = torch.randn(9, 16, 3, generator=generator)
-    below = torch.randn(9, settings.num_simulations + 2, 2, 3, generator=generator)
+    below = torch.randn(9, settings.num_simulations + 1, 2, 3, generator=generator)
     together = search(model, given_noise(root_noise, below), observation, task, settings, generator)
     for index in reversed(range(9)):
         one = slice(index, index + 1)
@@ -209,7 +209,7 @@ def test_task_reaches_every_network_call() -> None:
     """The same observation under another task gives another plan; the same task the same one."""
     model, settings = SmoothModel(), SearchSettings()
     noise = torch.randn(1, 16, 3).expand(4, -1, -1)
-    below = torch.randn(1, settings.num_simulations + 2, 2, 3).expand(4, -1, -1, -1)
+    below = torch.randn(1, settings.num_simulations + 1, 2, 3).expand(4, -1, -1, -1)
     observation = torch.randn(1, 6).expand(4, -1)
     generator = torch.Generator()
     task = torch.tensor([2, 0, 2, 1])
