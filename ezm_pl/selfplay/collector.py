@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
 from ezm_pl.replay import ReplayBuffer
 from ezm_pl.search import Planner
+from ezm_pl.selfplay.clock import Clock
 from ezm_pl.selfplay.pacing import Pacing
 from ezm_pl.selfplay.weights import WeightStore
 from ezm_pl.spec import Experiment
@@ -75,8 +75,7 @@ class Collector:
         self.model, self.store, self.pacing, self.device = model, store, pacing, device
         self.control_steps = np.full(len(experiment.tasks), collected, np.int64)
         self.episodes: deque[Episode] = deque(maxlen=10_000)
-        self.search_seconds = 0.0
-        self.env_seconds = 0.0
+        self.clock = Clock()
         self.diverged = 0
         self.worker_restarts = 0
         self._rank = rank
@@ -159,22 +158,20 @@ class Collector:
             # Until there is something to sample the learner waits for us, so we must not wait for it.
             if self.warm and not self.pacing.wait_to_collect():
                 break
+            self.clock.lap("waiting")
             newest = self.store.newer_than(version)
             if newest is not None:
                 version = newest[0]
                 self.model.load_state_dict(newest[1])
-            start = time.perf_counter()
             if warm_up or version < 0:
                 action = random.uniform(-1, 1, mask.shape).astype(np.float32) * mask
             else:
                 self.model.draw_heads(heads)
                 padded = torch.as_tensor(observation, device=self.device)
                 action = planner(self.model, padded, tasks, generator).action.cpu().numpy()
-            searched = time.perf_counter()
+            self.clock.lap("search")
             following, reward, terminated, truncated, info = envs.step(action)
-            stepped = time.perf_counter()
-            self.search_seconds += searched - start
-            self.env_seconds += stepped - searched
+            self.clock.lap("physics")
             self.buffer.add(observation, action, reward, terminated, truncated, info["final_obs"])
             observation = following
             played += np.stack([reward, info["reward_before_fall"] * upright, info["steps"]])
@@ -190,6 +187,7 @@ class Collector:
             if self._episode_steps() != episode_steps:
                 episode_steps = self._episode_steps()
                 envs.set_episode_steps(episode_steps)
+            self.clock.lap("storing")
 
     def _finish(
         self,

@@ -10,6 +10,7 @@ import psutil
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
 
+from ezm_pl.selfplay import shares
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.module import EZMModule
 
@@ -18,7 +19,8 @@ class SelfPlayMetrics(Callback):
     """Logs self-play returns, throughput, waiting times and memory every few updates.
 
     Names: `selfplay/<task>/return` (training episodes, `ezm` return), `env_steps` (control steps a
-    task), `time/*` (rates a second and seconds waited), `device/*`.
+    task), `time/*` (rates a second, and what shares of their time the learner and the collector spend on
+    what: each side's add up to 1), `device/*`.
 
     Args:
         every: updates between logs.
@@ -27,11 +29,12 @@ class SelfPlayMetrics(Callback):
     def __init__(self, every: int) -> None:
         self.every = every
         self.latest: dict[str, float] = {}
-        self._mark = (0.0, 0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        self._mark = (0.0, 0, 0.0)
+        self._parts: dict[str, dict[str, float]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock, so that set-up does not count."""
-        self._mark = self._now(trainer)
+        self._mark, self._parts = self._now(trainer), self._clocks(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -42,8 +45,9 @@ class SelfPlayMetrics(Callback):
         if collector is None or trainer.global_step % self.every:
             return
         now = self._now(trainer)
-        seconds, updates, steps, collector_wait, learner_wait, search, physics = np.subtract(now, self._mark)
-        self._mark = now
+        seconds, updates, steps = np.subtract(now, self._mark)
+        parts = self._clocks(trainer)
+        before, self._mark, self._parts = self._parts, now, parts
         seconds = max(seconds, 1e-9)
         tasks = len(data.experiment.tasks)
         metrics = {
@@ -51,15 +55,14 @@ class SelfPlayMetrics(Callback):
             "env_steps": float(collector.control_steps.mean()),
             "time/updates_per_second": updates / seconds,
             "time/env_steps_per_second": steps * tasks / seconds,
-            "time/collector_waiting_share": collector_wait / seconds,
-            "time/learner_waiting_share": learner_wait / seconds,
-            "time/collector_search_share": search / seconds,
-            "time/collector_physics_share": physics / seconds,
             "selfplay/diverged_episodes": float(collector.diverged),
             "selfplay/worker_restarts": float(collector.worker_restarts),
             "device/process_memory_gib": psutil.Process().memory_info().rss / 2**30,
             "device/cpu_percent": psutil.cpu_percent(),
         }
+        for side, reading in parts.items():
+            for part, share in shares(before.get(side, {}), reading).items():
+                metrics[f"time/{side}_{part}_share"] = share
         returns: dict[int, list[float]] = {}
         while collector.episodes:
             episode = collector.episodes.popleft()
@@ -70,18 +73,15 @@ class SelfPlayMetrics(Callback):
         pl_module.log_dict(metrics)
 
     @staticmethod
-    def _now(trainer: Trainer) -> tuple[float, int, float, float, float, float, float]:
+    def _now(trainer: Trainer) -> tuple[float, int, float]:
         data: SelfPlayDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        collector, pacing = data.collector, data.pacing
-        return (
-            time.perf_counter(),
-            trainer.global_step,
-            float(data.control_steps.mean()),
-            pacing.collector_waited,
-            pacing.learner_waited,
-            collector.search_seconds if collector else 0.0,
-            collector.env_seconds if collector else 0.0,
-        )
+        return time.perf_counter(), trainer.global_step, float(data.control_steps.mean())
+
+    @staticmethod
+    def _clocks(trainer: Trainer) -> dict[str, dict[str, float]]:
+        data: SelfPlayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        clocks = {"learner": data.clock, "collector": data.collector.clock if data.collector else None}
+        return {side: clock.read() for side, clock in clocks.items() if clock is not None}
 
 
 class TrainingBar(RichProgressBar):

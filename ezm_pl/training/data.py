@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
 from ezm_pl.replay import ReplayBuffer
-from ezm_pl.selfplay import Collector, Pacing, WeightStore
+from ezm_pl.selfplay import Clock, Collector, Pacing, WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream
 from ezm_pl.training.batch import Batch
@@ -41,8 +41,14 @@ class _Stream(IterableDataset[Batch]):
             collector.check()
             if not collector.warm:
                 data.interrupted.wait(0.05)
-            elif data.pacing.wait_to_learn(timeout=0.5):
-                yield Batch.from_windows(data.buffer.sample(size))
+                continue
+            data.clock.lap("other")
+            ready = data.pacing.wait_to_learn(timeout=0.5)
+            data.clock.lap("waiting")
+            if ready:
+                batch = Batch.from_windows(data.buffer.sample(size))
+                data.clock.lap("sampling")
+                yield batch
 
 
 class _Once(IterableDataset[int]):
@@ -70,6 +76,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.interrupted = threading.Event()
         self.collector: Collector | None = None
         self.world_size = 1
+        self.clock = Clock()
         self.control_steps = np.zeros(len(experiment.tasks), np.int64)
         self.updates = 0
         collect = experiment.collect

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ezm_pl.envs import TaskSizes
 from ezm_pl.search import Planner
+from ezm_pl.selfplay import Clock
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.training.batch import Batch, Targets
@@ -53,6 +54,7 @@ class EZMModule(L.LightningModule):
         self._latest: tuple[Losses, Batch, Targets] | None = None
         self.evaluations: list[Evaluation] = []
         self.updates = 0
+        self.clock = Clock()
 
     nonfinite_updates: Tensor
     _skipped_in_a_row: Tensor
@@ -91,8 +93,11 @@ class EZMModule(L.LightningModule):
         """Reanalyses a training batch: `Batch` to `(Batch, Targets)`."""
         if not isinstance(batch, Batch):
             return batch
+        self.clock.lap("other")
         self.target.draw_heads(self.generator("heads"))
-        return batch, self.reanalyse(batch)
+        targets = self.reanalyse(batch)
+        self.clock.lap("search")
+        return batch, targets
 
     def reanalyse(self, batch: Batch) -> Targets:
         """Fresh targets from the target network."""
@@ -117,6 +122,15 @@ class EZMModule(L.LightningModule):
         self._latest = found._replace(total=found.total.detach()), windows, targets
         self._log(found, targets)
         return found.total
+
+    def on_after_backward(self) -> None:
+        """What has passed since the search went into the losses and their gradients."""
+        self.clock.lap("losses")
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """As any module's."""
+        super().optimizer_step(*args, **kwargs)
+        self.clock.lap("optimizer")
 
     def _log(self, found: Losses, targets: Targets) -> None:
         if self.global_step % self.experiment.trainer.log_every:
@@ -178,6 +192,7 @@ class EZMModule(L.LightningModule):
     def on_fit_start(self) -> None:
         """Hands the first weights to the actor and starts the collector thread."""
         self.updates = self.data.updates
+        self.clock = self.data.clock = Clock(self.device)
         self.data.store.publish(self.updates, self.lagged.state_dict())
         self.data.start_collecting(self.new_actor(), self.device)
 
@@ -192,6 +207,7 @@ class EZMModule(L.LightningModule):
         """
         if self.updates == self.global_step:
             return
+        self.clock.lap("other")
         self.updates = self.global_step
         if self._error is not None:
             (windows, error), self._error = self._error, None
@@ -201,6 +217,7 @@ class EZMModule(L.LightningModule):
             self.refresh()
             self.data.store.publish(self.global_step, self.lagged.state_dict())
         self.data.updated(self.global_step)
+        self.clock.lap("refresh")
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """An evaluation of all tasks: episodes that plan with the present weights."""

@@ -416,3 +416,23 @@ def test_buffers_that_cannot_fit_are_refused_before_they_are_made(monkeypatch: p
     with pytest.raises(MemoryRefused, match=r"lower replay\.capacity") as caught:
         SelfPlayDataModule(experiment, sizes(experiment.tasks))
     assert "\n" not in str(caught.value)
+
+
+def test_the_shares_of_both_sides_time_add_up(tmp_path: Path) -> None:
+    """Learner and collector: `time/*_share` are logged, each side's sum is 1."""
+    logged: list[dict[str, float]] = []
+
+    class Read(Callback):
+        def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+            logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+    run(fit_experiment(), tmp_path, Read())
+    sides = {
+        "learner": {"waiting", "sampling", "search", "losses", "optimizer", "refresh", "other"},
+        "collector": {"waiting", "search", "physics", "storing"},
+    }
+    for side, parts in sides.items():
+        found = {k: v for k, v in logged[-1].items() if k.startswith(f"time/{side}_")}
+        assert found.keys() <= {f"time/{side}_{part}_share" for part in parts}
+        assert sum(found.values()) == pytest.approx(1)
+    assert logged[-1]["time/learner_search_share"] > 0 and logged[-1]["time/learner_losses_share"] > 0

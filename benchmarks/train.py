@@ -1,0 +1,251 @@
+"""Training: updates/s, where the time goes, model FLOP/s, and how cost grows with the number of tasks.
+
+    .venv/bin/python benchmarks/train.py [--preset laptop paper] [--suite hb-medium] [--json FILE]
+    .venv/bin/python benchmarks/train.py --tasks 1,8,16,29 [--preset laptop] [--figure FILE.png]
+
+Each row is the beginning of an ordinary run (`ezm_pl.training.fit`: Lightning's Trainer, the collector
+thread, replay, reanalysis), at the preset's own sizes and pacing but for a short random warm-up. The first
+updates are not counted. Shares are of the learner's and of the collector's own time (`time/*`). Model
+FLOPs are those of the matrix products of one update, counted by torch on one batch of the same run;
+`peak` is a plain matrix product on the same device with as many threads as training has. With
+`--tasks`, the first so many tasks of hb-29; all other sizes stay as they are.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
+from timing import Spread, machine, matmul_flops, parser, show, spread, write_json
+from torch.utils.flop_counter import FlopCounterMode
+
+from ezm_pl.selfplay import shares
+from ezm_pl.spec import Experiment, build_experiment, resolve_tasks
+from ezm_pl.spec.presets import merge
+from ezm_pl.training import fit
+from ezm_pl.training.batch import Batch
+from ezm_pl.training.losses import losses
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration.
+
+    Attributes:
+        name: what is measured. tasks: how many. parameters: of the world model.
+        update: seconds of an update. updates: counted.
+        env_steps: control steps per second over all tasks.
+        learner, collector: shares of their time.
+        flops: of one update's matrix products. peak: FLOP/s of a plain one.
+        memory: bytes of the process (and of the GPU) at most. replay: bytes of full buffers.
+    """
+
+    name: str
+    tasks: int
+    parameters: int
+    update: Spread
+    env_steps: float
+    learner: dict[str, float]
+    collector: dict[str, float]
+    flops: float
+    peak: float
+    memory: int
+    gpu_memory: int
+    replay: int
+
+
+@dataclass
+class Meter(Callback):
+    """Times blocks of updates for `seconds`, and at least `least` of them, after as many that do not count.
+
+    On a GPU the host runs ahead, so a block is longer there and ends with what it has queued. Then the run
+    is ended.
+    """
+
+    seconds: float
+    least: int
+    result: dict[str, Any] = field(default_factory=dict)
+    _times: list[float] = field(default_factory=list)
+    _start: tuple[float, dict[str, float], dict[str, float]] = (0.0, {}, {})
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Ends a block, or all of it."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        cuda = pl_module.device.type == "cuda"
+        block = 20 if cuda else 1
+        if trainer.global_step < self.least or trainer.global_step % block or self.result:
+            return
+        if cuda:
+            torch.cuda.synchronize(pl_module.device)
+        self._times.append(time.perf_counter())
+        if len(self._times) == 1:
+            self._start = float(data.control_steps.sum()), data.clock.read(), data.collector.clock.read()
+        passed = self._times[-1] - self._times[0]
+        if len(self._times) <= self.least or passed < self.seconds:
+            return
+        steps, learner, collector = self._start
+        times = zip(self._times, self._times[1:], strict=False)
+        self.result |= {
+            "update": spread([(end - start) / block for start, end in times]),
+            "env_steps": (float(data.control_steps.sum()) - steps) / passed,
+            "learner": shares(learner, data.clock.read()),
+            "collector": shares(collector, data.collector.clock.read()),
+            "replay": data.replay_bytes(),
+            "parameters": sum(p.numel() for p in pl_module.model.parameters()),  # type: ignore[union-attr]
+            "memory": psutil.Process().memory_info().rss,
+            "gpu_memory": torch.cuda.max_memory_allocated(pl_module.device) if cuda else 0,
+            "flops": update_flops(pl_module),
+        }
+        dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
+        data.interrupted.set()  # ends the run without an evaluation
+        trainer.should_stop = True
+        data.collector.stop()
+        self.result["peak"] = matmul_flops(dtype, pl_module.device)
+
+
+def update_flops(module: Any) -> float:
+    """Floating-point operations of one update's matrix products, counted on one batch of its replay."""
+    experiment: Experiment = module.experiment
+    windows = module.data.buffer.sample(experiment.optim.batch_size)
+    batch = Batch(*(x.to(module.device) for x in Batch.from_windows(windows)))
+    with FlopCounterMode(display=False) as counter, module.trainer.precision_plugin.train_step_context():
+        targets = module.reanalyse(batch)
+        found = losses(
+            module.model,
+            batch,
+            targets,
+            experiment.loss,
+            experiment.targets.discount,
+            module.generator("entropy"),
+        )
+        found.total.backward()
+    module.zero_grad()
+    return float(counter.get_total_flops())
+
+
+def measure(name: str, document: dict[str, Any], seconds: float, least: int) -> Row:
+    """Begins a run of `document` and times its updates."""
+    warnings.simplefilter("ignore")
+    beginning = {
+        "name": "benchmark",
+        "collect": {"random_steps": 400},
+        "replay": {"save": False},
+        "eval": {"at_start": False},
+    }
+    experiment = build_experiment(merge(beginning, document))
+    meter = Meter(seconds, least)
+    with tempfile.TemporaryDirectory() as folder:
+        fit(experiment, Path(folder), callbacks=[meter])
+    return Row(name, len(experiment.tasks), **meter.result)
+
+
+def alone(name: str, document: dict[str, Any], seconds: float, least: int) -> Row:
+    """`measure` in a process of its own, so that its memory is its own."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, name, document, seconds, least).result()
+
+
+LEARNER = ("search", "losses", "optimizer", "refresh", "sampling", "waiting", "other")
+COLLECTOR = ("search", "physics", "storing", "waiting")
+
+
+def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
+    """Tables of rates, sizes, and both sides' shares."""
+    names = [(row.name, str(row.tasks)) for row in rows]
+
+    def table(title: str, columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+        lines = [[*name, *cell] for name, cell in zip(names, cells, strict=True)]
+        show(title, ["", "tasks", *columns], lines, facts)
+
+    table(
+        f"{title} (an update: median, quartiles)",
+        ["ms an update", "updates/s", "env steps/s", "GFLOP", "GFLOP/s", "of peak"],
+        [
+            [
+                f"{row.update.scaled(1e3):.0f}",
+                f"{1 / row.update.median:.2f}",
+                f"{row.env_steps:,.0f}",
+                f"{row.flops / 1e9:,.1f}",
+                f"{row.flops / row.update.median / 1e9:,.1f}",
+                f"{row.flops / row.update.median / row.peak:.1%}",
+            ]
+            for row in rows
+        ],
+    )
+    table(
+        "Memory, GiB",
+        ["parameters", "process", "GPU", "replay when full"],
+        [
+            [f"{row.parameters:,}", *(f"{n / 2**30:.2f}" for n in (row.memory, row.gpu_memory, row.replay))]
+            for row in rows
+        ],
+    )
+    for side, parts in (("learner", LEARNER), ("collector", COLLECTOR)):
+        cells = [[f"{getattr(row, side).get(part, 0.0):.1%}" for part in parts] for row in rows]
+        table(f"Shares of the {side}'s time", parts, cells)
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Updates/s and memory against the number of tasks."""
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    rate, memory = figure.subplots(1, 2)
+    tasks = [row.tasks for row in rows]
+    median = [1 / row.update.median for row in rows]
+    spreads = [[m - 1 / r.update.high for m, r in zip(median, rows, strict=True)],
+               [1 / r.update.low - m for m, r in zip(median, rows, strict=True)]]  # fmt: skip
+    rate.errorbar(tasks, median, spreads, marker="o", capsize=3)
+    rate.set(xlabel="tasks", ylabel="updates/s (median, quartiles)", ylim=(0, None))
+    memory.plot(tasks, [row.memory / 2**30 for row in rows], marker="o", label="process, replay nearly empty")
+    memory.plot(tasks, [row.replay / 2**30 for row in rows], marker="s", label="replay when full")
+    memory.set(xlabel="tasks", ylabel="GiB", ylim=(0, None))
+    memory.legend(frameon=False)
+    figure.savefig(path, dpi=150)
+    print(f"wrote {path}")
+
+
+def main() -> None:
+    arguments = parser(__doc__, 15.0, "a row")
+    arguments.add_argument(
+        "--preset", nargs="+", choices=("laptop", "paper", "smoke"), help="default: laptop paper"
+    )
+    arguments.add_argument("--suite", default="hb-medium", help="tasks of each row (default: hb-medium)")
+    arguments.add_argument("--tasks", metavar="N,N", help="rows for the first N tasks of hb-29 instead")
+    arguments.add_argument("--least", type=int, default=5, help="updates counted at least (default: 5)")
+    arguments.add_argument("--figure", type=Path, metavar="FILE", help="with --tasks: draw them here (PNG)")
+    args = arguments.parse_args()
+    changes = {"seed": args.seed}
+    if args.tasks:
+        preset = (args.preset or ["laptop"])[0]
+        names = resolve_tasks("hb-29")
+        documents = [
+            (preset, {"preset": preset, "tasks": list(names[: int(n)])}) for n in args.tasks.split(",")
+        ]
+        title = f"Training as tasks grow, preset {preset}"
+    else:
+        presets = args.preset or ["laptop", "paper"]
+        documents = [(preset, {"preset": preset, "tasks": args.suite}) for preset in presets]
+        title = f"Training, {args.suite}"
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    facts = machine(device)
+    rows = [alone(name, merge(document, changes), args.seconds, args.least) for name, document in documents]
+    present(title, rows, facts)
+    if args.figure and args.tasks:
+        draw(rows, args.figure)
+    write_json(args.json, facts, rows=[asdict(row) for row in rows])
+
+
+if __name__ == "__main__":
+    main()
