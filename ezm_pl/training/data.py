@@ -17,6 +17,7 @@ from ezm_pl.replay import ReplayBuffer
 from ezm_pl.selfplay import Clock, Collector, Pacing, WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream
+from ezm_pl.training.ahead import Ahead
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.evaluation import evaluation_envs
 from ezm_pl.world_model import InferenceModel
@@ -27,27 +28,46 @@ class MemoryRefused(ValueError):
 
 
 class _Stream(IterableDataset[Batch]):
-    """Endless batches; waits for warm-up and for collection to keep up."""
+    """Endless batches; waits for warm-up and for collection to keep up.
+
+    For a GPU the next batch is drawn, and pinned, while the learner computes. On the CPU that would take
+    the time from the learner itself.
+    """
 
     def __init__(self, data: SelfPlayDataModule) -> None:
         self.data = data
 
     def __iter__(self) -> Iterator[Batch]:
         data = self.data
+        if not data.draw_ahead:
+            yield from self._draw(data.clock)
+            return
+        pin = torch.cuda.is_available()
+        data.ahead = Ahead(batch.pin_memory() if pin else batch for batch in self._draw(Clock()))
+        while True:
+            data.clock.lap("other")
+            batch = next(data.ahead, None)
+            data.clock.lap("waiting")
+            if batch is None:
+                return
+            yield batch
+
+    def _draw(self, clock: Clock) -> Iterator[Batch]:
+        data = self.data
         size = data.experiment.optim.batch_size // data.world_size
-        while not data.interrupted.is_set():
-            collector = data.collector
-            assert collector is not None, "the collector starts in EZMModule.on_fit_start"
+        collector = data.collector
+        assert collector is not None, "the collector starts in EZMModule.on_fit_start"
+        while data.collector is collector and not data.interrupted.is_set():
             collector.check()
             if not collector.warm:
                 data.interrupted.wait(0.05)
                 continue
-            data.clock.lap("other")
+            clock.lap("other")
             ready = data.pacing.wait_to_learn(timeout=0.5)
-            data.clock.lap("waiting")
+            clock.lap("waiting")
             if ready:
                 batch = Batch.from_windows(data.buffer.sample(size))
-                data.clock.lap("sampling")
+                clock.lap("sampling")
                 yield batch
 
 
@@ -77,6 +97,8 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.collector: Collector | None = None
         self.world_size = 1
         self.clock = Clock()
+        self.draw_ahead = False
+        self.ahead: Ahead[Batch] | None = None
         self.control_steps = np.zeros(len(experiment.tasks), np.int64)
         self.updates = 0
         collect = experiment.collect
@@ -99,6 +121,11 @@ class SelfPlayDataModule(L.LightningDataModule):
             block_size=spec.replay.block_size,
             tail=spec.targets.unroll_steps + spec.targets.td_steps,
         )
+
+    def memory(self) -> str:
+        """A line on what the buffers will take."""
+        needed, there = self.replay_bytes() / 2**30, psutil.virtual_memory().available / 2**30
+        return f"replay: {needed:.2f} GiB when full, of {there:.1f} GiB free"
 
     def check_memory(self) -> None:
         """Raises `MemoryRefused` if full buffers would leave no room for anything else."""
@@ -136,7 +163,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         """Starts the collector thread, from where an earlier run stopped if there was one."""
         trainer = self.trainer
         assert trainer is not None
-        self.world_size = trainer.world_size
+        self.world_size, self.draw_ahead = trainer.world_size, device.type == "cuda"
         collected = int(self.control_steps.min())
         self.pacing.restore(self.updates, max(0, collected - self.experiment.collect.random_steps))
         self.collector = Collector(
@@ -173,10 +200,13 @@ class SelfPlayDataModule(L.LightningDataModule):
         return self._evaluation_envs
 
     def teardown(self, stage: str) -> None:
-        """Stops the thread and closes all environments, also after an error."""
+        """Stops the threads and closes all environments, also after an error."""
         if self.collector is not None and stage == "fit":
-            self.collector.stop()
-            self.collector = None
+            collector, self.collector = self.collector, None
+            collector.stop()  # first: it wakes whoever waits for collection
+            if self.ahead is not None:
+                self.ahead.stop()
+                self.ahead = None
         if self._evaluation_envs is not None:
             self._evaluation_envs.close()
             self._evaluation_envs = None

@@ -19,6 +19,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from numpy.typing import NDArray
 
 from ezm_pl.envs import make, sizes
@@ -98,6 +99,7 @@ def fit(
     )
     bar = [TrainingBar()] if progress else []
     trainer = _trainer(experiment, run_dir, logger, [*bar, *callbacks, last])
+    rank_zero_info(data.memory())
     if checkpoint is not None:
         load_replay(checkpoint, data)
     with shared_cores(), _stoppable(data, trainer), warnings.catch_warnings():

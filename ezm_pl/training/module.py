@@ -50,6 +50,8 @@ class EZMModule(L.LightningModule):
         self.register_buffer("_skipped_in_a_row", torch.zeros(()), persistent=False)
         self._generators: dict[str, torch.Generator] = {}
         self._error: tuple[Batch, Tensor] | None = None
+        self._drawn: Batch | None = None
+        self._copying: tuple[Batch, Tensor, torch.cuda.Event] | None = None
         self._statistics: list[Tensor] = []
         self._latest: tuple[Losses, Batch, Targets] | None = None
         self.evaluations: list[Evaluation] = []
@@ -89,6 +91,12 @@ class EZMModule(L.LightningModule):
             self._generators[purpose] = torch.Generator(device).manual_seed(seed)
         return self._generators[purpose]
 
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Keeps a training batch where it was drawn: its place in the buffer is asked for there."""
+        if isinstance(batch, Batch):
+            self._drawn = batch
+        return batch
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Reanalyses a training batch: `Batch` to `(Batch, Targets)`."""
         if not isinstance(batch, Batch):
@@ -118,7 +126,8 @@ class EZMModule(L.LightningModule):
             self.experiment.targets.discount,
             self.generator("entropy"),
         )
-        self._error = windows, found.value_error
+        assert self._drawn is not None
+        self._error = self._drawn, found.value_error
         self._latest = found._replace(total=found.total.detach()), windows, targets
         self._log(found, targets)
         return found.total
@@ -211,13 +220,32 @@ class EZMModule(L.LightningModule):
         self.updates = self.global_step
         if self._error is not None:
             (windows, error), self._error = self._error, None
-            indices = (x.cpu().numpy() for x in (windows.task, windows.leaf, windows.born, error))
-            self.data.buffer.update_priorities(*indices)
+            self._set_priorities(windows, error)
         if self.global_step % self.experiment.optim.refresh_every == 0:
             self.refresh()
             self.data.store.publish(self.global_step, self.lagged.state_dict())
         self.data.updated(self.global_step)
         self.clock.lap("refresh")
+
+    def _set_priorities(self, windows: Batch, error: Tensor) -> None:
+        """From a GPU one update late: the host then waits for nothing but that update's errors.
+
+        This is the only point of an update at which the host waits for the device, and what keeps it from
+        running further ahead than one update.
+        """
+        if error.device.type == "cuda":
+            there = torch.empty(error.shape, dtype=error.dtype, pin_memory=True)
+            there.copy_(error, non_blocking=True)
+            copied = torch.cuda.Event()
+            copied.record(torch.cuda.current_stream(error.device))
+            last, self._copying = self._copying, (windows, there, copied)
+            if last is None:
+                return
+            windows, error, copied = last
+            copied.synchronize()
+        self.data.buffer.update_priorities(
+            windows.task.numpy(), windows.leaf.numpy(), windows.born.numpy(), error.numpy()
+        )
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """An evaluation of all tasks: episodes that plan with the present weights."""

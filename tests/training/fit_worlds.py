@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -19,7 +20,7 @@ from training_worlds import make_experiment
 
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.presets import merge
-from ezm_pl.training import FitResult, fit
+from ezm_pl.training import FitResult, SelfPlayDataModule, fit
 
 UPDATES = 6
 
@@ -47,6 +48,17 @@ def run(experiment: Experiment, folder: Path, *callbacks: Callback, **settings: 
         finally:
             assert set(threading.enumerate()) == before, "a thread is left behind"
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def draw_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on batches are drawn in a thread, as for a GPU."""
+    start = SelfPlayDataModule.start_collecting
+
+    def started(self: SelfPlayDataModule, *arguments: Any) -> None:
+        start(self, *arguments)
+        self.draw_ahead = True
+
+    monkeypatch.setattr(SelfPlayDataModule, "start_collecting", started)
 
 
 def last(folder: Path) -> Path:
