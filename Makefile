@@ -43,6 +43,10 @@ report: $(READY) ## a sweep as a page and figures: NAME=last PUBLISHED="ez-m.jso
 	@$(EZM) report "$(or $(NAME),last)" $(foreach file,$(PUBLISHED),--published '$(file)') \
 	  $(if $(OUT),--out '$(OUT)')
 
+.PHONY: sweep-worker
+sweep-worker: $(READY) ## one more worker of a sweep that runs: NAME=task-scaling STORAGE=
+	@$(EZM) sweep worker "$(or $(NAME),task-scaling)" $(if $(STORAGE),--storage='$(STORAGE)')
+
 .PHONY: ui
 ui: $(READY) ## MLflow's UI on this machine: PORT=5000
 	@exec $(EZM) ui --port "$(PORT)"
@@ -96,5 +100,5 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_TESTS): $(READY)
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[dev,oracle]'
+	@$(PIP) -e '.[dev,oracle,postgres]'
 	@touch $@

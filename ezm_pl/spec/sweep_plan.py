@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import build_experiment, flatten
 from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.spec.presets import merge
-from ezm_pl.spec.sweep import Choice, SweepSpec, parse_points, point_label, point_tasks
+from ezm_pl.spec.sweep import Choice, Dimension, SweepSpec, parse_points, point_label, point_tasks
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.spec.yaml_file import read_yaml
 
@@ -189,39 +190,45 @@ def _plan(spec: SweepSpec, experiment: dict[str, Any], *, source: str, gpu: bool
 
 
 def _with(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
+    return Experiment.model_validate(_document_with(experiment, values))
+
+
+def _document_with(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, Any]:
     document = experiment.model_dump(mode="json")
     for field, value in values.items():
         nested: Any = value
         for part in reversed(field.split(".")):
             nested = {part: nested}
         document = merge(document, nested)
-    return Experiment.model_validate(document)
+    return document
 
 
 def _check_search(plan: SweepPlan, *, source: str) -> None:
     """Raises `SpecError` for searched fields that do not exist or cannot take a value of their range."""
-    fields = flatten(plan.points[0].experiment.model_dump(mode="json"))
-    searchable = [field for field in fields if not field.startswith(_FIXED)]
-    problems = []
-    for field, dimension in plan.spec.search.items():
-        where = f"{source}: search.{field}"
-        if field not in searchable:
-            what = "cannot be searched" if field in fields else "no field of an experiment"
-            problems.append(f"{where}: {what}{nearest(field, searchable)}")
-            continue
-        for value in dimension.extremes():
-            for point in plan.points:
-                try:
-                    taken = flatten(_with(point.experiment, {field: value}).model_dump(mode="json"))[field]
-                except ValidationError as error:
-                    said = describe(error, Experiment, {}, point.label)[0].partition(": ")[2]
-                    problems.append(f"{where}: {value!r} cannot be, on {point.label}: {said}")
-                    break
-                if dimension.choices is None and isinstance(taken, bool | str):
-                    problems.append(f"{where}: takes no numbers; give choices")
-                    break
+    found = [
+        (field, _search_problem(plan, field, dimension)) for field, dimension in plan.spec.search.items()
+    ]
+    problems = [f"{source}: search.{field}: {problem}" for field, problem in found if problem]
     if problems:
-        raise SpecError("\n".join(dict.fromkeys(problems)))
+        raise SpecError("\n".join(problems))
+
+
+def _search_problem(plan: SweepPlan, field: str, dimension: Dimension) -> str | None:
+    fields = flatten(plan.points[0].experiment.model_dump(mode="json"))
+    searchable = [name for name in fields if not name.startswith(_FIXED)]
+    if field not in searchable:
+        what = "cannot be searched" if field in fields else "no field of an experiment"
+        return f"{what}{nearest(field, searchable)}"
+    for value, point in itertools.product(dimension.extremes(), plan.points):
+        document = _document_with(point.experiment, {field: value})
+        try:
+            taken = flatten(Experiment.model_validate(document).model_dump(mode="json"))[field]
+        except ValidationError as error:
+            said = describe(error, Experiment, document, point.label)[0].removeprefix(f"{point.label}: ")
+            return f"{value!r} cannot be, on {point.label}: {said}"
+        if dimension.choices is None and isinstance(taken, bool | str):
+            return "takes no numbers; give choices"
+    return None
 
 
 def _check_objective(plan: SweepPlan, *, source: str) -> None:

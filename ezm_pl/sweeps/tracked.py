@@ -145,9 +145,15 @@ class TrackedSweep:
         return self._find(wanted if seed is None else {**wanted, tags.SEED: str(seed)})
 
     def mark(self, claim: Claim, state: str) -> None:
-        """Writes how a trial ended on all its runs that have no other ending."""
+        """Writes how a trial ended on its runs; those that were given up have their state already."""
         for run in self.trial_runs(claim):
-            self.client.set_tag(run.info.run_id, tags.STATE, state)
+            if run.data.tags.get(tags.STATE) == tags.RUNNING:
+                self.client.set_tag(run.info.run_id, tags.STATE, state)
+
+    def give_up(self, run_id: str) -> None:
+        """Ends the run of a dead attempt whose checkpoint is not on this disk: another one replaces it."""
+        self.client.set_tag(run_id, tags.STATE, tags.FAILED)
+        self.client.set_terminated(run_id, "KILLED")
 
     def _find(self, wanted: Mapping[str, str]) -> list[Run]:
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())

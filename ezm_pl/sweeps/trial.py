@@ -105,7 +105,7 @@ def _train_seed(claim: Claim, sweep: TrackedSweep, experiment: Experiment, watch
     part = Part(trial_name(experiment, claim, seed), sweep.trial_tags(claim, seed), (watch,))
     for run_id in earlier:
         if run_id != resume:
-            sweep.client.set_terminated(run_id, "KILLED")
+            sweep.give_up(run_id)
     if train(experiment, resume=resume, console=Console(quiet=True), part=part):
         raise KeyboardInterrupt
     return sweep.trial_runs(claim, seed)[0] if resume is None else sweep.client.get_run(resume)

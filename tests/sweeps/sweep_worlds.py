@@ -1,0 +1,55 @@
+"""A tiny sweep, and `ezm` as a person runs it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+BASE: dict[str, Any] = {
+    "name": "tiny",
+    "preset": "smoke",
+    "tasks": ["dmc-cartpole-balance"],
+    "env": {"action_repeat": 50},
+    "eval": {"every": 4},
+    "optim": {"total_updates": 8},
+    "trainer": {"checkpoint_every": 4},
+}
+SWEEP: dict[str, Any] = {
+    "name": "tiny",
+    "base": "base.yaml",
+    "tasks": ["dmc-cartpole-balance", "dmc-pendulum-swingup"],
+    "search": {"loss.value": {"low": 0.1, "high": 1.0, "log": True}},
+    "trials": 2,
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    """`sweep.yaml` and its base in `folder`, with `changes` of the sweep."""
+    folder.mkdir(exist_ok=True)
+    (folder / "base.yaml").write_text(yaml.safe_dump(BASE))
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump({**SWEEP, **changes}))
+    return path
+
+
+def environment() -> dict[str, str]:
+    """This process's, without MLflow's traces in it, one thread a process."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
+    return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+
+
+def ezm(*arguments: str) -> list[str]:
+    """The command line of `ezm`."""
+    return [sys.executable, "-m", "ezm_pl", *arguments]
+
+
+def run_ezm(folder: Path, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    """Runs `ezm` in `folder` to its end."""
+    return subprocess.run(
+        ezm(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
+    )

@@ -1,0 +1,234 @@
+"""The queue of trials: exact counts, whoever is killed when. Real storages, real processes, no training."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+from sweep_worlds import environment, write
+
+from ezm_pl.spec import SpecError
+from ezm_pl.spec.sweep_plan import load_sweep
+from ezm_pl.sweeps import storage as storage_module
+from ezm_pl.sweeps.queue import Queue, slot_of, stored_sweeps
+from ezm_pl.sweeps.storage import open_storage
+
+WORKER = """
+import sys
+from optuna.trial import TrialState
+from ezm_pl.spec.sweep_plan import load_sweep
+from ezm_pl.sweeps.queue import Queue
+from ezm_pl.sweeps.storage import open_storage
+queue = Queue(open_storage(sys.argv[1]), load_sweep("sweep.yaml"))
+with queue.storage.alone():
+    queue.fill()
+print("ready", flush=True)
+while (claim := queue.claim()) is not None:
+    if sys.argv[2] == "hang":
+        print("claimed", flush=True)
+        sys.stdin.read()
+    assert queue.finish(claim, TrialState.COMPLETE, float(claim.slot))
+    print(claim.point.label, claim.slot, claim.values["loss.value"], flush=True)
+"""
+
+
+def worker(folder: Path, url: str, how: str = "work") -> subprocess.Popen[str]:
+    """A process that takes trials without training anything."""
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER, url, how],
+        cwd=folder,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[str]:
+    """A server of its own on a free port, run as a user that it accepts."""
+    initdb = shutil.which("initdb") or next(
+        (str(path) for path in sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))), None
+    )
+    if initdb is None:
+        pytest.skip("PostgreSQL is not installed (Debian: postgresql)")
+    pytest.importorskip("psycopg")
+    folder = Path(tempfile.mkdtemp(prefix="ezm-postgres-"))  # pytest's own folders are root's alone
+    become: list[str] = []
+    if os.getuid() == 0:  # which PostgreSQL refuses to run as
+        become = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        os.chown(folder, 65534, 65534)
+    data, control = folder / "data", Path(initdb).resolve().with_name("pg_ctl")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    quiet = {"stdout": subprocess.DEVNULL, "check": True, "cwd": folder}
+    subprocess.run([*become, initdb, "-D", data, "-U", "ezm", "-A", "trust", "--no-sync"], **quiet)
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    subprocess.run(
+        [*become, control, "-D", data, "-o", options, "-l", folder / "log", "-w", "-t", "120", "start"],
+        **quiet,
+    )
+    try:
+        yield f"postgresql://ezm@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*become, control, "-D", data, "-m", "fast", "-t", "120", "stop"], **quiet)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, folder: Path) -> str:
+    if request.param == "postgres":
+        address: str = request.getfixturevalue("postgres")
+        # One server for all tests: a sweep's name tells them apart.
+        write(folder, name=f"tiny-{folder.name}"[:100].replace("[", "-").replace("]", "-"), trials=5)
+        return address
+    write(folder, trials=5)
+    return f"sqlite:///{folder}/optuna.db"
+
+
+def queue_of(folder: Path, url: str) -> Queue:
+    queue = Queue(open_storage(url), load_sweep(folder / "sweep.yaml"))
+    with queue.storage.alone():
+        queue.fill()
+    return queue
+
+
+def ended(queue: Queue) -> Counter[tuple[str, int, str]]:
+    return Counter(
+        (point.label, slot_of(t), t.state.name) for point in queue.plan.points for t in queue.trials(point)
+    )
+
+
+def test_two_workers_that_start_at_once_share_exactly_what_was_asked(folder: Path, url: str) -> None:
+    workers = [worker(folder, url) for _ in range(2)]
+    done = [process.communicate(timeout=280)[0].splitlines() for process in workers]
+    assert [process.returncode for process in workers] == [0, 0]
+    lines = [line.split() for said in done for line in said if line != "ready"]
+    queue = queue_of(folder, url)
+    labels = [point.label for point in queue.plan.points]
+    assert sorted((label, int(slot)) for label, slot, _ in lines) == [
+        (x, s) for x in labels for s in range(5)
+    ]
+    assert ended(queue) == Counter((label, slot, "COMPLETE") for label in labels for slot in range(5))
+    assert len({value for label, _, value in lines if label == labels[0]}) == 5
+
+
+def test_the_trial_of_a_killed_worker_is_taken_over_at_once_and_once(folder: Path, url: str) -> None:
+    queue = queue_of(folder, url)
+    for attempt in (1, 2):
+        process = worker(folder, url, "hang")
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "claimed\n"]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        (running,) = [t for t in queue.trials(queue.plan.points[0]) if t.state == TrialState.RUNNING]
+        assert (slot_of(running), running.user_attrs["ezm:attempt"]) == (0, attempt)
+    claim = queue.claim()
+    assert claim is not None
+    assert claim.slot == 0
+    assert claim.point == queue.plan.points[1]
+    assert ended(queue)[queue.plan.points[0].label, 0, "FAIL"] == 1
+
+
+def test_a_silent_worker_s_trial_goes_back_and_its_late_result_does_not_count(
+    folder: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = queue_of(folder, url)
+    silent = queue.claim()
+    assert silent is not None
+    monkeypatch.setattr(queue.storage.optuna, "grace_period", 1)
+    time.sleep(2.5)
+    other = queue.claim()
+    assert other is not None
+    assert (other.slot, other.point, other.attempt) == (silent.slot, silent.point, 2)
+    assert other.values == silent.values
+    assert not queue.finish(silent, TrialState.COMPLETE, 1e6)
+    assert queue.finish(other, TrialState.COMPLETE, 0.5)
+    assert queue.trials(other.point)[other.slot].value == 0.5
+
+
+def test_a_trial_that_fails_is_tried_once_more(folder: Path) -> None:
+    queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
+    for attempt, over in ((1, False), (2, True)):
+        claim = queue.claim()
+        assert claim is not None
+        assert (claim.slot, claim.point, claim.attempt) == (0, queue.plan.points[0], attempt)
+        assert queue.fail(claim, "ValueError: no") is over
+    assert queue.trials(queue.plan.points[0])[0].state == TrialState.FAIL
+    following = queue.claim()
+    assert following is not None
+    assert following.point == queue.plan.points[1]
+
+
+def test_an_interrupted_trial_waits_again_and_that_is_no_attempt(folder: Path) -> None:
+    queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
+    for _ in range(3):
+        claim = queue.claim()
+        assert claim is not None
+        assert (claim.slot, claim.attempt) == (0, 1)
+        queue.give_back(claim)
+
+
+def test_filling_that_was_cut_short_is_completed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna
+
+    enqueue, left = optuna.Study.enqueue_trial, iter([True, False])
+
+    def dies(study: optuna.Study, *args: object, **kwargs: object) -> None:
+        if not next(left):
+            raise KeyboardInterrupt
+        enqueue(study, *args, **kwargs)
+
+    write(folder, trials=5)
+    url = f"sqlite:///{folder}/optuna.db"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(optuna.Study, "enqueue_trial", dies)
+        queue_of(folder, url)
+    assert sum(ended(queue_of(folder, url)).values()) == 10
+
+
+def test_another_spec_under_the_same_name_is_refused_with_what_changed(folder: Path) -> None:
+    url = f"sqlite:///{folder}/optuna.db"
+    queue_of(folder, url)
+    write(folder, trials=3, seeds=2)
+    with pytest.raises(SpecError) as error:
+        queue_of(folder, url)
+    lines = str(error.value).splitlines()
+    assert [line.rpartition("spec: ")[2] for line in lines[:2]] == ["seeds: 1 -> 2", "trials: 2 -> 3"]
+
+
+def test_a_worker_finds_the_stored_sweep(folder: Path) -> None:
+    url = f"sqlite:///{folder}/optuna.db"
+    plan = queue_of(folder, url).plan
+    (folder / "base.yaml").unlink()
+    stored = stored_sweeps(open_storage(url))[plan.key]
+    assert (stored.points, stored.document()) == (plan.points, plan.document())
+
+
+def test_a_missing_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(
+        SpecError, match=r"needs a driver that is not installed .*pip install 'ezm_pl\[postgres\]'"
+    ):
+        open_storage("postgresql://nobody:secret@127.0.0.1:1/nothing")
+
+
+def test_a_server_that_does_not_answer_is_one_line_without_the_password() -> None:
+    pytest.importorskip("psycopg")
+    with pytest.raises(SpecError, match="cannot be opened") as error:
+        open_storage("postgresql://nobody:secret@127.0.0.1:1/nothing")
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)
+    assert storage_module.DEFAULT_STORAGE not in str(error.value)
