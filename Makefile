@@ -72,6 +72,15 @@ learn-control: $(READY) ## the same, but the search's choice is a random candida
 	if [ $$code -eq 0 ]; then echo "make: an agent that chooses at random passed" >&2; exit 1; fi; \
 	if [ $$code -eq 1 ]; then echo "it fails, as it must"; else exit $$code; fi
 
+.PHONY: bench
+bench: $(READY_TESTS) ## every benchmark, with its table, and JSON in mlruns/benchmarks (up to 10 minutes)
+	@mkdir -p mlruns/benchmarks
+	@set -e; for run in "search --seconds 8" "decide --seconds 12" "replay --seconds 20" "train --seconds 15" \
+	  "envs --seconds 3"; do \
+	  set -- $$run; echo "benchmarks/$$1.py"; \
+	  $(VENV)/bin/python benchmarks/$$1.py $${@:2} --json mlruns/benchmarks/$$1.json; \
+	done
+
 .PHONY: lint
 lint: $(READY_TESTS) ## ruff and mypy
 	@$(VENV)/bin/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import time
@@ -17,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from torch.utils.flop_counter import FlopCounterMode
 
 from ezm_pl.envs.vector import available_cores
 
@@ -105,6 +107,18 @@ def matmul_flops(dtype: torch.dtype, device: torch.device, seconds: float = 1.0,
     return 2 * size**3 / float(times.min())
 
 
+def flop_counter() -> FlopCounterMode:
+    """Counts the floating-point operations of matrix products inside, packed layers' included."""
+
+    def linear(x: Sequence[int], *others: Any, out_shape: Sequence[int], **named: Any) -> int:
+        return 2 * math.prod(x) * out_shape[-1]
+
+    packed = {}
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        packed[torch.ops.mkldnn._linear_pointwise] = linear
+    return FlopCounterMode(display=False, custom_mapping=packed)
+
+
 def machine(device: torch.device | None = None) -> dict[str, Any]:
     """Facts to read the numbers by."""
     facts: dict[str, Any] = {
@@ -146,14 +160,17 @@ def show(
     caption: str = "",
 ) -> None:
     """Prints a table: its first column on the left, the others on the right, the machine below it."""
-    about = ", ".join(f"{name} {value}" for name, value in facts.items())
-    table = Table(title=title, caption="\n".join(filter(None, [caption, about])), caption_justify="left")
+    table = Table(title=title)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left", no_wrap=index == 0)
     for row in rows:
         table.add_row(*row)
     console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    console = console if console.is_terminal else Console(width=120)
+    console.print(table)
+    for line in (caption, ", ".join(f"{name} {value}" for name, value in facts.items())):
+        if line:
+            console.print(line, style="dim", highlight=False)
 
 
 def write_json(path: Path | None, facts: Mapping[str, Any], **numbers: Any) -> None:
