@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,9 @@ FEW_SEEDS = 5
 
 _ABOVE_RANDOM = 0.05
 """Normalised score that an untrained network does not reach: standing still scores a few hundredths."""
+
+_CHANCE = 0.05
+"""Seeds that separate by chance more often than this support no claim: it takes four a grid point."""
 
 _UNEVEN_STEPS = 0.02
 """Grid points whose env steps a task differ by more than this share are not at equal experience."""
@@ -70,6 +74,11 @@ def verdicts(shared: Sequence[tuple[PointScore, Score]]) -> list[str]:
             said.append(
                 f"{pair}: the intervals do not overlap, but whole seeds of one lie among those of the "
                 f"other ({difference:+.3f}): suggestive at most."
+            )
+        elif (chance := _chance(score, base)) > _CHANCE:
+            said.append(
+                f"{pair}: {difference:+.3f}, and every seed agrees, but with so few seeds that happens by "
+                f"chance in 1 of {1 / chance:.0f} comparisons: suggestive at most."
             )
         else:
             direction = "higher" if difference > 0 else "lower"
@@ -138,6 +147,12 @@ def score_text(interval: Interval) -> str:
     """`0.123 [0.100, 0.150]`, or the value alone."""
     between = f" [{interval.low:.3f}, {interval.high:.3f}]" if interval.known else ""
     return f"{interval.value:.3f}{between}"
+
+
+def _chance(one: Score, other: Score) -> float:
+    """How often seeds of no difference at all would separate completely, either way (permutation test)."""
+    seeds = len(one.by_seed)
+    return 2 / math.comb(seeds + len(other.by_seed), seeds)
 
 
 def _ranges_meet(one: Score, other: Score) -> bool:

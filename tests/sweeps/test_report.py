@@ -104,7 +104,8 @@ def test_report_says_what_was_found(scaling: tuple[FilledSweep, Path, Outside]) 
     text = scaling[2].text
     assert "compares 2 grid points (hb-2 and hb-4), 3 seeds each, after 800 environment steps a task" in text
     assert "evaluated with 1 episode a task and seed (ezm protocol)" in text
-    assert "hb-4 against hb-2: higher by 0." in text
+    assert "hb-4 against hb-2: +0." in text
+    assert "happens by chance in 1 of 10 comparisons: suggestive at most." in text
     assert "3 seeds: intervals from so few are too narrow" in text
     assert "0.06% of that" in text
     assert "888 ± 3 @ 1.28M" in text
