@@ -1,6 +1,7 @@
 """Per-task prioritised replay."""
 
 from ezm_pl.replay.buffer import ReplayBuffer, ReplayError, Windows
+from ezm_pl.replay.returns import return_scale
 from ezm_pl.replay.segment_tree import SegmentTree
 
-__all__ = ["ReplayBuffer", "ReplayError", "SegmentTree", "Windows"]
+__all__ = ["ReplayBuffer", "ReplayError", "SegmentTree", "Windows", "return_scale"]

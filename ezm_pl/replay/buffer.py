@@ -55,6 +55,7 @@ class Windows:
         terminated: `[B]` bool, whether the window ends in a termination (not a time limit).
         return_scale: `[B]` float32, the scale of its task's returns so far.
         weight: `[B]` float32 importance weights.
+        largest: `[T]` float64, the largest weight of each task before they were normalised by it.
         age: `[B]` int64, transitions that its task has stored since.
         leaf, born: `[B]` int64, where the position lies and which data it is, for `update_priorities`.
     """
@@ -67,6 +68,7 @@ class Windows:
     terminated: NDArray[np.bool_]
     return_scale: NDArray[np.float32]
     weight: NDArray[np.float32]
+    largest: NDArray[np.float64]
     age: NDArray[np.int64]
     leaf: NDArray[np.int64]
     born: NDArray[np.int64]
@@ -315,6 +317,7 @@ class ReplayBuffer:
             terminated=terminated,
             return_scale=return_scale,
             weight=importance,
+            largest=largest,
             age=age,
             leaf=leaf,
             born=born,

@@ -34,4 +34,9 @@ class ReturnScale:
     @property
     def scale(self) -> NDArray[np.float32]:
         """What to divide each task's rewards by, `[T]`."""
-        return np.sqrt(np.maximum(self.squares / np.maximum(self.count, 1), 1.0)).astype(np.float32)
+        return return_scale(self.squares, self.count)
+
+
+def return_scale(squares: NDArray[np.float64], count: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The scale of returns whose squares, `[T]`, sum to `squares` over `count` of them."""
+    return np.sqrt(np.maximum(squares / np.maximum(count, 1), 1.0)).astype(np.float32)

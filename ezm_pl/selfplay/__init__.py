@@ -2,7 +2,7 @@
 
 from ezm_pl.selfplay.clock import Clock, shares
 from ezm_pl.selfplay.collector import Collector, CollectorError, Episode
-from ezm_pl.selfplay.pacing import Pacing
+from ezm_pl.selfplay.pacing import Lockstep, Pacing
 from ezm_pl.selfplay.weights import WeightStore
 
-__all__ = ["Clock", "Collector", "CollectorError", "Episode", "Pacing", "WeightStore", "shares"]
+__all__ = ["Clock", "Collector", "CollectorError", "Episode", "Lockstep", "Pacing", "WeightStore", "shares"]

@@ -101,6 +101,11 @@ class Collector:
             raise CollectorError(f"self-play failed: {self._failure!r}") from self._failure
 
     @property
+    def failed(self) -> bool:
+        """Whether `check` would raise."""
+        return self._failure is not None
+
+    @property
     def warm(self) -> bool:
         """Whether warm-up is over and every task has something to sample."""
         steps = int(self.control_steps.min())

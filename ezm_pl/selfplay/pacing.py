@@ -64,17 +64,13 @@ class Pacing:
         """Blocks the collector until it may take a step; False when it is to stop."""
         start = time.perf_counter()
         with self._changed:
-            self._changed.wait_for(
-                lambda: (
-                    self._stopped
-                    or (
-                        not self.finished
-                        and self._steps / self.total_steps <= self._updates / self.total_updates
-                    )
-                )
-            )
+            self._changed.wait_for(lambda: self._stopped or self.may_collect())
             self.collector_waited += time.perf_counter() - start
             return not self._stopped
+
+    def may_collect(self) -> bool:
+        """Whether collection is not ahead of the updates, and there is still something to collect."""
+        return not self.finished and self._steps / self.total_steps <= self._updates / self.total_updates
 
     def may_learn(self) -> bool:
         """Whether the next update would not be too far ahead of collection."""
@@ -88,3 +84,37 @@ class Pacing:
             self._changed.wait_for(lambda: self._stopped or self.may_learn(), timeout)
             self.learner_waited += time.perf_counter() - start
             return self.may_learn()
+
+
+class Lockstep(Pacing):
+    """Collector and learner take turns, so that what each of them sees does not depend on their speed.
+
+    The learner, before it draws a batch, lets the collector take all the steps that it may take, one
+    by one, and goes on when the collector may take no more; the collector takes none meanwhile.
+    """
+
+    _parked = False
+
+    def wait_to_collect(self) -> bool:
+        """Blocks the collector until the learner lets it take a step; False when it is to stop."""
+        start = time.perf_counter()
+        with self._changed:
+            self._parked = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._stopped or not self._parked)
+            self.collector_waited += time.perf_counter() - start
+            return not self._stopped
+
+    def wait_to_learn(self, timeout: float) -> bool:
+        """Has the collector take its steps, for at most `timeout` seconds; whether it has taken them all."""
+        start = time.perf_counter()
+        with self._changed:
+            self._changed.wait_for(self._caught_up, timeout)
+            self.learner_waited += time.perf_counter() - start
+            return self._parked and self.may_learn()
+
+    def _caught_up(self) -> bool:
+        if self._parked and self.may_collect():
+            self._parked = False
+            self._changed.notify_all()
+        return self._stopped or self._parked

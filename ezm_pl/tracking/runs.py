@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from ezm_pl.training import FitResult
 
-_RUN_ID = "EZM_RUN_ID"
-"""Environment variable that tells the other ranks of a run which run they belong to."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -66,22 +63,15 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         SpecError: nothing to resume, a checkpoint of another spec, replay that does not fit into
             memory, tasks or a store that do not work here.
     """
-    rank, run_id = _rank(), os.environ.get(_RUN_ID)
-    if rank != 0:
-        if run_id is None:
-            raise SpecError(
-                f"rank {rank} does not know its run ({_RUN_ID}): let trainer.devices start the ranks"
-            )
-        resume = run_id if resume == "last" else resume
+    if not _is_first_rank():
+        return _train_other_rank(experiment)
     saved = find_run(resume, option="--resume") if resume else None
     _check_tasks(experiment)
     with _one_line_errors():
-        _check_memory(experiment)
+        _check_settings(experiment)
         if saved:
             _check_same(saved, experiment)
     checkpoint = saved.checkpoint if saved and saved.checkpoint.is_file() else None
-    if rank != 0:
-        return _train_other_rank(experiment, RUNS / str(run_id), checkpoint)
     with ExitStack() as stack:
         if saved:
             stack.enter_context(only_writer(saved.directory))
@@ -92,7 +82,6 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
                 run = _open(experiment, saved, part)
             if not saved:
                 stack.enter_context(only_writer(run.directory))
-            os.environ[_RUN_ID] = run.run_id
             where = shown(tracking_uri(experiment.tracking.uri))
             console.print(f"run {run.name} ({run.run_id}), tracked in {where}", markup=False, highlight=False)
         except KeyboardInterrupt:
@@ -118,11 +107,10 @@ def _train(
     status: Status = "FAILED"
     result: FitResult | None = None
     try:
-        from ezm_pl.tracking.logger import RunLogger, quiet_lightning
+        from ezm_pl.tracking.logger import RunLogger
         from ezm_pl.training import fit
 
         logger = RunLogger(run.client, run.run_id)
-        quiet_lightning()
         with _one_line_errors():
             result = fit(
                 experiment,
@@ -146,18 +134,26 @@ def _train(
     return 0 if status == "FINISHED" else INTERRUPTED_EXIT
 
 
-def _rank() -> int:
-    """This process's rank, by the variables that Lightning, torchrun and SLURM set."""
-    ranks = (os.environ.get(name) for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
-    return next((int(rank) for rank in ranks if rank is not None), 0)
+def _is_first_rank() -> bool:
+    """Whether this process is to make the run, by the variables that torchrun, SLURM and Lightning set."""
+    for name in ("RANK", "SLURM_PROCID"):
+        if name in os.environ:
+            return os.environ[name] == "0"
+    return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "GROUP_RANK", "LOCAL_RANK"))
 
 
-def _train_other_rank(experiment: Experiment, directory: Path, checkpoint: Path | None) -> int:
-    """Joins the run that rank 0 has made: the same fit, nothing printed, nothing tracked."""
+def _train_other_rank(experiment: Experiment) -> int:
+    """Joins the run that rank 0 makes: the same fit, nothing printed, nothing tracked.
+
+    Returns 0 also when interrupted: rank 0 says so, and launchers take anything else for a failure.
+    """
+    from ezm_pl.tracking.logger import quiet_lightning
     from ezm_pl.training import fit
 
-    result = fit(experiment, directory, checkpoint=checkpoint)
-    return 0 if result.status == "finished" else INTERRUPTED_EXIT
+    quiet_lightning()
+    with as_interrupt(), _one_line_errors():
+        fit(experiment, RUNS)
+    return 0
 
 
 def _check_tasks(experiment: Experiment) -> None:
@@ -178,12 +174,13 @@ def _check_tasks(experiment: Experiment) -> None:
         raise SpecError("\n".join(dict.fromkeys(problems)))
 
 
-def _check_memory(experiment: Experiment) -> None:
-    """Raises `MemoryRefused` where full replay buffers could not fit."""
-    from ezm_pl.envs import sizes
-    from ezm_pl.training import SelfPlayDataModule
+def _check_settings(experiment: Experiment) -> None:
+    """Raises `SpecError` for a trainer, a batch or a replay that cannot work here."""
+    from ezm_pl.tracking.logger import quiet_lightning
+    from ezm_pl.training import check_settings
 
-    SelfPlayDataModule(experiment, sizes(experiment.tasks))
+    quiet_lightning()
+    check_settings(experiment)
 
 
 def _check_same(saved: SavedRun, experiment: Experiment) -> None:

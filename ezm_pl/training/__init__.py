@@ -3,8 +3,9 @@
 from ezm_pl.training.checkpoint import CheckpointError, check_same_experiment, checkpoint_experiment
 from ezm_pl.training.data import MemoryRefused, SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation
-from ezm_pl.training.fit import FitResult, evaluate, film, fit
+from ezm_pl.training.fit import FitResult, check_settings, evaluate, film, fit
 from ezm_pl.training.module import EZMModule
+from ezm_pl.training.ranks import RankError
 
 __all__ = [
     "CheckpointError",
@@ -12,8 +13,10 @@ __all__ = [
     "Evaluation",
     "FitResult",
     "MemoryRefused",
+    "RankError",
     "SelfPlayDataModule",
     "check_same_experiment",
+    "check_settings",
     "checkpoint_experiment",
     "evaluate",
     "film",

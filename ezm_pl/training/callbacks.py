@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import Any
 
@@ -20,7 +21,8 @@ class SelfPlayMetrics(Callback):
 
     Names: `selfplay/<task>/return` (training episodes, `ezm` return), `env_steps` (control steps a
     task), `time/*` (rates a second, and what shares of their time the learner and the collector spend on
-    what: each side's add up to 1), `device/*`.
+    what: each side's add up to 1), `device/*`. Returns and steps are those of all ranks, other figures
+    this rank's; Lightning logs those of rank 0.
 
     Args:
         every: updates between logs.
@@ -44,28 +46,32 @@ class SelfPlayMetrics(Callback):
         collector = data.collector
         if collector is None or trainer.global_step % self.every:
             return
+        data.hear_steps()
         now = self._now(trainer)
         seconds, updates, steps = np.subtract(now, self._mark)
         parts = self._clocks(trainer)
         before, self._mark, self._parts = self._parts, now, parts
         seconds = max(seconds, 1e-9)
         tasks = len(data.experiment.tasks)
+        diverged, restarts = data.ranks.gather([collector.diverged, collector.worker_restarts]).sum(0)
         metrics = {
             "step": float(trainer.global_step),  # Lightning's x axis would be one less
-            "env_steps": float(collector.control_steps.mean()),
+            "env_steps": float(data.control_steps.mean()),
             "time/updates_per_second": updates / seconds,
             "time/env_steps_per_second": steps * tasks / seconds,
-            "selfplay/diverged_episodes": float(collector.diverged),
-            "selfplay/worker_restarts": float(collector.worker_restarts),
+            "selfplay/diverged_episodes": float(diverged),
+            "selfplay/worker_restarts": float(restarts),
             "device/process_memory_gib": psutil.Process().memory_info().rss / 2**30,
             "device/cpu_percent": psutil.cpu_percent(),
         }
         for side, reading in parts.items():
             for part, share in shares(before.get(side, {}), reading).items():
                 metrics[f"time/{side}_{part}_share"] = share
-        returns: dict[int, list[float]] = {}
+        ended = []
         while collector.episodes:
-            episode = collector.episodes.popleft()
+            ended.append(collector.episodes.popleft())
+        returns: dict[int, list[float]] = {}
+        for episode in itertools.chain(*data.ranks.gather_objects(ended)):
             returns.setdefault(episode.task, []).append(episode.episode_return)
         for task, values in returns.items():
             metrics[f"selfplay/{data.experiment.tasks[task]}/return"] = float(np.mean(values))

@@ -115,6 +115,8 @@ class LastCheckpoint(Callback):
         trainer.lightning_module.finish_update()  # type: ignore[operator]
         self.directory.mkdir(parents=True, exist_ok=True)
         data = trainer.datamodule  # type: ignore[attr-defined]
+        if isinstance(data, SelfPlayDataModule):
+            data.hear_steps()
         if self.replay and isinstance(data, SelfPlayDataModule):
             data.buffer.save(self.directory / _shard(trainer.global_rank))
         trainer.save_checkpoint(self.directory / LAST)
@@ -137,7 +139,9 @@ class LastCheckpoint(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Saves what there is when training fails or is interrupted."""
         # Before the first update (of a resumed run, too) there is nothing that is not saved already.
-        if trainer.state.fn == "fit" and trainer.optimizers and trainer.global_step > 0:
+        # A rank that fails alone cannot save: all ranks do it together.
+        in_step = trainer.datamodule.in_step  # type: ignore[attr-defined]
+        if in_step and trainer.state.fn == "fit" and trainer.optimizers and trainer.global_step > 0:
             self.save(trainer)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -10,16 +11,18 @@ import lightning as L
 import numpy as np
 import psutil
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, IterableDataset
 
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
-from ezm_pl.replay import ReplayBuffer
-from ezm_pl.selfplay import Clock, Collector, Pacing, WeightStore
+from ezm_pl.replay import ReplayBuffer, Windows, return_scale
+from ezm_pl.selfplay import Clock, Collector, CollectorError, Lockstep, Pacing, WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream
 from ezm_pl.training.ahead import Ahead
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.evaluation import evaluation_envs
+from ezm_pl.training.ranks import RankError, Ranks, rank_share
 from ezm_pl.world_model import InferenceModel
 
 
@@ -28,7 +31,7 @@ class MemoryRefused(ValueError):
 
 
 class _Stream(IterableDataset[Batch]):
-    """Endless batches; waits for warm-up and for collection to keep up.
+    """Endless batches; waits for warm-up and for collection to keep up, on all ranks.
 
     For a GPU the next batch is drawn, and pinned, while the learner computes. On the CPU that would take
     the time from the learner itself.
@@ -54,21 +57,24 @@ class _Stream(IterableDataset[Batch]):
 
     def _draw(self, clock: Clock) -> Iterator[Batch]:
         data = self.data
-        size = data.experiment.optim.batch_size // data.world_size
+        windows: Windows | None = None
         collector = data.collector
         assert collector is not None, "the collector starts in EZMModule.on_fit_start"
         while data.collector is collector and not data.interrupted.is_set():
-            collector.check()
-            if not collector.warm:
-                data.interrupted.wait(0.05)
-                continue
-            clock.lap("other")
-            ready = data.pacing.wait_to_learn(timeout=0.5)
-            clock.lap("waiting")
-            if ready:
-                batch = Batch.from_windows(data.buffer.sample(size))
-                clock.lap("sampling")
-                yield batch
+            if windows is None and not collector.failed:
+                if not collector.warm:
+                    data.asked_to_stop.wait(0.05)
+                else:
+                    clock.lap("other")
+                    ready = data.pacing.wait_to_learn(timeout=0.5)
+                    clock.lap("waiting")
+                    if ready:
+                        windows = data.buffer.sample(data.share.optim.batch_size)
+                        clock.lap("sampling")
+            agreed = data.agree(windows)
+            if agreed is not None:
+                windows = None
+                yield Batch.from_windows(agreed)
 
 
 class _Once(IterableDataset[int]):
@@ -84,25 +90,36 @@ class SelfPlayDataModule(L.LightningDataModule):
     Args:
         experiment: the run's spec.
         sizes: padded sizes and masks of its tasks.
+        ranks: this one among the others.
+
+    Attributes:
+        share: what this rank does of the experiment.
+        asked_to_stop: set on a rank that a signal has reached.
+        interrupted: set once all ranks have agreed to stop.
+        in_step: whether all ranks are known to be at the same place, so that they can save together.
 
     Raises:
         MemoryRefused: the buffers would not fit, said before they are made.
+        SpecError: the batch cannot be divided among the ranks.
     """
 
-    def __init__(self, experiment: Experiment, sizes: TaskSizes) -> None:
+    def __init__(self, experiment: Experiment, sizes: TaskSizes, ranks: Ranks | None = None) -> None:
         super().__init__()
-        self.experiment, self.sizes = experiment, sizes
+        self.experiment, self.sizes, self.ranks = experiment, sizes, ranks or Ranks()
+        self.share = rank_share(experiment, self.ranks)
         self.store = WeightStore()
+        self.asked_to_stop = threading.Event()
         self.interrupted = threading.Event()
+        self.in_step = self.ranks.size == 1
         self.collector: Collector | None = None
-        self.world_size = 1
         self.clock = Clock()
         self.draw_ahead = False
         self.ahead: Ahead[Batch] | None = None
-        self.control_steps = np.zeros(len(experiment.tasks), np.int64)
+        self._steps = np.zeros((self.ranks.size, len(experiment.tasks)), np.int64)
         self.updates = 0
-        collect = experiment.collect
-        self.pacing = Pacing(
+        collect = self.share.collect
+        pacing = Lockstep if experiment.trainer.deterministic else Pacing
+        self.pacing = pacing(
             experiment.optim.total_updates, collect.env_steps - collect.random_steps, collect.max_lead
         )
         self._buffer: ReplayBuffer | None = None
@@ -110,10 +127,10 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.check_memory()
 
     def replay_bytes(self) -> int:
-        """What full buffers will hold, in bytes."""
-        spec = self.experiment
+        """What the full buffers of this machine's ranks will hold, in bytes."""
+        spec = self.share
         stored = -(-spec.collect.env_steps // spec.env.action_repeat)
-        return ReplayBuffer.estimate_bytes(
+        return self.ranks.local * ReplayBuffer.estimate_bytes(
             tasks=len(spec.tasks),
             observation_size=self.sizes.obs_size,
             action_size=self.sizes.action_size,
@@ -140,7 +157,7 @@ class SelfPlayDataModule(L.LightningDataModule):
     def buffer(self) -> ReplayBuffer:
         """This rank's replay, made on first use."""
         if self._buffer is None:
-            spec, rank = self.experiment, self.trainer.global_rank if self.trainer else 0
+            spec = self.share
             self._buffer = ReplayBuffer(
                 np.repeat(np.arange(len(spec.tasks)), spec.env.num_envs),
                 tasks=len(spec.tasks),
@@ -155,30 +172,111 @@ class SelfPlayDataModule(L.LightningDataModule):
                 importance_exponent=spec.replay.importance_exponent,
                 min_importance=spec.replay.min_importance,
                 shared=spec.replay.shared,
-                seed=stream(spec.seed, "replay", rank),
+                seed=stream(spec.seed, "replay", self.ranks.rank),
             )
         return self._buffer
 
     def start_collecting(self, actor: InferenceModel, device: torch.device) -> None:
         """Starts the collector thread, from where an earlier run stopped if there was one."""
-        trainer = self.trainer
-        assert trainer is not None
-        self.world_size, self.draw_ahead = trainer.world_size, device.type == "cuda"
-        collected = int(self.control_steps.min())
-        self.pacing.restore(self.updates, max(0, collected - self.experiment.collect.random_steps))
+        # Ranks agree before each batch, and only from the main thread; in lockstep nothing runs ahead.
+        alone = self.ranks.size == 1 and not self.experiment.trainer.deterministic
+        self.draw_ahead = device.type == "cuda" and alone
+        collected = int(self._steps[self.ranks.rank].min())
+        self.pacing.restore(self.updates, max(0, collected - self.share.collect.random_steps))
         self.collector = Collector(
-            self.experiment,
+            self.share,
             self.sizes,
             self.buffer,
             actor,
             self.store,
             self.pacing,
             device=device,
-            rank=trainer.global_rank,
+            rank=self.ranks.rank,
             collected=collected,
         )
-        self.control_steps = self.collector.control_steps
         self.collector.start()
+
+    @property
+    def control_steps(self) -> NDArray[np.int64]:
+        """Control steps a task so far, over all ranks `[T]`: the other ranks' as last heard."""
+        self._count_own_steps()
+        return self._steps.sum(0)
+
+    def _count_own_steps(self) -> NDArray[np.int64]:
+        if self.collector is not None:
+            self._steps[self.ranks.rank] = self.collector.control_steps
+        return self._steps[self.ranks.rank]
+
+    def hear_steps(self) -> None:
+        """Brings `control_steps` up to date; all ranks call this together."""
+        self._steps[:] = self.ranks.gather(self._count_own_steps())
+
+    def agree(self, windows: Windows | None) -> Windows | None:
+        """What all ranks do next; they call this together, from their main threads.
+
+        Args:
+            windows: this rank's next batch; None while it has to wait for collection.
+
+        Returns:
+            The batch, with importance weights and return scales over all ranks, once every rank has
+            one. None: to wait, or, with `interrupted` set, to stop.
+
+        Raises:
+            CollectorError: this rank's collector has failed.
+            RankError: another rank's collector has failed.
+        """
+        collector = self.collector
+        if self.ranks.size == 1:
+            if collector is not None:
+                collector.check()
+            return windows
+        assert collector is not None
+        tasks, returns = len(self.experiment.tasks), self.buffer.returns
+        flags = [collector.failed, self.asked_to_stop.is_set(), windows is None]
+        largest = np.zeros(tasks) if windows is None else windows.largest
+        told = np.concatenate([flags, self._count_own_steps(), returns.squares, returns.count, largest])
+        everyone = self.ranks.gather(told)
+        failed, asked, waits = everyone[:, :3].T > 0
+        steps, squares, counts, largest_of_all = everyone[:, 3:].reshape(-1, 4, tasks).swapaxes(0, 1)
+        self._steps[:] = steps
+        if failed.any():
+            self._fail(collector)
+        if asked.any():
+            self.stop()
+        if windows is None or waits.any() or asked.any():
+            return None
+        scale = return_scale(squares.sum(0), counts.sum(0))
+        share = largest / np.maximum(largest_of_all.max(0), 1e-300)
+        least = self.experiment.replay.min_importance
+        return dataclasses.replace(
+            windows,
+            weight=np.clip(windows.weight * share[windows.task], least, 1).astype(np.float32),
+            return_scale=scale[windows.task],
+        )
+
+    def _fail(self, collector: Collector) -> None:
+        own: CollectorError | None = None
+        try:
+            collector.check()
+        except CollectorError as error:
+            own = error
+        said = self.ranks.gather_objects(None if own is None else str(own))
+        self.in_step = True
+        if own is not None:
+            raise own
+        raise RankError("; ".join(f"rank {rank}: {text}" for rank, text in enumerate(said) if text))
+
+    def ask_to_stop(self) -> None:
+        """What a signal does: this rank wants to stop, and does so as soon as all ranks have heard."""
+        self.asked_to_stop.set()
+        if self.ranks.size == 1:
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends training after the present update, on all ranks if they call this together."""
+        self.interrupted.set()
+        if self.trainer is not None:
+            self.trainer.should_stop = True
 
     def updated(self, updates: int) -> None:
         """The learner has done `updates` updates in all."""
@@ -196,14 +294,23 @@ class SelfPlayDataModule(L.LightningDataModule):
     def evaluation_envs(self) -> MultiTaskVectorEnv:
         """The environments of evaluation episodes, made on first use."""
         if self._evaluation_envs is None:
-            self._evaluation_envs = evaluation_envs(self.experiment, self.experiment.eval.episodes)
+            self._evaluation_envs = evaluation_envs(
+                self.experiment, self.experiment.eval.episodes, tasks=self.evaluated_tasks
+            )
         return self._evaluation_envs
+
+    @property
+    def evaluated_tasks(self) -> list[int]:
+        """The tasks whose episodes this rank plays; none where there are more ranks than tasks."""
+        return list(range(self.ranks.rank, len(self.experiment.tasks), self.ranks.size))
 
     def teardown(self, stage: str) -> None:
         """Stops the threads and closes all environments, also after an error."""
         if self.collector is not None and stage == "fit":
-            collector, self.collector = self.collector, None
+            collector = self.collector
             collector.stop()  # first: it wakes whoever waits for collection
+            self._count_own_steps()
+            self.collector = None
             if self.ahead is not None:
                 self.ahead.stop()
                 self.ahead = None
@@ -213,9 +320,15 @@ class SelfPlayDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint holds of collection; the buffers lie in a file beside it."""
-        return {"control_steps": torch.from_numpy(self.control_steps.copy()), "updates": self.updates}
+        return {
+            "control_steps": torch.from_numpy(self.control_steps),
+            "rank_steps": torch.from_numpy(self._steps.copy()),
+            "updates": self.updates,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Takes up what `state_dict` gave."""
-        self.control_steps = state_dict["control_steps"].numpy()
+        steps = state_dict["rank_steps"].numpy()
+        same = steps.shape == self._steps.shape
+        self._steps[:] = steps if same else steps.sum(0) // self.ranks.size
         self.updates = state_dict["updates"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,10 +60,19 @@ class Evaluation:
         return named
 
 
-def evaluation_envs(experiment: Experiment, episodes: int, seed: int = 0) -> MultiTaskVectorEnv:
-    """`episodes` rows of each task at full length; falls end none, so one rollout gives both returns."""
+def evaluation_envs(
+    experiment: Experiment, episodes: int, seed: int = 0, tasks: Sequence[int] | None = None
+) -> MultiTaskVectorEnv:
+    """`episodes` rows of each task at full length; falls end none, so one rollout gives both returns.
+
+    Args:
+        experiment: whose tasks.
+        episodes: rows a task.
+        seed: of the environments.
+        tasks: indices of the tasks to make; None: all.
+    """
     return MultiTaskVectorEnv(
-        experiment.tasks,
+        experiment.tasks if tasks is None else [experiment.tasks[task] for task in tasks],
         num_envs=episodes,
         backend=experiment.env.backend,
         protocol="ezm",
@@ -83,6 +92,7 @@ def play_episodes(
     seed: int,
     heads: torch.Generator,
     device: torch.device,
+    tasks: Sequence[int] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Plays one episode in every row of `envs`, planning at every decision.
@@ -90,12 +100,13 @@ def play_episodes(
     Where a worker process was lost on the way, everything is played again: a cut episode has no return.
 
     Args:
-        envs: `T` tasks × `episodes` rows, protocol `ezm`.
+        envs: `T` tasks × `episodes` rows, protocol `ezm`; its sizes may be smaller than the model's.
         model: network that plans.
         planner: how it plans.
         seed: of the environments and of the search's noise: the same seed, the same episodes.
         heads: CPU generator that draws value heads.
         device: of the model.
+        tasks: `[T]`, which of the model's tasks those of `envs` are; None: the same ones.
         stopped: asked between steps whether to give up.
 
     Returns:
@@ -105,13 +116,15 @@ def play_episodes(
         EvaluationInterrupted: `stopped` said so.
     """
     state = heads.get_state()
-    while (returns := _play_once(envs, model, planner, seed, heads, device, stopped)) is None:
+    ids = np.asarray(envs.task_ids if tasks is None else np.asarray(tasks)[envs.task_ids])
+    while (returns := _play_once(envs, ids, model, planner, seed, heads, device, stopped)) is None:
         heads.set_state(state)
     return returns
 
 
 def _play_once(
     envs: MultiTaskVectorEnv,
+    ids: NDArray[np.int64],
     model: InferenceModel,
     planner: Planner,
     seed: int,
@@ -122,15 +135,17 @@ def _play_once(
     """What `play_episodes` gives; None where an episode that was still running was lost."""
     generator = torch.Generator(device).manual_seed(seed)
     observation, _ = envs.reset(seed=seed)
-    tasks = torch.as_tensor(np.asarray(envs.task_ids), device=device)
-    running = np.ones(len(tasks), bool)
-    upright = np.ones(len(tasks), bool)
-    total, before_fall = np.zeros(len(tasks)), np.zeros(len(tasks))
+    task = torch.as_tensor(ids, device=device)
+    running = np.ones(len(ids), bool)
+    upright = np.ones(len(ids), bool)
+    total, before_fall = np.zeros(len(ids)), np.zeros(len(ids))
+    padded = torch.zeros(len(ids), model.observation_size, device=device)
     while running.any():
         if stopped():
             raise EvaluationInterrupted("evaluation interrupted")
         model.draw_heads(heads)
-        action = planner(model, torch.as_tensor(observation, device=device), tasks, generator).action
+        padded[:, : envs.sizes.obs_size] = torch.as_tensor(observation, device=device)
+        action = planner(model, padded, task, generator).action[:, : envs.sizes.action_size]
         observation, reward, terminated, truncated, info = envs.step(action.cpu().numpy())
         if (info["lost"] & running).any():
             return None

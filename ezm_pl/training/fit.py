@@ -38,8 +38,15 @@ from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
 from ezm_pl.training.hardware import precision, shared_cores
 from ezm_pl.training.module import EZMModule
+from ezm_pl.training.ranks import OwnSignals, Ranks, connected
 from ezm_pl.world_model import InferenceModel
 
+_EXPECTED_WARNINGS = (
+    ".*does not have many workers.*",
+    ".*`IterableDataset` has `__len__`.*",
+    ".*it is recommended to use `self.log.*sync_dist=True.*",  # evaluations are the same on all ranks
+    ".*Using `DistributedSampler` with the dataloaders.*",
+)
 FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
 
@@ -76,10 +83,10 @@ def fit(
 
     Args:
         experiment: what to run.
-        run_dir: checkpoints and replay go to `run_dir/checkpoints`.
+        run_dir: checkpoints and replay go to `run_dir/checkpoints`; rank 0's holds for all ranks.
         logger: where metrics go.
         callbacks: further Lightning callbacks.
-        checkpoint: a `last.ckpt` of the same experiment to go on from.
+        checkpoint: a `last.ckpt` of the same experiment to go on from; rank 0's holds for all ranks.
         progress: whether to show a bar.
 
     Raises:
@@ -87,24 +94,44 @@ def fit(
         MemoryRefused: the replay buffers cannot fit.
         SpecError: Lightning refuses the trainer's settings.
         CollectorError: self-play failed; its own exception is the cause.
+        RankError: another rank has failed.
     """
-    started = time.perf_counter()
     if checkpoint is not None:
         check_same_experiment(checkpoint, experiment)
+    bar = [TrainingBar()] if progress else []
+    trainer = _trainer(experiment, run_dir, logger, [*bar, *callbacks])
+    with connected(trainer) as ranks:
+        return _fit(experiment, trainer, ranks, *ranks.gather_objects((run_dir, checkpoint))[0])
+
+
+def check_settings(experiment: Experiment) -> None:
+    """Raises what `fit` would raise about the trainer's settings, the batch and the memory, at once.
+
+    Raises:
+        MemoryRefused, SpecError: as `fit`.
+    """
+    trainer = _trainer(experiment, Path(), None, [])
+    local = getattr(trainer.strategy, "num_processes", 1)
+    SelfPlayDataModule(experiment, sizes(experiment.tasks), Ranks(0, trainer.world_size, local))
+
+
+def _fit(
+    experiment: Experiment, trainer: L.Trainer, ranks: Ranks, run_dir: Path, checkpoint: Path | None
+) -> FitResult:
+    started = time.perf_counter()
     task_sizes = sizes(experiment.tasks)
-    data = SelfPlayDataModule(experiment, task_sizes)
-    module = EZMModule(experiment, task_sizes)
+    data = SelfPlayDataModule(experiment, task_sizes, ranks)
+    module = EZMModule(experiment, task_sizes, ranks)
     last = LastCheckpoint(
         run_dir / "checkpoints", experiment.trainer.checkpoint_every, replay=experiment.replay.save
     )
-    bar = [TrainingBar()] if progress else []
-    trainer = _trainer(experiment, run_dir, logger, [*bar, *callbacks, last])
+    trainer.callbacks.append(last)  # type: ignore[attr-defined]
     rank_zero_info(data.memory())
     if checkpoint is not None:
-        load_replay(checkpoint, data)
-    with shared_cores(), _stoppable(data, trainer), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__`.*")
+        load_replay(checkpoint, data, ranks.rank)
+    with shared_cores(ranks.local), _stoppable(data), warnings.catch_warnings():
+        for message in _EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=message)
         if experiment.eval.at_start and checkpoint is None:
             trainer.validate(module, data, verbose=False)
         if not data.interrupted.is_set():
@@ -114,10 +141,11 @@ def fit(
         done = [e.updates for e in module.evaluations]
         if not data.interrupted.is_set() and trainer.global_step not in done:
             trainer.validate(module, data, verbose=False)
+        data.hear_steps()
     return FitResult(
         status="interrupted" if data.interrupted.is_set() else "finished",
         updates=module.updates,
-        env_steps=data.control_steps.copy(),
+        env_steps=data.control_steps,
         seconds=time.perf_counter() - started,
         evaluations=module.evaluations,
     )
@@ -131,6 +159,8 @@ def _trainer(
     extra: list[Callback] = [SelfPlayMetrics(spec.log_every), best]
     if torch.cuda.is_available() and logger is not None:
         extra.append(DeviceStatsMonitor(cpu_stats=False))
+    if spec.strategy != "auto" or spec.devices != 1 or spec.num_nodes != 1:
+        extra.append(OwnSignals())
     try:
         return L.Trainer(
             accelerator=spec.accelerator,
@@ -138,6 +168,7 @@ def _trainer(
             num_nodes=spec.num_nodes,
             strategy=spec.strategy,
             precision=precision(spec.precision),
+            deterministic=spec.deterministic or None,
             max_steps=experiment.max_steps,
             max_epochs=-1,
             val_check_interval=experiment.eval.every,
@@ -157,7 +188,7 @@ def _trainer(
 
 
 @contextmanager
-def _stoppable(data: SelfPlayDataModule, trainer: L.Trainer) -> Iterator[None]:
+def _stoppable(data: SelfPlayDataModule) -> Iterator[None]:
     """Inside, the first Ctrl-C asks for an orderly stop; the second is an ordinary KeyboardInterrupt.
 
     However the block ends, collection has stopped after it: Lightning tears the data module down only
@@ -171,10 +202,9 @@ def _stoppable(data: SelfPlayDataModule, trainer: L.Trainer) -> Iterator[None]:
         return
 
     def stop(_: int, __: FrameType | None) -> None:
-        if data.interrupted.is_set():
+        if data.asked_to_stop.is_set():
             raise KeyboardInterrupt
-        data.interrupted.set()
-        trainer.should_stop = True
+        data.ask_to_stop()
 
     before = signal.signal(signal.SIGINT, stop)
     try:

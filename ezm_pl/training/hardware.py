@@ -39,15 +39,18 @@ def precision(wanted: str) -> Literal["32-true", "bf16-mixed"]:
 
 
 @contextmanager
-def shared_cores() -> Iterator[None]:
-    """Inside, torch's operations use half the cores, since the learner and the collector both compute.
+def shared_cores(ranks: int = 1) -> Iterator[None]:
+    """Inside, torch's operations use half of this rank's cores: the learner and the collector both compute.
 
     Two threads that each spread small operations over all cores wait for one another at every
     barrier: on two cores that made a reanalysis five times slower.
+
+    Args:
+        ranks: that share this machine.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, min(before, cores // 2)))
+    torch.set_num_threads(max(1, min(before, cores // ranks // 2)))
     try:
         yield
     finally:

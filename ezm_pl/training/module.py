@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ezm_pl.envs import TaskSizes
@@ -18,6 +20,7 @@ from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, EvaluationInterrupted, play_episodes
 from ezm_pl.training.hardware import search_dtype
 from ezm_pl.training.losses import Losses, losses
+from ezm_pl.training.ranks import Ranks, rank_share
 from ezm_pl.training.reanalysis import reanalyse
 from ezm_pl.training.skipped import NonFiniteUpdates, diagnosis
 from ezm_pl.world_model import InferenceModel, WorldModel
@@ -32,11 +35,13 @@ class EZMModule(L.LightningModule):
     Args:
         experiment: the run's spec.
         sizes: padded sizes and masks of its tasks.
+        ranks: this one among the others.
     """
 
-    def __init__(self, experiment: Experiment, sizes: TaskSizes) -> None:
+    def __init__(self, experiment: Experiment, sizes: TaskSizes, ranks: Ranks | None = None) -> None:
         super().__init__()
         self.experiment, self.sizes = experiment, sizes
+        self.share = rank_share(experiment, ranks or Ranks())
         mask = torch.as_tensor(sizes.action_mask)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_int(experiment.seed, "weights"))
@@ -110,7 +115,7 @@ class EZMModule(L.LightningModule):
     def reanalyse(self, batch: Batch) -> Targets:
         """Fresh targets from the target network."""
         return reanalyse(
-            batch, self.target, self.planner, self.experiment, self.global_step, self.generator("search")
+            batch, self.target, self.planner, self.share, self.global_step, self.generator("search")
         )
 
     def training_step(self, batch: tuple[Batch, Targets], batch_idx: int) -> Tensor:
@@ -145,7 +150,7 @@ class EZMModule(L.LightningModule):
         if self.global_step % self.experiment.trainer.log_every:
             return
         terms = ("total", "reward", "value", "policy", "entropy", "temporal", "path")
-        self.log_dict({f"train/loss/{name}": getattr(found, name) for name in terms})
+        self.log_dict({f"train/loss/{name}": getattr(found, name) for name in terms}, sync_dist=True)
         self.log_dict(
             {
                 "train/value/predicted": found.predicted_value,
@@ -155,7 +160,8 @@ class EZMModule(L.LightningModule):
                 "train/policy/std": found.policy_std,
                 "train/policy/saturated_targets": found.saturated_targets,
                 "train/skipped_updates": self.nonfinite_updates,
-            }
+            },
+            sync_dist=True,
         )
 
     def configure_gradient_clipping(
@@ -176,7 +182,9 @@ class EZMModule(L.LightningModule):
             self.model.parameters(), self.experiment.optim.max_grad_norm, foreach=True
         )
         assert self._latest is not None and self._error is not None
-        found_inf = (~(torch.isfinite(norm) & torch.isfinite(self._latest[0].total))).float()
+        # All ranks must agree; gradients they have in common already.
+        loss = self.trainer.strategy.reduce(self._latest[0].total.detach().clone(), reduce_op="sum")
+        found_inf = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
         optimizer.found_inf = found_inf  # type: ignore[attr-defined]
         self.nonfinite_updates += found_inf
         self._skipped_in_a_row.add_(1).mul_(found_inf)
@@ -191,6 +199,7 @@ class EZMModule(L.LightningModule):
             skipped = int(self._skipped_in_a_row)
             if skipped >= self.experiment.optim.max_skipped_updates:
                 tasks = self.experiment.tasks
+                self.data.in_step = True
                 raise NonFiniteUpdates(diagnosis(*self._latest, self.model, tasks, skipped))
 
     @property
@@ -248,21 +257,15 @@ class EZMModule(L.LightningModule):
         )
 
     def validation_step(self, batch: int, batch_idx: int) -> None:
-        """An evaluation of all tasks: episodes that plan with the present weights."""
-        actor = self.new_actor()
-        actor.load(self.model)
-        try:
-            ezm, humanoidbench = play_episodes(
-                self.data.evaluation_envs(),
-                actor,
-                self.planner,
-                seed=stream_int(self.experiment.seed, "evaluation"),
-                heads=torch.Generator().manual_seed(stream_int(self.experiment.seed, "evaluation heads")),
-                device=self.device,
-                stopped=self.data.interrupted.is_set,
-            )
-        except EvaluationInterrupted:
+        """An evaluation of all tasks: episodes that plan with the present weights, each rank its tasks."""
+        parts = self.data.ranks.gather_objects(self._play_own_tasks())
+        self.data.hear_steps()
+        played = [part for part in parts if part is not None]
+        if len(played) < len(parts):
+            self.data.stop()
             return
+        order = np.argsort(np.concatenate([np.asarray(tasks, np.int64) for tasks, _, _ in played]))
+        ezm, humanoidbench = (np.concatenate([part[i] for part in played])[order] for i in (1, 2))
         evaluation = Evaluation(
             self.experiment.tasks,
             self.updates,
@@ -273,6 +276,29 @@ class EZMModule(L.LightningModule):
         )
         self.evaluations.append(evaluation)
         self.log_dict(evaluation.metrics(), batch_size=1)
+
+    def _play_own_tasks(self) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]] | None:
+        """This rank's tasks `[T']` and their returns `[T', episodes]` twice; None if interrupted."""
+        tasks = self.data.evaluated_tasks
+        none = np.zeros((0, self.experiment.eval.episodes))
+        if not tasks:
+            return tasks, none, none
+        actor = self.new_actor()
+        actor.load(self.model)
+        seed, rank = self.experiment.seed, self.data.ranks.rank
+        try:
+            return tasks, *play_episodes(
+                self.data.evaluation_envs(),
+                actor,
+                self.planner,
+                seed=stream_int(seed, "evaluation", rank),
+                heads=torch.Generator().manual_seed(stream_int(seed, "evaluation heads", rank)),
+                device=self.device,
+                tasks=tasks,
+                stopped=self.data.asked_to_stop.is_set,
+            )
+        except EvaluationInterrupted:
+            return None
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Adam on the learning copy."""

@@ -39,6 +39,9 @@ class InferenceModel(nn.Module):
     Args:
         spec, observation_size, action_mask: as for `WorldModel`.
         dtype: of weights and states; scalars and policies come out in float32.
+
+    Attributes:
+        observation_size: `O`.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class InferenceModel(nn.Module):
         self.model.requires_grad_(False)
         for parameter in self.model.parameters():
             parameter.data = parameter.data.to(dtype)
+        self.observation_size = observation_size
         self.heads: tuple[int, ...] = (0, 1)
         self._packed = False
         self.register_load_state_dict_post_hook(_unpack)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ezm_pl.world_model.packed import Dense, Norm, Packed, linear, pack
+from ezm_pl.world_model.synchronised import BatchNorm, moments, ranks
 
 
 class ResidualBlock(nn.Module):
@@ -83,7 +84,7 @@ class Head(nn.Module):
         if zero_last:
             nn.init.zeros_(self.weights[2])
         norms = 0 if folded else 2
-        self.norms = nn.ModuleList(nn.BatchNorm1d(heads * hidden) for _ in range(norms))
+        self.norms = nn.ModuleList(BatchNorm(heads * hidden) for _ in range(norms))
         self.packed: list[list[Packed | None]] = [[None] * 3] * heads
 
     def forward(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
@@ -132,7 +133,7 @@ class Head(nn.Module):
             weight, bias = trained.weights[layer].detach(), trained.biases[layer].detach()
             if layer < 2 and not trained.folded:
                 norm = trained.norms[layer]
-                assert isinstance(norm, nn.BatchNorm1d)
+                assert isinstance(norm, BatchNorm)
                 assert norm.running_var is not None and norm.running_mean is not None
                 scale = (norm.weight / (norm.running_var + norm.eps).sqrt()).view_as(bias)
                 weight = weight * scale.unsqueeze(-1)
@@ -159,13 +160,17 @@ class RunningNorm(nn.Module):
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Adds a batch `[N, O]` to the statistics (Chan et al. 1979); frozen in eval mode."""
+        """Adds all ranks' batches `[N, O]` to the statistics (Chan et al. 1979); frozen in eval mode."""
         if not self.training:
             return
-        x = x.float()
-        variance, mean = torch.var_mean(x, dim=0, correction=0)
-        total = self.count + x.shape[0]
-        share = x.shape[0] / total
+        rows: Tensor | int
+        if ranks() == 1:
+            variance, mean = torch.var_mean(x.float(), dim=0, correction=0)
+            rows = x.shape[0]
+        else:
+            mean, variance, rows = (part.float() for part in moments(x.float()))
+        total = self.count + rows
+        share = rows / total
         delta = mean - self.mean
         moved = self.variance * (1 - share) + variance * share + delta**2 * share * (1 - share)
         self.variance.copy_(moved)

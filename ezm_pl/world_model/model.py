@@ -41,11 +41,13 @@ class WorldModel(nn.Module):
         self.bounds = PolicyBounds(spec.min_log_std, spec.max_log_std, spec.initial_log_std, spec.max_mean)
         self.scalar = CategoricalScalar(spec.atoms, spec.support)
         self.normalizer = RunningNorm(observation_size)
-        self.task_embedding = nn.Parameter(torch.randn(tasks, spec.task_embedding_size) * 0.1)
-
         latent, embedding = spec.latent_size, spec.task_embedding_size
         used = {part: embedding * (part in spec.task_embedding_in) for part in _PARTS}
         self.embedding_used = {part: size > 0 for part, size in used.items()}
+        # Ranks wait for the gradient of every parameter that wants one.
+        self.task_embedding = nn.Parameter(
+            torch.randn(tasks, embedding) * 0.1, requires_grad=any(self.embedding_used.values())
+        )
         self.encoder = nn.Sequential(
             Dense(observation_size + used["representation"], latent),
             nn.LayerNorm(latent),

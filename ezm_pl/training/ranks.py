@@ -1,0 +1,173 @@
+"""The ranks of a run: how they find one another, what they tell one another, and what if one dies.
+
+Gradients go over Lightning's process group. What ranks agree on between updates (go on, wait, stop,
+fail) goes over a group of its own on gloo, always from the main thread: it waits for no GPU.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
+from numpy.typing import NDArray
+from torch import distributed
+
+from ezm_pl.spec import Experiment, RunFailed, SpecError
+
+T = TypeVar("T")
+PATIENCE = 30
+"""Seconds that the other ranks of this machine are given to end after one of them has."""
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out waiting")
+
+
+class RankError(RunFailed):
+    """Another rank of the run has failed; its own output has the traceback."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that train together. By default it is alone.
+
+    Attributes:
+        rank: from 0 to `size - 1`.
+        size: ranks in all.
+        local: ranks on this machine.
+        group: gloo, of all ranks; None when alone.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 1
+    group: Any = None
+
+    def gather(self, values: Sequence[float] | NDArray) -> NDArray[np.float64]:
+        """Every rank's `values` `[N]` as `[size, N]`."""
+        mine = torch.as_tensor(np.asarray(values, np.float64))
+        if self.size == 1:
+            return mine.numpy()[None]
+        everyone = torch.empty(self.size, len(mine), dtype=torch.float64)
+        distributed.all_gather(list(everyone.unbind()), mine, group=self.group)
+        return everyone.numpy()
+
+    def gather_objects(self, mine: T) -> list[T]:
+        """Every rank's object, by rank."""
+        if self.size == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.size
+        distributed.all_gather_object(everyone, mine, group=self.group)
+        return everyone
+
+
+def rank_share(experiment: Experiment, ranks: Ranks) -> Experiment:
+    """What one rank does of an experiment: batch, steps and replay are counted over all ranks.
+
+    Raises:
+        SpecError: the batch does not divide into equal parts.
+    """
+    if ranks.size == 1:
+        return experiment
+    batch, size = experiment.optim.batch_size, ranks.size
+    if batch % size:
+        raise SpecError(f"optim.batch_size {batch} cannot be divided equally among {size} ranks")
+    share = {
+        "optim": {"batch_size": batch // size},
+        "collect": {
+            name: -(-getattr(experiment.collect, name) // size) for name in ("env_steps", "random_steps")
+        },
+        "replay": {"capacity": -(-experiment.replay.capacity // size)},
+        "targets": {"search_value_age": -(-experiment.targets.search_value_age // size)},
+    }
+    parts = {name: getattr(experiment, name).model_copy(update=part) for name, part in share.items()}
+    return experiment.model_copy(update=parts)
+
+
+@contextmanager
+def connected(trainer: Trainer) -> Iterator[Ranks]:
+    """Starts the other ranks of this machine where nobody else does, and connects all of them.
+
+    At the end, also after an error, the connection is closed, and the ranks started here have ended.
+
+    Raises:
+        RankError: another rank has died.
+    """
+    strategy = trainer.strategy
+    if trainer.world_size == 1:
+        yield Ranks()
+        return
+    assert isinstance(strategy, DDPStrategy)
+    launcher = strategy.launcher
+    assert launcher is not None
+    children: list[subprocess.Popen] = []
+    ended = threading.Event()
+    try:
+        launcher.launch(strategy.setup_environment)
+        if isinstance(launcher, _SubprocessScriptLauncher):
+            # Lightning's observer would kill this process at once when a child fails, before anybody
+            # has said why; it watches this very list.
+            children += launcher.procs
+            launcher.procs.clear()
+            threading.Thread(target=_watch, args=(children, ended), name="ezm-ranks", daemon=True).start()
+        group = distributed.new_group(backend="gloo")
+        yield Ranks(trainer.global_rank, trainer.world_size, strategy.num_processes, group)
+    except RuntimeError as error:
+        if any(sign in str(error) for sign in _LOST):
+            raise RankError(
+                "another rank of this run has died or cannot be reached; its own output says why"
+            ) from error
+        raise
+    finally:
+        ended.set()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+        for rank, child in enumerate(children, 1):
+            try:
+                code = child.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                code = child.wait()
+            if code:
+                print(f"ezm: rank {rank} has ended with code {code}", file=sys.stderr, flush=True)
+
+
+def _watch(children: Sequence[subprocess.Popen], ended: threading.Event) -> None:
+    """Where a rank has died and the others wait for it for ever, ends all of them."""
+    while not ended.wait(1.0):
+        dead = [f"{rank} (code {child.poll()})" for rank, child in enumerate(children, 1) if child.poll()]
+        if dead and not ended.wait(PATIENCE):
+            print(f"ezm: all wait for rank {', '.join(dead)}; ending them", file=sys.stderr, flush=True)
+            for child in children:
+                child.kill()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class OwnSignals(Callback):
+    """Leaves SIGTERM to whoever had it before: Lightning's handler talks to the other ranks, whatever
+    they and this one are doing just then, and that can block all of them."""
+
+    def __init__(self) -> None:
+        self._handler = signal.getsignal(signal.SIGTERM)
+
+    def _restore(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts the handler back."""
+        self._restore()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts the handler back."""
+        self._restore()
