@@ -13,6 +13,8 @@ FLOPs are those of the matrix products of one update, counted by torch on one ba
 
 from __future__ import annotations
 
+import logging
+import math
 import multiprocessing
 import tempfile
 import time
@@ -120,7 +122,9 @@ def update_flops(module: Any) -> float:
     experiment: Experiment = module.experiment
     windows = module.data.buffer.sample(experiment.optim.batch_size)
     batch = Batch(*(x.to(module.device) for x in Batch.from_windows(windows)))
-    with FlopCounterMode(display=False) as counter, module.trainer.precision_plugin.train_step_context():
+    packed = {torch.ops.mkldnn._linear_pointwise: _packed_flops} if _PACKED else {}
+    counter = FlopCounterMode(display=False, custom_mapping=packed)
+    with counter, module.trainer.precision_plugin.train_step_context():
         targets = module.reanalyse(batch)
         found = losses(
             module.model,
@@ -135,9 +139,18 @@ def update_flops(module: Any) -> float:
     return float(counter.get_total_flops())
 
 
+_PACKED = hasattr(torch.ops.mkldnn, "_linear_pointwise")
+"""Whether linear layers may run packed (`ezm_pl.world_model.packed`), which torch does not count."""
+
+
+def _packed_flops(x: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
+    return 2 * x[-1] * math.prod(out_shape)
+
+
 def measure(name: str, document: dict[str, Any], seconds: float, least: int) -> Row:
     """Begins a run of `document` and times its updates."""
     warnings.simplefilter("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     beginning = {
         "name": "benchmark",
         "collect": {"random_steps": 400},
@@ -147,7 +160,7 @@ def measure(name: str, document: dict[str, Any], seconds: float, least: int) -> 
     experiment = build_experiment(merge(beginning, document))
     meter = Meter(seconds, least)
     with tempfile.TemporaryDirectory() as folder:
-        fit(experiment, Path(folder), callbacks=[meter])
+        fit(experiment, Path(folder), callbacks=[meter], progress=False)
     return Row(name, len(experiment.tasks), **meter.result)
 
 
@@ -194,7 +207,9 @@ def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
         ],
     )
     for side, parts in (("learner", LEARNER), ("collector", COLLECTOR)):
-        cells = [[f"{getattr(row, side).get(part, 0.0):.1%}" for part in parts] for row in rows]
+        # A collector that waited all the time has finished no part of it.
+        found = [getattr(row, side) or {"waiting": 1.0} for row in rows]
+        cells = [[f"{given.get(part, 0.0):.1%}" for part in parts] for given in found]
         table(f"Shares of the {side}'s time", parts, cells)
 
 
