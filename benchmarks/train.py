@@ -47,7 +47,7 @@ class Row:
 
     Attributes:
         name: what is measured. tasks: how many. parameters: of the world model.
-        update: seconds of an update. updates: counted.
+        update: seconds of an update. rate: updates per second, over all that were counted.
         env_steps: control steps per second over all tasks.
         learner, collector: shares of their time.
         flops: of one update's matrix products. peak: FLOP/s of a plain one.
@@ -58,6 +58,7 @@ class Row:
     tasks: int
     parameters: int
     update: Spread
+    rate: float
     env_steps: float
     learner: dict[str, float]
     collector: dict[str, float]
@@ -101,6 +102,7 @@ class Meter(Callback):
         times = zip(self._times, self._times[1:], strict=False)
         self.result |= {
             "update": spread([(end - start) / block for start, end in times]),
+            "rate": (len(self._times) - 1) * block / passed,
             "env_steps": (float(data.control_steps.sum()) - steps) / passed,
             "learner": shares(learner, data.clock.read()),
             "collector": shares(collector, data.collector.clock.read()),
@@ -189,11 +191,11 @@ def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
         [
             [
                 f"{row.update.scaled(1e3):.0f}",
-                f"{1 / row.update.median:.2f}",
+                f"{row.rate:.2f}",
                 f"{row.env_steps:,.0f}",
                 f"{row.flops / 1e9:,.1f}",
-                f"{row.flops / row.update.median / 1e9:,.1f}",
-                f"{row.flops / row.update.median / row.peak:.1%}",
+                f"{row.flops * row.rate / 1e9:,.1f}",
+                f"{row.flops * row.rate / row.peak:.1%}",
             ]
             for row in rows
         ],
@@ -218,11 +220,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     rate, memory = figure.subplots(1, 2)
     tasks = [row.tasks for row in rows]
-    median = [1 / row.update.median for row in rows]
-    spreads = [[m - 1 / r.update.high for m, r in zip(median, rows, strict=True)],
-               [1 / r.update.low - m for m, r in zip(median, rows, strict=True)]]  # fmt: skip
-    rate.errorbar(tasks, median, spreads, marker="o", capsize=3)
-    rate.set(xlabel="tasks", ylabel="updates/s (median, quartiles)", ylim=(0, None))
+    rate.plot(tasks, [row.rate for row in rows], marker="o")
+    rate.set(xlabel="tasks", ylabel="updates/s", ylim=(0, None))
     memory.plot(tasks, [row.memory / 2**30 for row in rows], marker="o", label="process, replay nearly empty")
     memory.plot(tasks, [row.replay / 2**30 for row in rows], marker="s", label="replay when full")
     memory.set(xlabel="tasks", ylabel="GiB", ylim=(0, None))
