@@ -14,7 +14,6 @@ FLOPs are those of the matrix products of one update, counted by torch on one ba
 from __future__ import annotations
 
 import logging
-import math
 import multiprocessing
 import tempfile
 import time
@@ -30,8 +29,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
-from timing import Spread, machine, matmul_flops, parser, show, spread, write_json
-from torch.utils.flop_counter import FlopCounterMode
+from timing import Spread, flop_counter, machine, matmul_flops, parser, show, spread, write_json
 
 from ezm_pl.selfplay import shares
 from ezm_pl.spec import Experiment, build_experiment, resolve_tasks
@@ -124,9 +122,7 @@ def update_flops(module: Any) -> float:
     experiment: Experiment = module.experiment
     windows = module.data.buffer.sample(experiment.optim.batch_size)
     batch = Batch(*(x.to(module.device) for x in Batch.from_windows(windows)))
-    packed = {torch.ops.mkldnn._linear_pointwise: _packed_flops} if _PACKED else {}
-    counter = FlopCounterMode(display=False, custom_mapping=packed)
-    with counter, module.trainer.precision_plugin.train_step_context():
+    with flop_counter() as counter, module.trainer.precision_plugin.train_step_context():
         targets = module.reanalyse(batch)
         found = losses(
             module.model,
@@ -139,14 +135,6 @@ def update_flops(module: Any) -> float:
         found.total.backward()
     module.zero_grad()
     return float(counter.get_total_flops())
-
-
-_PACKED = hasattr(torch.ops.mkldnn, "_linear_pointwise")
-"""Whether linear layers may run packed (`ezm_pl.world_model.packed`), which torch does not count."""
-
-
-def _packed_flops(x: Sequence[int], *_: Any, out_shape: Sequence[int], **__: Any) -> int:
-    return 2 * x[-1] * math.prod(out_shape)
 
 
 def measure(name: str, document: dict[str, Any], seconds: float, least: int) -> Row:

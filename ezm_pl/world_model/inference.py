@@ -13,8 +13,8 @@ from ezm_pl.world_model.layers import Head, RunningNorm
 from ezm_pl.world_model.model import WorldModel
 from ezm_pl.world_model.policy import SquashedGaussian
 
-_CHUNK = 1024
-"""Rows that a processor takes through the networks at once: their activations stay in its caches."""
+_CHUNK = 2**19
+"""Latent values that a processor takes through the networks at once, so that they stay in its caches."""
 
 
 def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -109,9 +109,10 @@ class InferenceModel(nn.Module):
     @_alone
     def step(self, state: Tensor, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """States `[B, 2S + E]`, actions `[B, A]` to next states, rewards `[B]` and values `[B]`."""
-        if state.device.type == "cpu" and len(state) > _CHUNK:
-            rows = zip(state.split(_CHUNK), action.split(_CHUNK), task.split(_CHUNK), strict=True)
-            states, rewards, values = zip(*(self.step(*chunk) for chunk in rows), strict=True)
+        rows = max(1, _CHUNK // self.model.spec.latent_size)
+        if state.device.type == "cpu" and len(state) > rows:
+            chunks = zip(state.split(rows), action.split(rows), task.split(rows), strict=True)
+            states, rewards, values = zip(*(self.step(*chunk) for chunk in chunks), strict=True)
             return torch.cat(states), torch.cat(rewards), torch.cat(values)
         model = self._ready()
         latent = state[..., : model.spec.latent_size].contiguous()

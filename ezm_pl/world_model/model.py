@@ -96,7 +96,7 @@ class WorldModel(nn.Module):
         """Inputs `[B, *]` joined with the task's embedding (norm capped at 1) where `part` uses it."""
         if self.embedding_used[part]:
             table = self.capped_embedding() if self.capped is None else self.capped
-            inputs = (*inputs, table[task].to(inputs[0].dtype))
+            inputs = (*inputs, table.index_select(0, task).to(inputs[0].dtype))
         return torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
 
     def capped_embedding(self) -> Tensor:

@@ -292,15 +292,17 @@ def small_inference_model(tasks: int = 3) -> InferenceModel:
 
 @pytest.mark.parametrize("wave", [None, 1])
 @pytest.mark.parametrize("normalization", ["tree", "node"])
-@pytest.mark.parametrize("kind", ["gaussian", "discrete"])
+@pytest.mark.parametrize("kind", ["gaussian", "gaussian, as on a GPU", "discrete"])
 def test_host_never_waits_inside_a_search(wave: int | None, normalization: Any, kind: str) -> None:
+    """Neither with packed layers, as on the CPU, nor with plain ones, as on a GPU."""
     settings = SearchSettings(
         num_simulations=12, max_considered=4, wave=wave, normalization=normalization, gumbel_scale=1.0
     )
     model: SearchModel
     proposal: Proposal
-    if kind == "gaussian":
+    if kind != "discrete":
         model, proposal = small_inference_model(), GaussianProposal.mixed(5, 16, 2, 0.25, 3.0)
+        model._packed = "GPU" in kind  # plain layers, if it believes that they are packed
         observation = torch.randn(6, 7)
     else:
         model, proposal = TabularModel.random(3, 20, 4, seed=0), DiscreteProposal(4)

@@ -285,8 +285,9 @@ def test_autocast_around_a_search_changes_nothing() -> None:
             assert torch.equal(inside[name], tensor), (dtype, name)
 
 
-def test_large_batches_go_in_chunks() -> None:
+def test_large_batches_go_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """More rows than a chunk holds, not a multiple of it: every row as alone."""
+    monkeypatch.setattr("ezm_pl.world_model.inference._CHUNK", 1001 * SMALL["latent_size"])
     model = infer(trained())
     observation, task, action = (x.repeat(60, *(1,) * (x.dim() - 1)) for x in batch())
     state, _ = model.root(observation, task)
