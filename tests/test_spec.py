@@ -223,3 +223,19 @@ def test_nested_suites_are_prefixes_of_the_canonical_order() -> None:
 )
 def test_shipped_experiments_are_valid(path: Path) -> None:
     assert load_experiment(path).name == path.stem.replace("_", "-")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "reason"),
+    [
+        ("fsdp", "splits the weights over ranks"),
+        ("deepspeed_stage_2", "splits the weights over ranks"),
+        ("ddp_spawn", "ends its processes with every call of the Trainer"),
+        ("nonsense", "is not known"),
+    ],
+)
+def test_strategies_that_cannot_train_are_refused_with_the_reason(strategy: str, reason: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        build_experiment({**GOOD, "trainer": {"strategy": strategy}})
+    (line,) = str(caught.value).splitlines()
+    assert "trainer.strategy" in line and reason in line and line.endswith("valid are auto and ddp")

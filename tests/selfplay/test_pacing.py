@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from ezm_pl.selfplay import Pacing
+from ezm_pl.selfplay import Lockstep, Pacing
 
 
 def may_collect(pacing: Pacing) -> bool:
@@ -171,3 +171,29 @@ def test_random_budgets_come_to_their_end_in_step(seed: int) -> None:
         thread.join(20)
     assert not any(thread.is_alive() for thread in threads), "a deadlock"
     assert not problems, problems
+
+
+def test_in_lockstep_only_one_side_moves() -> None:
+    """Steps are taken while the learner waits, as many as pacing allows; none while it works."""
+    pacing = Lockstep(total_updates=4, total_steps=100, max_lead=1.0)
+    taken: list[int] = []
+
+    def collect() -> None:
+        while pacing.wait_to_collect():
+            taken.append(10)
+            pacing.collected(sum(taken))
+
+    thread = threading.Thread(target=collect)
+    thread.start()
+    seen = []
+    for update in range(1, 7):
+        while not pacing.wait_to_learn(0.01):
+            pass
+        seen.append(sum(taken))
+        time.sleep(0.02)
+        assert sum(taken) == seen[-1], "nothing moves while the learner works"
+        pacing.updated(update)
+    pacing.stop()
+    thread.join(5)
+    assert not thread.is_alive()
+    assert seen == [10, 30, 60, 80, 100, 100]
