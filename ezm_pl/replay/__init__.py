@@ -3,5 +3,6 @@
 from ezm_pl.replay.buffer import ReplayBuffer, ReplayError, Windows
 from ezm_pl.replay.returns import return_scale
 from ezm_pl.replay.segment_tree import SegmentTree
+from ezm_pl.replay.storage import ReplayStore
 
-__all__ = ["ReplayBuffer", "ReplayError", "SegmentTree", "Windows", "return_scale"]
+__all__ = ["ReplayBuffer", "ReplayError", "ReplayStore", "SegmentTree", "Windows", "return_scale"]

@@ -7,11 +7,9 @@ row. A position can be sampled as soon as its window is complete, or its episode
 
 from __future__ import annotations
 
-import os
 import threading
 from dataclasses import dataclass
-from pathlib import Path
-from zipfile import BadZipFile
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -21,8 +19,7 @@ from ezm_pl.replay.returns import ReturnScale
 from ezm_pl.replay.segment_tree import SegmentTree
 
 _OPEN, _TRUNCATED, _TERMINATED = 0, 1, 2
-_FIELDS = ("observation", "action", "reward", "born", "steps", "ended", "next_row", "added")
-_EXTRAS = ("priority", "return_squares", "return_count")
+_STORED = ("observation", "action", "reward", "born")
 PRIORITY_FLOOR = 1e-6
 
 
@@ -72,6 +69,57 @@ class Windows:
     age: NDArray[np.int64]
     leaf: NDArray[np.int64]
     born: NDArray[np.int64]
+
+
+@dataclass
+class Snapshot:
+    """What a buffer holds beside its rows, at one instant; `R` rows a task are in use.
+
+    Attributes:
+        steps: `[T, R]` int64 steps stored in each row, its tail included.
+        first_born: `[T, R]` int64 birth number of each row's first step: tells data of a row apart.
+        ended: `[T, R]` uint8, how a row's episode ended in it.
+        priority: `[T, R * block_size]` float64.
+        next_row, added: `[T]` int64 counters of the ring.
+        return_squares, return_count: `[T]` float64, see `ReturnScale`.
+        random: state of the sampling generator.
+    """
+
+    steps: NDArray[np.int64]
+    first_born: NDArray[np.int64]
+    ended: NDArray[np.uint8]
+    priority: NDArray[np.float64]
+    next_row: NDArray[np.int64]
+    added: NDArray[np.int64]
+    return_squares: NDArray[np.float64]
+    return_count: NDArray[np.float64]
+    random: dict[str, Any]
+
+    def complete(self, width: int) -> NDArray[np.bool_]:
+        """`[T, R]`: rows to which nothing will be added, `width` being a row's length with its tail."""
+        return (self.steps > 0) & ((self.ended != _OPEN) | (self.steps >= width))
+
+    def drop(self, task: NDArray[np.int64], row: NDArray[np.int64]) -> None:
+        """Empties rows `[K]`."""
+        self.steps[task, row] = 0
+        self.priority.reshape(*self.steps.shape, -1)[task, row] = 0
+
+    def problem(self, buffer: ReplayBuffer) -> str | None:
+        """Why `buffer` cannot take this up; None where it can. Shapes are right already."""
+        width = buffer.block_size + buffer.tail
+        stored = self.steps > 0
+        filled = np.arange(buffer.block_size) < self.steps[:, :, None]
+        wrong = {
+            "steps": (self.steps < 0) | (self.steps > width),
+            "ended": self.ended > _TERMINATED,
+            "birth numbers": stored & ((self.first_born < 0) | (self.first_born >= self.added[:, None])),
+            "priorities": ~np.isfinite(self.priority) | (self.priority < 0),
+            "priorities of empty positions": (self.priority.reshape(filled.shape) > 0) & ~filled,
+            "next rows": (self.next_row < 0) | (self.next_row >= buffer.rows),
+            "scales of returns": ~(np.isfinite(self.return_squares) & np.isfinite(self.return_count)),
+        }
+        names = [name for name, where in wrong.items() if where.any()]
+        return f"holds impossible {', '.join(names)}" if names else None
 
 
 class ReplayBuffer:
@@ -133,7 +181,7 @@ class ReplayBuffer:
         self._row = np.full(len(task_ids), -1, np.int64)
         self._previous = np.full(len(task_ids), -1, np.int64)
         self._position = np.zeros(len(task_ids), np.int64)
-        self._random = np.random.default_rng(seed)
+        self.generator = np.random.default_rng(seed)
         self._lock = threading.Lock()
 
     @staticmethod
@@ -148,7 +196,7 @@ class ReplayBuffer:
     @property
     def nbytes(self) -> int:
         """Bytes that all arrays take when full."""
-        return self.tree.nbytes + sum(getattr(self, name).nbytes for name in _FIELDS)
+        return self.tree.nbytes + sum(a.nbytes for a in vars(self).values() if isinstance(a, np.ndarray))
 
     def __len__(self) -> int:
         """Positions stored over all tasks."""
@@ -290,7 +338,7 @@ class ReplayBuffer:
                     raise ReplayError("a task has no complete window to sample yet")
                 counts = np.bincount(task, minlength=self.tasks)
                 first = np.cumsum(counts) - counts
-                within = np.arange(batch_size) - first[task] + self._random.random(batch_size)
+                within = np.arange(batch_size) - first[task] + self.generator.random(batch_size)
                 leaf = self.tree.find(task, within / counts[task] * total)
                 probability = self.tree.get(task, leaf) / total
                 row, position = np.divmod(leaf, self.block_size)
@@ -346,9 +394,9 @@ class ReplayBuffer:
     def _draw_tasks(self, batch_size: int) -> NDArray[np.int64]:
         if self.shared:
             share = self.tree.total / max(self.tree.total.sum(), 1e-12)
-            return np.sort(self._random.choice(self.tasks, batch_size, p=share)).astype(np.int64)
+            return np.sort(self.generator.choice(self.tasks, batch_size, p=share)).astype(np.int64)
         counts = np.full(self.tasks, batch_size // self.tasks)
-        extra = self._random.permutation(self.tasks)[: batch_size % self.tasks]
+        extra = self.generator.permutation(self.tasks)[: batch_size % self.tasks]
         counts[extra] += 1
         return np.repeat(np.arange(self.tasks), counts)
 
@@ -366,54 +414,60 @@ class ReplayBuffer:
             same = (self.born[task, row, position] == born) & np.isfinite(priority)
             self.tree.set(task[same], leaf[same], priority[same])
 
-    def _saved_arrays(self) -> list[tuple[str, NDArray]]:
-        return [(name, getattr(self, name)) for name in _FIELDS]
-
-    def save(self, path: Path) -> None:
-        """Writes everything that has been stored to `path`, atomically."""
+    def snapshot(self) -> Snapshot:
+        """Counters and priorities of this instant; the rows themselves are copied by `copy_rows`."""
         with self._lock:
-            used = int(max(1, (np.flatnonzero(self.steps.any(0))[-1] + 1) if self.steps.any() else 1))
-            arrays = {n: a[:, :used] if a.ndim > 1 else a for n, a in self._saved_arrays()}
-            leaves = np.arange(used * self.block_size)
-            arrays["priority"] = np.stack(
-                [self.tree.get(np.full(len(leaves), t), leaves) for t in range(self.tasks)]
+            some = np.flatnonzero(self.steps.any(0))
+            used = int(some[-1]) + 1 if len(some) else 0
+            return Snapshot(
+                steps=self.steps[:, :used].copy(),
+                first_born=self.born[:, :used, 0].copy(),
+                ended=self.ended[:, :used].copy(),
+                priority=self.tree.front(used * self.block_size),
+                next_row=self.next_row.copy(),
+                added=self.added.copy(),
+                return_squares=self.returns.squares.copy(),
+                return_count=self.returns.count.copy(),
+                random=dict(self.generator.bit_generator.state),
             )
-            arrays |= {"return_squares": self.returns.squares, "return_count": self.returns.count}
-            aside = path.with_name(path.name + ".tmp")
-            with aside.open("wb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
 
-    def load(self, path: Path) -> None:
-        """Restores what `save` wrote. Episodes that were open then count as truncated.
+    def copy_rows(
+        self, task: NDArray[np.int64], row: NDArray[np.int64], first_born: NDArray[np.int64], into: NDArray
+    ) -> NDArray[np.bool_]:
+        """Copies rows `[K]` into records `[K]` (see `ReplayStore`); which of them still hold that data.
 
-        Raises:
-            ReplayError: the file is missing, damaged, or of other sizes.
+        Steps are only ever added to a row, until the ring takes it again: what a snapshot says of a row
+        holds for a later copy of it.
         """
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                arrays = {name: archive[name] for name in (*_FIELDS, *_EXTRAS)}
-        except (OSError, KeyError, ValueError, EOFError, TypeError, AttributeError, BadZipFile) as error:
-            reason = (str(error).splitlines() or [repr(error)])[0]
-            raise ReplayError(f"{path}: cannot be read as a replay buffer: {reason}") from None
-        used = arrays["steps"].shape[1] if arrays["steps"].ndim == 2 else 0
-        needed = {n: (a[:, :used] if a.ndim > 1 else a).shape for n, a in self._saved_arrays()}
-        needed["priority"] = (self.tasks, used * self.block_size)
-        needed["return_squares"] = needed["return_count"] = (self.tasks,)
-        for name, shape in needed.items():
-            if shape != arrays[name].shape:
-                raise ReplayError(f"{path}: {name} is {arrays[name].shape}, this experiment needs {shape}")
         with self._lock:
-            for name in _FIELDS:
-                mine = getattr(self, name)
-                (mine[:, :used] if mine.ndim > 1 else mine)[...] = arrays[name]
+            for i, (t, r) in enumerate(zip(task, row, strict=True)):
+                for name in _STORED:
+                    into[name][i] = getattr(self, name)[t, r]
+            return self.born[task, row, 0] == first_born
+
+    def fill_rows(self, task: NDArray[np.int64], row: NDArray[np.int64], records: NDArray) -> None:
+        """Puts records `[K]` into rows `[K]`: data only, `restore` makes them count."""
+        with self._lock:
+            for i, (t, r) in enumerate(zip(task, row, strict=True)):
+                for name in _STORED:
+                    getattr(self, name)[t, r] = records[name][i]
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Takes up a snapshot whose rows have been filled, in a buffer that nothing was added to.
+
+        Episodes that were open then count as truncated.
+        """
+        with self._lock:
+            used = snapshot.steps.shape[1]
+            self.steps[:, :used] = snapshot.steps
+            self.ended[:, :used] = snapshot.ended
+            self.born[np.arange(self.block_size) >= self.steps[:, :, None]] = -1
+            self.next_row[:], self.added[:] = snapshot.next_row, snapshot.added
+            self.returns.squares[:] = snapshot.return_squares
+            self.returns.count[:] = snapshot.return_count
             leaves = np.arange(used * self.block_size)
             for task in range(self.tasks):
-                self.tree.set(np.full(len(leaves), task), leaves, arrays["priority"][task])
-            self.returns.squares[:] = arrays["return_squares"]
-            self.returns.count[:] = arrays["return_count"]
+                self.tree.set(np.full(len(leaves), task), leaves, snapshot.priority[task])
             self._row[:] = self._previous[:] = -1
             complete = self.steps >= self.block_size + self.tail
             for task, row in zip(

@@ -41,6 +41,10 @@ class SegmentTree:
         """Values `[B]` of leaves `[B]` of trees `[B]`."""
         return self._sum.take(task * self._width + self.leaves + leaf)
 
+    def front(self, count: int) -> NDArray[np.float64]:
+        """A copy of the first `count` leaves of every tree, `[T, count]`."""
+        return self._sum.reshape(-1, self._width)[:, self.leaves : self.leaves + count].copy()
+
     def set(self, task: NDArray[np.int64], leaf: NDArray[np.int64], value: NDArray[np.float64]) -> None:
         """Writes values `[B]`; of a leaf given twice the last one holds."""
         root = task * self._width

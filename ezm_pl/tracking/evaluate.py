@@ -26,18 +26,21 @@ def evaluate_run(reference: str, *, episodes: int, seed: int, video: Path | None
     saved = find_checkpoint(reference, option="RUN")
     from ezm_pl.tracking.tables import returns_table
     from ezm_pl.tracking.videos import film_tasks
-    from ezm_pl.training import CheckpointError, checkpoint_experiment, evaluate
+    from ezm_pl.training import CheckpointError, checkpoint_experiment, evaluate, newest_valid
 
     try:
-        experiment = checkpoint_experiment(saved.checkpoint)
-        evaluation = evaluate(saved.checkpoint, episodes=episodes, seed=seed)
+        checkpoint, note = newest_valid(saved.checkpoint, replay=False)
+        if note:
+            console.print(note, style="yellow", markup=False, highlight=False)
+        experiment = checkpoint_experiment(checkpoint)
+        evaluation = evaluate(checkpoint, episodes=episodes, seed=seed)
     except CheckpointError as error:
         raise SpecError(f"RUN {reference}: {error}") from None
     console.print(returns_table(evaluation, protocol=experiment.env.protocol))
     console.print(
-        f"{saved.checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps a task",
+        f"{checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps a task",
         highlight=False,
     )
     if video is not None:
-        for path in film_tasks(saved.checkpoint, evaluation.tasks, video, seed=seed, console=console):
+        for path in film_tasks(checkpoint, evaluation.tasks, video, seed=seed, console=console):
             console.print(f"wrote {path}", highlight=False)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ezm_pl.tracking.metrics import BY_ENV_STEPS, ENV_STEPS, EVALUATION
+from ezm_pl.tracking.metrics import BY_ENV_STEPS, COUNTERS, ENV_STEPS, EVALUATION
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric
 
 
 _EXPECTED = (
@@ -43,12 +44,19 @@ class RunLogger(MLFlowLogger):
     set of metrics, so the UI can take it as the x axis (chart settings: X-axis, Metric), and
     evaluations are written once more as `by_env_steps/*` with environment steps as the step,
     so runs that collect at different speeds compare at equal experience.
+
+    A run that is taken up again after a crash repeats the updates since its last checkpoint. MLflow
+    cannot take points back, so those that the run has got already are not written again: each metric
+    goes on behind its last step. A counter waits until it has caught up with its last value.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
         """Logs to `run_id` through `client`."""
         super().__init__(tracking_uri=client.tracking_uri, run_id=run_id)
         self._env_steps: float | None = None
+        written = client.get_run(run_id).to_proto().data.metrics
+        self._last_step = {metric.key: metric.step for metric in written}
+        self._last_value = {metric.key: metric.value for metric in written if metric.key in COUNTERS}
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -66,7 +74,14 @@ class RunLogger(MLFlowLogger):
             for name, value in values.items()
             if name.startswith(EVALUATION)
         ]
-        self.experiment.log_batch(run_id=self.run_id, metrics=points)
+        points = [point for point in points if self._is_new(point)]
+        self._last_step |= {point.key: point.step for point in points}
+        if points:
+            self.experiment.log_batch(run_id=self.run_id, metrics=points)
+
+    def _is_new(self, point: Metric) -> bool:
+        behind = point.key in self._last_value and point.value < self._last_value[point.key]
+        return not behind and point.step > self._last_step.get(point.key, -1)
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:

@@ -3,6 +3,9 @@
 ENV_STEPS = "env_steps"
 """Control steps a task so far (mean over tasks)."""
 
+COUNTERS = (ENV_STEPS, "selfplay/diverged_episodes", "train/nonfinite_updates")
+"""Metrics that only ever grow over a run, through all of its sittings."""
+
 EVALUATION = "eval/"
 """Prefix of evaluation metrics: `eval/<task>/return_ezm` and the like."""
 

@@ -15,7 +15,7 @@ from ezm_pl.spec import BUILTIN, Experiment, SpecError, differences, load_experi
 from ezm_pl.tracking.curves import run_curves
 from ezm_pl.tracking.figures import returns_figure
 from ezm_pl.tracking.run import Run, Status, new_run, only_writer, reopened_run
-from ezm_pl.tracking.saved_runs import BEST, LAST, RUNS, SPEC, SavedRun, find_run
+from ezm_pl.tracking.saved_runs import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
 from ezm_pl.tracking.signals import INTERRUPTED_EXIT, as_interrupt, undisturbed
 from ezm_pl.tracking.store import shown, tracking_uri
 from ezm_pl.tracking.tables import returns_table
@@ -69,9 +69,7 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
     _check_tasks(experiment)
     with _one_line_errors():
         _check_settings(experiment)
-        if saved:
-            _check_same(saved, experiment)
-    checkpoint = saved.checkpoint if saved and saved.checkpoint.is_file() else None
+        checkpoint, note = _checkpoint(saved, experiment) if saved else (None, None)
     with ExitStack() as stack:
         if saved:
             stack.enter_context(only_writer(saved.directory))
@@ -84,6 +82,8 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
                 stack.enter_context(only_writer(run.directory))
             where = shown(tracking_uri(experiment.tracking.uri))
             console.print(f"run {run.name} ({run.run_id}), tracked in {where}", markup=False, highlight=False)
+            if note:
+                console.print(note, style="yellow", markup=False, highlight=False)
         except KeyboardInterrupt:
             if run is not None:
                 with undisturbed():
@@ -183,18 +183,25 @@ def _check_settings(experiment: Experiment) -> None:
     check_settings(experiment)
 
 
-def _check_same(saved: SavedRun, experiment: Experiment) -> None:
-    """Raises `CheckpointError` where `saved` is of another spec."""
-    from ezm_pl.training import check_same_experiment
+def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, str | None]:
+    """The checkpoint to go on from, and what to tell about it; None where the run has none yet.
 
-    if saved.checkpoint.is_file():
-        check_same_experiment(saved.checkpoint, experiment)
-        return
+    Raises:
+        CheckpointError: every one is damaged, or of another spec.
+        SpecError: there is none, and the run is of another spec.
+    """
+    from ezm_pl.training import check_same_experiment, newest_valid
+
+    if any(path.is_file() for path in (saved.checkpoint, saved.checkpoint.with_name(PREVIOUS.name))):
+        checkpoint, note = newest_valid(saved.checkpoint)
+        check_same_experiment(checkpoint, experiment)
+        return checkpoint, note
     changed = differences(load_experiment(saved.directory / SPEC), experiment)
     if changed:
         raise SpecError(
             f"--resume: {saved.directory} has no checkpoint and another spec: {'; '.join(changed)}"
         )
+    return None, None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from ezm_pl.spec import SpecError
 
 RUNS = Path("mlruns/runs")
 LAST = Path("checkpoints/last.ckpt")
+PREVIOUS = Path("checkpoints/previous.ckpt")
 BEST = Path("checkpoints/best.ckpt")
 SPEC = Path("experiment.yaml")
 

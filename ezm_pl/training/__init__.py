@@ -1,6 +1,11 @@
 """Training under Lightning: module, data module, losses, reanalysis, evaluation."""
 
-from ezm_pl.training.checkpoint import CheckpointError, check_same_experiment, checkpoint_experiment
+from ezm_pl.training.checkpoint import (
+    CheckpointError,
+    check_same_experiment,
+    checkpoint_experiment,
+    newest_valid,
+)
 from ezm_pl.training.data import MemoryRefused, SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation
 from ezm_pl.training.fit import FitResult, check_settings, evaluate, film, fit
@@ -21,4 +26,5 @@ __all__ = [
     "evaluate",
     "film",
     "fit",
+    "newest_valid",
 ]

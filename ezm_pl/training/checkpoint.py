@@ -1,23 +1,28 @@
-"""Checkpoints: what they hold beside Lightning's own state, and how they are read without running code."""
+"""Checkpoints as files: what they hold, how they are written, and read without running code."""
 
 from __future__ import annotations
 
-import pickle
-import zipfile
+import io
+import zlib
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.types import _PATH
+from torch import Tensor
 
 from ezm_pl.replay import ReplayError
-from ezm_pl.spec import Experiment, SpecError, build_experiment, differences, dump_experiment
-from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.replay.safe_file import write_safely
+from ezm_pl.replay.storage import check_save
+from ezm_pl.spec import Experiment, SpecError, build_experiment, differences
 
-LAST, BEST, REPLAY = "last.ckpt", "best.ckpt", "replay.npz"
-_PARTS = ("state_dict", "optimizer_states", "loops", "global_step", "SelfPlayDataModule")
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+_PARTS = (
+    "experiment", "state_dict", "optimizer_states", "loops", "callbacks", "global_step", "generators",
+    "SelfPlayDataModule",
+)  # fmt: skip
 _MAY_DIFFER = (
     "name", "preset", "eval.", "trainer.", "tracking.", "env.worker", "env.max_worker_restarts",
     "replay.save", "collect.max_lead", "collect.env_steps",
@@ -30,27 +35,117 @@ class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or of another experiment, in one line."""
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents, loaded with `weights_only`.
+def shard(checkpoint: Path, rank: int) -> Path:
+    """The folder of a rank's replay, beside a checkpoint."""
+    return checkpoint.parent / "replay" / f"rank{rank}"
+
+
+def fingerprint(value: Any, crc: int = 0) -> int:
+    """CRC-32 of nested dicts, lists and tensors: of structure, types, shapes and every byte."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            crc = fingerprint(item, zlib.crc32(f"{key!r}:".encode(), crc))
+        return zlib.crc32(b"}", crc)
+    if isinstance(value, list | tuple):
+        for item in value:
+            crc = fingerprint(item, crc)
+        return zlib.crc32(b"]", crc)
+    if isinstance(value, Tensor):
+        crc = zlib.crc32(f"{value.dtype}{tuple(value.shape)}".encode(), crc)
+        data: Any = value.detach().cpu().reshape(-1).view(torch.uint8).contiguous().numpy()
+        return zlib.crc32(data, crc)
+    return zlib.crc32(repr(value).encode(), crc)
+
+
+def write_checkpoint(contents: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint safely (see `write_safely`), with a fingerprint of its contents.
 
     Raises:
-        CheckpointError: the file is missing or is not a checkpoint of this project.
+        OSError: it could not be written; a file that was there is untouched.
+    """
+    file = io.BytesIO()
+    torch.save({**contents, "fingerprint": fingerprint(contents)}, file)
+    write_safely(path, [file.getbuffer()])
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents, loaded with `weights_only` and checked against their fingerprint.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or not a checkpoint of this project.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        contents = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - what a damaged file makes torch raise is not to be foreseen
         reason = str(error).strip().splitlines()
         raise CheckpointError(
             f"{path}: not a readable checkpoint: {reason[0] if reason else error!r}"
         ) from None
-    if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get("experiment"), str):
+    if not isinstance(contents, dict) or not isinstance(contents.get("experiment"), str):
         raise CheckpointError(f"{path}: holds no experiment, so it is not a checkpoint of this project")
-    missing = [part for part in _PARTS if part not in checkpoint]
+    missing = [part for part in (*_PARTS, "fingerprint") if part not in contents]
     if missing:
         raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}")
-    return checkpoint
+    written = contents.pop("fingerprint")
+    if fingerprint(contents) != written:
+        raise CheckpointError(f"{path}: is damaged, its contents are not what was written")
+    return contents
+
+
+def replay_of(contents: dict[str, Any], path: Path) -> tuple[str, int] | None:
+    """The name and the number of shards of the replay that a checkpoint was saved with; None: without.
+
+    Raises:
+        CheckpointError: it says something else.
+    """
+    match contents.get("replay"):
+        case None:
+            return None
+        case {"save": str(name), "ranks": int(ranks)} if ranks > 0 and Path(name).name == name:
+            return name, ranks
+        case other:
+            raise CheckpointError(f"{path}: is damaged, its replay is {other!r}")
+
+
+def check_usable(path: Path, *, replay: bool = True) -> None:
+    """Raises `CheckpointError` where a checkpoint, or (with `replay`) the replay of its save, is damaged."""
+    saved = replay_of(read_checkpoint(path), path)
+    if saved is None or not replay:
+        return
+    name, ranks = saved
+    try:
+        for rank in range(ranks):
+            check_save(shard(path, rank), name)
+    except ReplayError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def newest_valid(path: Path, *, replay: bool = True) -> tuple[Path, str | None]:
+    """The checkpoint to go on from, and what to tell about it.
+
+    Args:
+        path: the checkpoint that is meant. Where it is a `last.ckpt` that is damaged, the
+            `previous.ckpt` beside it does.
+        replay: whether the replay of its save is needed, too.
+
+    Raises:
+        CheckpointError: there is none that can be used.
+    """
+    problems = []
+    names = [path.name, PREVIOUS] if path.name == LAST else [path.name]
+    for candidate in (path.with_name(name) for name in names):
+        try:
+            check_usable(candidate, replay=replay)
+        except CheckpointError as error:
+            problems.append(str(error))
+        else:
+            note = f"{problems[0]}; {candidate.name}, the one before it, is used" if problems else None
+            return candidate, note
+    if len(problems) > 1 and not path.with_name(PREVIOUS).is_file():
+        problems.pop()
+    raise CheckpointError("; ".join(problems))
 
 
 def checkpoint_experiment(path: Path) -> Experiment:
@@ -60,9 +155,14 @@ def checkpoint_experiment(path: Path) -> Experiment:
         CheckpointError: no checkpoint, or a spec that this version cannot read.
     """
     try:
-        return build_experiment(yaml.safe_load(read_checkpoint(path)["experiment"]), source=str(path))
+        document = yaml.safe_load(read_checkpoint(path)["experiment"])
+        if not isinstance(document, dict):
+            raise SpecError(f"{path}: its spec is not a mapping")
+        return build_experiment(document, source=str(path))
+    except yaml.YAMLError as error:
+        raise CheckpointError(f"{path}: its spec is not YAML: {' '.join(str(error).split())}") from None
     except SpecError as error:
-        raise CheckpointError(str(error)) from None
+        raise CheckpointError("; ".join(str(error).splitlines())) from None
 
 
 def check_same_experiment(path: Path, experiment: Experiment) -> None:
@@ -72,94 +172,48 @@ def check_same_experiment(path: Path, experiment: Experiment) -> None:
         raise CheckpointError(f"{path}: is of another spec, so it cannot be resumed: {'; '.join(changed)}")
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keeps the checkpoint of the best `eval/score`; an evaluation that was interrupted has none.
+class CheckpointFiles(CheckpointIO):
+    """How Lightning's checkpoints get onto this disk and back.
 
-    Args:
-        directory: where to write.
+    A save to a path that `hold` names is not written but kept, as a copy, for whoever writes it later.
     """
 
-    def __init__(self, directory: Path) -> None:
-        super().__init__(
-            directory,
-            filename=BEST.removesuffix(".ckpt"),
-            monitor="eval/score",
-            mode="max",
-            enable_version_counter=False,
-        )
+    def __init__(self) -> None:
+        self.hold: Path | None = None
+        self._held: dict[str, Any] | None = None
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves when the score is the best so far."""
-        if self.monitor in trainer.callback_metrics:
-            super().on_validation_end(trainer, pl_module)
-
-
-class LastCheckpoint(Callback):
-    """Keeps `last.ckpt` and the replay buffers beside it: every few updates, at the end, on an error.
-
-    Args:
-        directory: where to write.
-        every: updates between saves.
-        replay: whether to write the buffers.
-    """
-
-    def __init__(self, directory: Path, every: int, *, replay: bool) -> None:
-        self.directory, self.every, self.replay = directory, every, replay
-        self._saved = -1
-
-    def save(self, trainer: Trainer) -> None:
-        """Writes both files, each atomically, unless this update's are there."""
-        if trainer.global_step == self._saved:
-            return
-        self._saved = trainer.global_step
-        trainer.lightning_module.finish_update()  # type: ignore[operator]
-        self.directory.mkdir(parents=True, exist_ok=True)
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, SelfPlayDataModule):
-            data.hear_steps()
-        if self.replay and isinstance(data, SelfPlayDataModule):
-            data.buffer.save(self.directory / _shard(trainer.global_rank))
-        trainer.save_checkpoint(self.directory / LAST)
-
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
     ) -> None:
-        """Stores the spec in every checkpoint."""
-        checkpoint["experiment"] = dump_experiment(pl_module.experiment)  # type: ignore[arg-type]
+        """Writes `checkpoint` safely to `path`, or holds it."""
+        if Path(path) == self.hold:
+            self._held = _copied(checkpoint)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_checkpoint(checkpoint, Path(path))
 
-    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        """Saves when it is time."""
-        if trainer.global_step % self.every == 0:
-            self.save(trainer)
+    def take(self) -> dict[str, Any] | None:
+        """The checkpoint that is held; None on a rank that is given none to save."""
+        held, self._held = self._held, None
+        return held
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the end of training, also of one that was asked to stop."""
-        self.save(trainer)
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads `path`, see `read_checkpoint`."""
+        return read_checkpoint(Path(path))
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Saves what there is when training fails or is interrupted."""
-        # Before the first update (of a resumed run, too) there is nothing that is not saved already.
-        # A rank that fails alone cannot save: all ranks do it together.
-        in_step = trainer.datamodule.in_step  # type: ignore[attr-defined]
-        if in_step and trainer.state.fn == "fit" and trainer.optimizers and trainer.global_step > 0:
-            self.save(trainer)
-
-
-def load_replay(checkpoint: Path, data: SelfPlayDataModule, rank: int = 0) -> bool:
-    """Restores the buffers that lie beside a checkpoint; whether there were any.
-
-    Raises:
-        CheckpointError: they are there but do not fit.
-    """
-    path = checkpoint.parent / _shard(rank)
-    if not path.is_file():
-        return False
-    try:
-        data.buffer.load(path)
-    except ReplayError as error:
-        raise CheckpointError(str(error)) from None
-    return True
+    def remove_checkpoint(self, path: _PATH) -> None:
+        """Deletes `path`."""
+        Path(path).unlink(missing_ok=True)
 
 
-def _shard(rank: int) -> str:
-    return REPLAY if rank == 0 else f"replay-{rank}.npz"
+def _copied(value: Any) -> Any:
+    """Nested dicts and lists with copies of their tensors in memory of the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_copied(item) for item in value)
+    return value

@@ -27,18 +27,18 @@ from ezm_pl.search import Planner
 from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.training.callbacks import SelfPlayMetrics, TrainingBar
 from ezm_pl.training.checkpoint import (
-    BestCheckpoint,
-    LastCheckpoint,
+    CheckpointFiles,
     check_same_experiment,
     checkpoint_experiment,
-    load_replay,
     read_checkpoint,
 )
+from ezm_pl.training.contents import check_contents
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
 from ezm_pl.training.hardware import precision, shared_cores
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import OwnSignals, Ranks, connected
+from ezm_pl.training.saving import BestCheckpoint, LastCheckpoint
 from ezm_pl.world_model import InferenceModel
 
 _EXPECTED_WARNINGS = (
@@ -123,12 +123,15 @@ def _fit(
     data = SelfPlayDataModule(experiment, task_sizes, ranks)
     module = EZMModule(experiment, task_sizes, ranks)
     last = LastCheckpoint(
-        run_dir / "checkpoints", experiment.trainer.checkpoint_every, replay=experiment.replay.save
+        run_dir / "checkpoints",
+        experiment.trainer.checkpoint_every,
+        replay=experiment.replay.save,
     )
     trainer.callbacks.append(last)  # type: ignore[attr-defined]
     rank_zero_info(data.memory())
     if checkpoint is not None:
-        load_replay(checkpoint, data, ranks.rank)
+        check_contents(checkpoint, trainer, module, data)
+        last.load_replay(checkpoint, data, ranks.rank, ranks.size)
     with shared_cores(ranks.local), _stoppable(data), warnings.catch_warnings():
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
@@ -138,6 +141,7 @@ def _fit(
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
             if data.interrupted.is_set():
                 last.save(trainer)  # in warm-up Lightning has not begun to train, and ends no training
+                last.finish()
         done = [e.updates for e in module.evaluations]
         if not data.interrupted.is_set() and trainer.global_step not in done:
             trainer.validate(module, data, verbose=False)
@@ -152,7 +156,10 @@ def _fit(
 
 
 def _trainer(
-    experiment: Experiment, run_dir: Path, logger: Logger | None, callbacks: Sequence[Callback]
+    experiment: Experiment,
+    run_dir: Path,
+    logger: Logger | None,
+    callbacks: Sequence[Callback],
 ) -> L.Trainer:
     spec = experiment.trainer
     best = BestCheckpoint(run_dir / "checkpoints")
@@ -179,6 +186,7 @@ def _trainer(
             profiler=spec.profiler,
             logger=logger if logger is not None else False,
             enable_progress_bar=any(isinstance(callback, TrainingBar) for callback in callbacks),
+            plugins=[CheckpointFiles()],
             callbacks=[*extra, *callbacks],
             default_root_dir=run_dir,
             enable_model_summary=False,

@@ -54,6 +54,7 @@ class EZMModule(L.LightningModule):
         self.register_buffer("nonfinite_updates", torch.zeros(()))
         self.register_buffer("_skipped_in_a_row", torch.zeros(()), persistent=False)
         self._generators: dict[str, torch.Generator] = {}
+        self._generator_states: dict[str, Tensor] = {}
         self._error: tuple[Batch, Tensor] | None = None
         self._drawn: Batch | None = None
         self._copying: tuple[Batch, Tensor, torch.cuda.Event] | None = None
@@ -88,13 +89,29 @@ class EZMModule(L.LightningModule):
         self.lagged.load(self.model)
 
     def generator(self, purpose: str) -> torch.Generator:
-        """The random stream of a purpose, on the module's device."""
+        """The random stream of a purpose, on the module's device.
+
+        A resumed run takes up rank 0's where they were; other ranks, and other kinds of devices, draw
+        from streams of their own that start at the checkpoint's update.
+        """
         if purpose not in self._generators:
             device = self.device if purpose != "heads" else torch.device("cpu")
             resumed = f"{purpose} from update {self.global_step}"
             seed = stream_int(self.experiment.seed, resumed, self.global_rank)
-            self._generators[purpose] = torch.Generator(device).manual_seed(seed)
+            generator = torch.Generator(device).manual_seed(seed)
+            state = self._generator_states.get(purpose)
+            if state is not None and self.global_rank == 0 and state.shape == generator.get_state().shape:
+                generator.set_state(state)
+            self._generators[purpose] = generator
         return self._generators[purpose]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the random streams of the learner."""
+        checkpoint["generators"] = {name: g.get_state() for name, g in self._generators.items()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes them up."""
+        self._generator_states = checkpoint["generators"]
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Keeps a training batch where it was drawn: its place in the buffer is asked for there."""

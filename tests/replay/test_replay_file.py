@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer, samplable
 
-from ezm_pl.replay import ReplayBuffer, ReplayError
+from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore, storage
+from ezm_pl.replay.safe_file import write_safely
 
 
 def some_buffer(open_steps: int = 0, seed: int = 0) -> tuple[ReplayBuffer, CountingRows]:
@@ -22,13 +23,38 @@ def some_buffer(open_steps: int = 0, seed: int = 0) -> tuple[ReplayBuffer, Count
     return buffer, rows
 
 
+def save(buffer: ReplayBuffer, folder: Path, name: str = "1") -> ReplayStore:
+    store = ReplayStore(buffer, folder)
+    store.write(store.begin(name))
+    return store
+
+
+def load(buffer: ReplayBuffer, folder: Path, name: str = "1") -> list[str]:
+    return ReplayStore(buffer, folder).load(name)
+
+
+def same(one: ReplayBuffer, other: ReplayBuffer) -> None:
+    """Every stored number is the same in both, but for steps that nothing points to."""
+    for name in ("steps", "ended", "born", "next_row", "added"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
+    for task, row in np.argwhere(one.steps > 0):
+        steps = one.steps[task, row]
+        for name in ("observation", "action", "reward"):
+            mine, theirs = (getattr(b, name)[task, row, :steps] for b in (one, other))
+            np.testing.assert_array_equal(mine, theirs, err_msg=name)
+    count = one.rows * one.block_size
+    np.testing.assert_array_equal(one.tree.front(count), other.tree.front(count))
+    np.testing.assert_array_equal(one.returns.scale, other.returns.scale)
+
+
 def test_round_trip(tmp_path: Path) -> None:
     buffer, _ = some_buffer()
     windows = buffer.sample(8)
     buffer.update_priorities(windows.task, windows.leaf, windows.born, np.arange(8, dtype=np.float32))
-    buffer.save(tmp_path / "replay.npz")
+    buffer.sample(3)  # the sampling generator goes on from here
+    save(buffer, tmp_path)
     loaded = make_buffer([0, 1])
-    loaded.load(tmp_path / "replay.npz")
+    load(loaded, tmp_path)
     for task in range(2):
         leaves = np.arange(buffer.rows * buffer.block_size)
         tasks = np.full(len(leaves), task)
@@ -38,8 +64,6 @@ def test_round_trip(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.returns.scale, buffer.returns.scale)
     np.testing.assert_array_equal(loaded.added, buffer.added)
     assert len(loaded) == len(buffer) == 34
-    loaded._random = np.random.default_rng(3)
-    buffer._random = np.random.default_rng(3)
     mine, theirs = loaded.sample(16), buffer.sample(16)
     for name in mine.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(mine, name), getattr(theirs, name), err_msg=name)
@@ -49,9 +73,9 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_an_open_episode_counts_as_truncated(tmp_path: Path, open_steps: int) -> None:
     """Also when its block is full and only the tail is still missing."""
     buffer, rows = some_buffer(open_steps)
-    buffer.save(tmp_path / "replay.npz")
+    save(buffer, tmp_path)
     loaded = make_buffer([0, 1])
-    loaded.load(tmp_path / "replay.npz")
+    load(loaded, tmp_path)
     assert [p for p in samplable(loaded) if p[1] == 2] == [[0, 2, t] for t in range(open_steps)]
     rows.lengths |= {(0, 2): open_steps, (1, 2): open_steps}
     for _ in range(20):
@@ -64,9 +88,9 @@ def test_a_loaded_buffer_goes_on(tmp_path: Path) -> None:
     """New steps go behind the old ones, and old data can still be told from new."""
     buffer, rows = some_buffer(open_steps=4)
     old = buffer.sample(16)
-    buffer.save(tmp_path / "replay.npz")
+    save(buffer, tmp_path)
     loaded = make_buffer([0, 1])
-    loaded.load(tmp_path / "replay.npz")
+    load(loaded, tmp_path)
     rows.lengths |= {(0, 2): 4, (1, 2): 4}
     rows.buffer = loaded
     rows.episode += 1
@@ -86,9 +110,9 @@ def test_a_full_ring_comes_back_as_it_was(tmp_path: Path) -> None:
     buffer = make_buffer([0], capacity=18)
     rows = CountingRows(buffer, 1)
     rows.play_episode(23, TRUNCATED)
-    buffer.save(tmp_path / "replay.npz")
+    save(buffer, tmp_path)
     loaded = make_buffer([0], capacity=18)
-    loaded.load(tmp_path / "replay.npz")
+    load(loaded, tmp_path)
     assert samplable(loaded) == samplable(buffer)
     rows.buffer = loaded
     rows.play_episode(1, None)
@@ -97,41 +121,30 @@ def test_a_full_ring_comes_back_as_it_was(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"observation_size": 4}, {"action_size": 2}, {"block_size": 7}, {"td_steps": 3}, {"capacity": 6}],
+    [{"observation_size": 4}, {"action_size": 2}, {"block_size": 7}, {"td_steps": 3}, {"capacity": 606}],
     ids=lambda changes: next(iter(changes)),
 )
 def test_other_sizes_are_refused_in_one_line(tmp_path: Path, changes: dict[str, int]) -> None:
-    buffer, _ = some_buffer(open_steps=6)
-    buffer.save(tmp_path / "replay.npz")
+    save(some_buffer(open_steps=6)[0], tmp_path)
     other = make_buffer([0, 1], **changes)
     with pytest.raises(ReplayError, match="this experiment needs") as caught:
-        other.load(tmp_path / "replay.npz")
-    assert str(tmp_path / "replay.npz") in str(caught.value) and "\n" not in str(caught.value)
+        load(other, tmp_path)
+    assert str(tmp_path / "1.json") in str(caught.value) and "\n" not in str(caught.value)
     assert len(other) == 0, "nothing was taken over"
 
 
 def test_another_number_of_tasks_is_refused(tmp_path: Path) -> None:
-    some_buffer()[0].save(tmp_path / "replay.npz")
+    save(some_buffer()[0], tmp_path)
     with pytest.raises(ReplayError, match="this experiment needs"):
-        make_buffer([0, 1, 2]).load(tmp_path / "replay.npz")
+        load(make_buffer([0, 1, 2]), tmp_path)
 
 
-def test_priorities_of_another_size_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "replay.npz"
-    some_buffer()[0].save(path)
-    with np.load(path) as archive:
-        arrays = dict(archive)
-    arrays["priority"] = arrays["priority"][:, :-1]
-    np.savez(path, **arrays)
-    with pytest.raises(ReplayError, match="priority"):
-        make_buffer([0, 1]).load(path)
-
-
-@pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "flipped", "array", "pickle", "field"])
-def test_damaged_files_are_refused_in_one_line(tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "replay.npz"
-    some_buffer()[0].save(path)
-    whole = path.read_bytes()
+@pytest.mark.parametrize("kind", ["json", "state"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "text", "cut", "flipped"])
+def test_damaged_files_are_refused_in_one_line(tmp_path: Path, kind: str, damage: str) -> None:
+    save(some_buffer()[0], tmp_path)
+    path = tmp_path / f"1.{kind}"
+    whole = bytearray(path.read_bytes())
     if damage == "missing":
         path.unlink()
     elif damage == "empty":
@@ -141,50 +154,180 @@ def test_damaged_files_are_refused_in_one_line(tmp_path: Path, damage: str) -> N
     elif damage == "cut":
         path.write_bytes(whole[: len(whole) // 2])
     elif damage == "flipped":
-        middle = len(whole) // 2
-        path.write_bytes(whole[:middle] + bytes(b ^ 0xFF for b in whole[middle:-4000]) + whole[-4000:])
-    elif damage == "array":
-        with path.open("wb") as file:
-            np.save(file, np.zeros(3))
-    elif damage == "pickle":
-        np.savez(path, steps=np.array([{}], dtype=object), observation=np.array([{}], dtype=object))
-    else:
-        with np.load(path) as archive:
-            arrays = {name: archive[name] for name in archive if name != "born"}
-        np.savez(path, **arrays)
+        whole[len(whole) // 2] ^= 0x20
+        path.write_bytes(whole)
     buffer = make_buffer([0, 1])
     with pytest.raises(ReplayError) as caught:
-        buffer.load(path)
+        load(buffer, tmp_path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
     assert len(buffer) == 0
 
 
-def test_a_crash_while_saving_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "replay.npz"
-    buffer, rows = some_buffer()
-    buffer.save(path)
-    before = path.read_bytes()
-    rows.play_episode(5, TRUNCATED)
-
-    def fail(file: object, **arrays: object) -> None:
-        file.write(b"half a file")  # type: ignore[attr-defined]
-        raise OSError("disk full")
-
-    monkeypatch.setattr(np, "savez", fail)
-    with pytest.raises(OSError, match="disk full"):
-        buffer.save(path)
-    assert path.read_bytes() == before
-    monkeypatch.undo()
-    buffer.save(path)  # and the lock is free again
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped"])
+def test_a_damaged_segment_costs_its_rows_only(
+    tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "SEGMENT_BYTES", 1000)
+    monkeypatch.setattr(storage, "SMALL", 0)
+    buffer, _ = some_buffer(open_steps=3)
+    save(buffer, tmp_path)
+    segments = sorted(tmp_path.glob("*.rows"))
+    assert len(segments) > 1
+    whole = bytearray(segments[0].read_bytes())
+    if damage == "missing":
+        segments[0].unlink()
+    elif damage == "cut":
+        segments[0].write_bytes(whole[:-1])
+    else:
+        whole[-3] ^= 1
+        segments[0].write_bytes(whole)
     loaded = make_buffer([0, 1])
-    loaded.load(path)
+    (note,) = load(loaded, tmp_path)
+    assert str(segments[0]) in note and "transitions of the replay are left out" in note
+    assert 0 < len(loaded) < len(buffer) and loaded.ready
+    kept = [p for task in range(2) for p in samplable(loaded, task)]
+    assert all(p in [q for task in range(2) for q in samplable(buffer, task)] or p[1] == 2 for p in kept)
+    loaded.sample(32)
+    assert load(make_buffer([0, 1]), tmp_path) == [note]
+    save(loaded, tmp_path, "2")
+    again = make_buffer([0, 1])
+    assert load(again, tmp_path, "2") == []
+    same(again, loaded)
+
+
+def test_what_has_not_changed_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And each save alone gives back the buffer of its time, the older ones until they are dropped."""
+    monkeypatch.setattr(storage, "SEGMENT_BYTES", 2000)
+    monkeypatch.setattr(storage, "SMALL", 0)
+    buffer = make_buffer([0, 1, 1], capacity=120)
+    rows, store, times = CountingRows(buffer, 3), ReplayStore(buffer, tmp_path), {}
+    noise = np.random.default_rng(0)
+    for save_number in range(40):
+        rows.play_episode(int(noise.integers(1, 25)), (TERMINATED, TRUNCATED, None)[save_number % 3])
+        if save_number % 3 == 2:  # still open: goes on in the next round, as the same episode
+            rows.play_episode(int(noise.integers(1, 4)), None)
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.rows")}
+        name = f"{save_number:03}"
+        store.write(store.begin(name))
+        assert before.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.rows")}.items()
+        times[name] = len(buffer)
+        fresh = make_buffer([0, 1, 1], capacity=120)
+        assert load(fresh, tmp_path, name) == []
+        assert len(fresh) == len(buffer)
+        closed = buffer.ended > 0
+        np.testing.assert_array_equal(fresh.steps, buffer.steps)
+        np.testing.assert_array_equal(fresh.reward[closed], buffer.reward[closed])
+        if save_number:
+            older = f"{save_number - 1:03}"
+            fresh = make_buffer([0, 1, 1], capacity=120)
+            assert load(fresh, tmp_path, older) == []
+            assert len(fresh) == times[older]
+        store.keep([f"{save_number - 1:03}", name])
+    live = int(store.row_type.itemsize * (buffer.steps > 0).sum())
+    there = sum(path.stat().st_size for path in tmp_path.glob("*.rows"))
+    assert there < 2.5 * live, "segments that nothing needs are gone"
+    assert len(list(tmp_path.glob("*.json"))) == 2
+
+
+def test_small_segments_are_put_together(tmp_path: Path) -> None:
+    buffer = make_buffer([0])
+    rows, store = CountingRows(buffer, 1), ReplayStore(buffer, tmp_path)
+    for number in range(20):
+        rows.play_episode(9, TRUNCATED)
+        store.write(store.begin(f"{number:02}"))
+        store.keep([f"{number:02}"])
+    assert len(list(tmp_path.glob("*.rows"))) == 1
+    loaded = make_buffer([0])
+    load(loaded, tmp_path, "19")
+    same(loaded, buffer)
+
+
+def test_a_resumed_store_goes_on_with_the_segments_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "SMALL", 0)
+    buffer, _ = some_buffer()
+    save(buffer, tmp_path)
+    loaded = make_buffer([0, 1])
+    store = ReplayStore(loaded, tmp_path)
+    store.load("1")
+    rows = CountingRows(loaded, 2)
+    rows.play_episode(7, TRUNCATED)
+    store.write(store.begin("2"))
+    store.keep(["2"])
+    assert sorted(p.name for p in tmp_path.glob("*.rows")) == ["1-0.rows", "2-0.rows"]
+    again = make_buffer([0, 1])
+    assert load(again, tmp_path, "2") == []
+    same(again, loaded)
+
+
+def test_rows_overwritten_while_they_are_saved_are_left_out(tmp_path: Path) -> None:
+    """A save tells of the instant it was begun at, but for the oldest rows that are gone by then."""
+    buffer = make_buffer([0], capacity=60)
+    rows, store = CountingRows(buffer, 1), ReplayStore(buffer, tmp_path)
+    rows.play_episode(60, TRUNCATED)
+    plan = store.begin("1")
+    oldest = samplable(buffer)
+    rows.play_episode(15, TRUNCATED)
+    store.write(plan)
+    loaded = make_buffer([0], capacity=60)
+    assert load(loaded, tmp_path) == []
+    assert samplable(loaded) == [p for p in oldest if p[2] >= 18], "three blocks of six were taken again"
+    assert loaded.added.tolist() == [60]
+    rows.buffer = loaded
+    rows.play_episode(30, TRUNCATED)
+    loaded.sample(8)
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_failed_save_leaves_the_old_one(
+    tmp_path: Path, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever of its files the disk is full at; the next save is whole again."""
+    buffer, rows = some_buffer()
+    store = save(buffer, tmp_path)
+    before = make_buffer([0, 1])
+    load(before, tmp_path)
+    rows.play_episode(5, TRUNCATED)
+    rows.play_episode(5, None)
+    calls = iter(range(100))
+
+    def full(path: Path, parts: object) -> object:
+        if next(calls) == moment:
+            path.with_name(path.name + ".tmp").write_bytes(b"half a file")
+            raise OSError(28, "No space left on device")
+        return write_safely(path, parts)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(storage, "write_safely", full)
+    with pytest.raises(OSError, match="No space left"):
+        store.write(store.begin("2"))
+    again = make_buffer([0, 1])
+    assert load(again, tmp_path) == []
+    same(again, before)
+    monkeypatch.undo()
+    store.write(store.begin("3"))
+    store.keep(["3"])
+    assert not list(tmp_path.glob("*.tmp"))
+    loaded = make_buffer([0, 1])
+    assert load(loaded, tmp_path, "3") == []
     assert len(loaded) == len(buffer)
 
 
+def test_what_cannot_be_read_back_is_not_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from ezm_pl.replay import safe_file
+
+    path = tmp_path / "file"
+    write_safely(path, [b"old"])
+    monkeypatch.setattr(safe_file, "checksum", lambda path: safe_file.Checksum(3, 0))
+    with pytest.raises(OSError, match="could not be read back"):
+        write_safely(path, [b"new"])
+    assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_saving_an_empty_buffer(tmp_path: Path) -> None:
-    make_buffer([0, 1]).save(tmp_path / "replay.npz")
+    save(make_buffer([0, 1]), tmp_path)
     loaded = make_buffer([0, 1])
-    loaded.load(tmp_path / "replay.npz")
+    assert load(loaded, tmp_path) == []
     assert len(loaded) == 0 and not loaded.ready
 
 

@@ -6,9 +6,9 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer
+from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer, samplable
 
-from ezm_pl.replay import Windows
+from ezm_pl.replay import ReplayStore, Windows
 
 ENOUGH = 20
 """Batches to draw while the other thread adds, however busy the machine."""
@@ -38,9 +38,16 @@ def test_adding_while_sampling(tmp_path: Path) -> None:
 
     def save() -> None:
         try:
+            store, saves = ReplayStore(buffer, tmp_path), 0
             while not done.wait(0.05):
-                buffer.save(tmp_path / "replay.npz")
-                make_buffer(task_ids, capacity=60).load(tmp_path / "replay.npz")
+                saves += 1
+                store.write(store.begin(str(saves)))
+                store.keep([str(saves)])
+                loaded = make_buffer(task_ids, capacity=60)
+                assert ReplayStore(loaded, tmp_path).load(str(saves)) == []
+                for task in range(3):
+                    for row, episode, step in samplable(loaded, task):
+                        assert task_ids[row] == task and step < rows.lengths.get((row, episode), 10**6)
         except BaseException as error:  # noqa: BLE001 - shown by the main thread
             failures.append(error)
 

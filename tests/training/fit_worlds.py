@@ -18,9 +18,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from training_worlds import make_experiment
 
+from ezm_pl.envs import sizes
+from ezm_pl.replay import ReplayBuffer, ReplayStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.presets import merge
 from ezm_pl.training import FitResult, SelfPlayDataModule, fit
+from ezm_pl.training.checkpoint import shard
 
 UPDATES = 6
 
@@ -67,6 +70,14 @@ def last(folder: Path) -> Path:
 
 def contents(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
+
+
+def replay(experiment: Experiment, folder: Path, name: str = "last.ckpt") -> ReplayBuffer:
+    """The buffer that was saved with a checkpoint."""
+    path = folder / "checkpoints" / name
+    data = SelfPlayDataModule(experiment, sizes(experiment.tasks))
+    assert ReplayStore(data.buffer, shard(path, 0)).load(contents(path)["replay"]["save"]) == []
+    return data.buffer
 
 
 class CtrlC(Callback):

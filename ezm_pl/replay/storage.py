@@ -1,0 +1,364 @@
+"""Replay buffers on disk, saved bit by bit.
+
+A rank's folder holds, for each save, a manifest, the state (counters, priorities) and the rows that were
+open then; and *segments*: rows that were complete when they were written. A row is written to a segment
+once. A segment goes when the ring has overwritten all of its rows; rows of one that has become small are
+written again with the next save.
+
+    000001500-3fa1b2c4.json          the manifest, written last: what a save consists of, with checksums
+    000001500-3fa1b2c4.state         fixed arrays of fixed types, one after the other
+    000001500-3fa1b2c4.open          rows that were still being filled
+    000001500-3fa1b2c4-0.rows, ...   segments, shared by all later saves
+
+Nothing in these files is executed or unpickled: arrays of types that the buffer's own sizes give, and JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ezm_pl.replay.buffer import ReplayBuffer, ReplayError, Snapshot
+from ezm_pl.replay.safe_file import checksum, sync_folder, write_safely
+
+SEGMENT_BYTES = 16 << 20
+SMALL = SEGMENT_BYTES // 4
+"""A segment with fewer live bytes than this is written again."""
+_LOCKED_BYTES = 1 << 21
+"""Copied while the buffer's lock is held: under a millisecond."""
+_FORMAT = 1
+
+
+@dataclass
+class Plan:
+    """A save that has been begun: the buffer's state then, and what it was called.
+
+    Attributes:
+        name: of the save, unique in its folder.
+        snapshot: counters and priorities; its rows are copied while they are written.
+    """
+
+    name: str
+    snapshot: Snapshot
+
+
+class ReplayStore:
+    """The saves of one buffer in one folder.
+
+    Args:
+        buffer: to save and to load.
+        folder: of this rank.
+    """
+
+    def __init__(self, buffer: ReplayBuffer, folder: Path) -> None:
+        self.buffer, self.folder = buffer, folder
+        self._files: list[dict[str, Any]] = []
+        # Which segment a row was last written to, and the birth number of its first step then.
+        shape = (buffer.tasks, buffer.rows)
+        self._segment = np.full(shape, -1, np.int64)
+        self._written = np.full(shape, -1, np.int64)
+
+    @property
+    def row_type(self) -> np.dtype:
+        """A row on disk."""
+        buffer = self.buffer
+        width = buffer.block_size + buffer.tail
+        return np.dtype(
+            [
+                ("task", "<i8"),
+                ("row", "<i8"),
+                ("born", "<i8", (buffer.block_size,)),
+                ("observation", "<f4", (width, buffer.observation.shape[3])),
+                ("action", "<f4", (width, buffer.action.shape[3])),
+                ("reward", "<f4", (width,)),
+            ]
+        )
+
+    def begin(self, name: str) -> Plan:
+        """Takes the state of this instant; adding and sampling wait for as long as priorities are copied."""
+        return Plan(name, self.buffer.snapshot())
+
+    def write(self, plan: Plan) -> None:
+        """Writes a save: what has changed since the last one, and its manifest at the end.
+
+        While it runs, adding and sampling go on. Rows that the ring overwrites in the meantime are the
+        oldest there are, and are left out.
+
+        Raises:
+            OSError: something could not be written; the saves before it are untouched.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        snapshot, used = plan.snapshot, plan.snapshot.steps.shape[1]
+        segment, written = self._segment.copy(), self._written.copy()
+        stored = np.zeros(segment.shape, bool)
+        stored[:, :used] = snapshot.steps > 0
+        closed = np.zeros(segment.shape, bool)
+        closed[:, :used] = snapshot.complete(self.buffer.block_size + self.buffer.tail)
+        first = np.full(segment.shape, -1, np.int64)
+        first[:, :used] = snapshot.first_born
+        segment[~(closed & (written == first))] = -1
+        files = list(self._files)
+        live = np.bincount(segment[segment >= 0], minlength=len(files)) * self.row_type.itemsize
+        segment[np.isin(segment, np.flatnonzero(live < SMALL))] = -1
+
+        changed = np.argwhere(closed & (segment < 0))
+        # In the order of their ages: what is overwritten together lies together.
+        changed = changed[np.argsort(first[tuple(changed.T)], kind="stable")]
+        rows_a_file = max(1, SEGMENT_BYTES // self.row_type.itemsize)
+        for start in range(0, len(changed), rows_a_file):
+            some = changed[start : start + rows_a_file]
+            path = self.folder / f"{plan.name}-{start // rows_a_file}.rows"
+            size, crc = write_safely(path, self._rows(some, snapshot))
+            segment[tuple(some.T)] = len(files)
+            written[tuple(some.T)] = first[tuple(some.T)]
+            files.append({"file": path.name, "size": size, "crc": crc})
+
+        opened = np.argwhere(stored & ~closed)
+        at_once = self.folder / f"{plan.name}.open"
+        open_sum = write_safely(at_once, self._rows(opened, snapshot))
+        state = self.folder / f"{plan.name}.state"
+        state_sum = write_safely(state, [getattr(snapshot, field) for field, _, _ in self._fields(used)])
+
+        kept = np.unique(segment[segment >= 0])
+        self._write_manifest(
+            plan.name,
+            {
+                "format": _FORMAT,
+                "sizes": self._sizes(),
+                "used": used,
+                "random": snapshot.random,
+                "state": {"file": state.name, "size": state_sum.size, "crc": state_sum.crc},
+                "open": {"file": at_once.name, "size": open_sum.size, "crc": open_sum.crc},
+                "segments": [files[i] for i in kept],
+            },
+        )
+        self._files = [files[i] for i in kept]
+        self._segment = np.where(segment >= 0, np.searchsorted(kept, segment), -1)
+        self._written = written
+
+    def _rows(self, which: NDArray[np.int64], snapshot: Snapshot) -> Iterator[NDArray]:
+        """Records of rows `[K, 2]` (task, row), some at a time; the snapshot loses those overwritten."""
+        step = max(1, _LOCKED_BYTES // self.row_type.itemsize)
+        for start in range(0, len(which), step):
+            task, row = which[start : start + step].T
+            records = np.zeros(len(task), self.row_type)
+            records["task"], records["row"] = task, row
+            there = self.buffer.copy_rows(task, row, snapshot.first_born[task, row], records)
+            snapshot.drop(task[~there], row[~there])
+            records["born"][~there] = -1
+            yield records
+
+    def _write_manifest(self, name: str, body: dict[str, Any]) -> None:
+        sync_folder(self.folder)
+        text = json.dumps(body, indent=1).encode()
+        write_safely(self.folder / f"{name}.json", [b"%08x\n" % zlib.crc32(text), text])
+        sync_folder(self.folder)
+
+    def load(self, name: str) -> list[str]:
+        """Restores the buffer from a save. Episodes that were open then count as truncated.
+
+        Returns:
+            What was left out, in words, a line each: rows of segments that are damaged.
+
+        Raises:
+            ReplayError: the save is not there, damaged, or of other sizes; the buffer is as it was.
+        """
+        manifest = read_manifest(self.folder, name)
+        for what, size in self._sizes().items():
+            if manifest["sizes"].get(what) != size:
+                raise ReplayError(
+                    f"{self.folder / name}.json: {what} is {manifest['sizes'].get(what)}, "
+                    f"this experiment needs {size}"
+                )
+        snapshot = self._read_state(manifest)
+        generator = np.random.default_rng()
+        try:
+            generator.bit_generator.state = manifest["random"]
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
+            raise ReplayError(f"{self.folder / name}.json: not a generator's state: {error!r}") from None
+        found = np.zeros(snapshot.steps.shape, bool)
+        segment = np.full(self._segment.shape, -1, np.int64)
+        notes = []
+        for number, entry in enumerate([manifest["open"], *manifest["segments"]]):
+            records, problem = self._read_rows(entry)
+            if problem:
+                notes.append(problem)
+            task, row, good = self._fitting(records, snapshot)
+            self.buffer.fill_rows(task[good], row[good], records[good])
+            found[task[good], row[good]] = True
+            segment[task[good], row[good]] = number - 1
+        missing = (snapshot.steps > 0) & ~found
+        if missing.any():
+            lost = int(np.minimum(snapshot.steps[missing], self.buffer.block_size).sum())
+            notes = [
+                f"{'; '.join(notes) or self.folder / name}: {lost:,} transitions of the replay are left out"
+            ]
+            task, row = np.nonzero(missing)
+            snapshot.drop(task, row)
+        self.buffer.restore(snapshot)
+        self.buffer.generator = generator
+        self._files, self._segment = list(manifest["segments"]), segment
+        self._written[:] = -1
+        self._written[:, : manifest["used"]] = np.where(found, snapshot.first_born, -1)
+        return notes
+
+    def keep(self, names: Collection[str]) -> None:
+        """Deletes every save but these, and the segments that none of these needs."""
+        wanted: set[str] = set()
+        for name in names:
+            if (self.folder / f"{name}.json").is_file():
+                wanted |= {f"{name}.json", *files_of(read_manifest(self.folder, name))}
+        for path in list(self.folder.glob("*")):
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+
+    def _sizes(self) -> dict[str, int]:
+        buffer = self.buffer
+        return {
+            "tasks": buffer.tasks,
+            "rows": buffer.rows,
+            "block_size": buffer.block_size,
+            "tail": buffer.tail,
+            "observation_size": buffer.observation.shape[3],
+            "action_size": buffer.action.shape[3],
+        }
+
+    def _fields(self, used: int) -> list[tuple[str, str, tuple[int, ...]]]:
+        """Name, type and shape of everything in a state file, in order."""
+        tasks = self.buffer.tasks
+        return [
+            ("steps", "<i8", (tasks, used)),
+            ("first_born", "<i8", (tasks, used)),
+            ("ended", "|u1", (tasks, used)),
+            ("priority", "<f8", (tasks, used * self.buffer.block_size)),
+            ("next_row", "<i8", (tasks,)),
+            ("added", "<i8", (tasks,)),
+            ("return_squares", "<f8", (tasks,)),
+            ("return_count", "<f8", (tasks,)),
+        ]
+
+    def _read_state(self, manifest: dict[str, Any]) -> Snapshot:
+        entry, used = manifest["state"], manifest["used"]
+        path = self.folder / entry["file"]
+        fields = self._fields(used)
+        needed = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for _, kind, shape in fields)
+        problem = _problem(path, entry)
+        if problem is None and (not 0 <= used <= self.buffer.rows or entry["size"] != needed):
+            problem = f"{path}: {entry['size']} bytes, this experiment needs {needed}"
+        if problem:
+            raise ReplayError(problem)
+        arrays: dict[str, Any] = {}
+        with path.open("rb") as file:
+            for name, kind, shape in fields:
+                arrays[name] = np.fromfile(file, kind, int(np.prod(shape))).reshape(shape)
+        snapshot = Snapshot(**arrays, random=manifest["random"])
+        wrong = snapshot.problem(self.buffer)
+        if wrong:
+            raise ReplayError(f"{path}: {wrong}")
+        return snapshot
+
+    def _read_rows(self, entry: dict[str, Any]) -> tuple[NDArray, str | None]:
+        """The records of a segment; none, and why, where the file is damaged."""
+        path = self.folder / entry["file"]
+        problem = _problem(path, entry)
+        if problem is None and entry["size"] % self.row_type.itemsize:
+            problem = f"{path}: is not made of whole rows"
+        if problem:
+            return np.zeros(0, self.row_type), problem
+        return np.fromfile(path, self.row_type), None
+
+    def _fitting(
+        self, records: NDArray, snapshot: Snapshot
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
+        """Task and row `[K]` of records, and which of them the snapshot has (others were overwritten)."""
+        tasks, used = snapshot.steps.shape
+        task, row, born = (records[name].astype(np.int64) for name in ("task", "row", "born"))
+        good = (task >= 0) & (task < tasks) & (row >= 0) & (row < used)
+        task, row = np.where(good, task, 0), np.where(good, row, 0)
+        if used == 0:
+            return task, row, good
+        steps = snapshot.steps[task, row]
+        good &= (steps > 0) & (born[:, 0] == snapshot.first_born[task, row])
+        positions = np.arange(born.shape[1])
+        good &= ((born >= 0) | (positions >= steps[:, None])).all(1)
+        return task, row, good
+
+
+def read_manifest(folder: Path, name: str) -> dict[str, Any]:
+    """What a save consists of.
+
+    Raises:
+        ReplayError: it is not there, damaged, or of another format.
+    """
+    path = folder / f"{name}.json"
+    try:
+        crc, _, text = path.read_bytes().partition(b"\n")
+    except OSError as error:
+        raise ReplayError(f"{path}: cannot be read: {error.strerror or error}") from None
+    if crc != b"%08x" % zlib.crc32(text):
+        raise ReplayError(f"{path}: is damaged (its checksum differs)")
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ReplayError(f"{path}: is damaged: {error}") from None
+    entries = (
+        [body.get("state"), body.get("open"), *_list(body.get("segments"))] if isinstance(body, dict) else []
+    )
+    if (
+        not entries
+        or body.get("format") != _FORMAT
+        or not isinstance(body.get("sizes"), dict)
+        or type(body.get("used")) is not int
+        or not isinstance(body.get("random"), dict)
+        or not isinstance(body.get("segments"), list)
+        or not all(_is_entry(entry) for entry in entries)
+    ):
+        raise ReplayError(f"{path}: is not a replay manifest of format {_FORMAT}")
+    return body
+
+
+def check_save(folder: Path, name: str) -> None:
+    """Raises `ReplayError` where a save could not be loaded: no full reading of its segments."""
+    manifest = read_manifest(folder, name)
+    for entry in (manifest["state"], manifest["open"]):
+        problem = _problem(folder / entry["file"], entry)
+        if problem:
+            raise ReplayError(problem)
+
+
+def files_of(manifest: dict[str, Any]) -> list[str]:
+    """Names of the files a save consists of, but for the manifest itself."""
+    return [entry["file"] for entry in (manifest["state"], manifest["open"], *manifest["segments"])]
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _is_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and isinstance(entry.get("file"), str)
+        and Path(entry["file"]).name == entry["file"]  # a manifest names nothing outside its folder
+        and "\0" not in entry["file"]
+        and type(entry.get("size")) is int
+        and type(entry.get("crc")) is int
+    )
+
+
+def _problem(path: Path, entry: dict[str, Any]) -> str | None:
+    """What is wrong with a file, in a line; None where it is as it was written."""
+    try:
+        found = checksum(path)
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror or error}"
+    if found.size != entry["size"]:
+        return f"{path}: is damaged ({found.size} bytes of {entry['size']})"
+    return None if found.crc == entry["crc"] else f"{path}: is damaged (its checksum differs)"

@@ -1,0 +1,261 @@
+"""Callbacks that save: the best checkpoint, and the last one with the replay that belongs to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from ezm_pl.replay import ReplayError, ReplayStore
+from ezm_pl.replay.safe_file import sync_folder
+from ezm_pl.replay.storage import Plan
+from ezm_pl.spec import dump_experiment
+from ezm_pl.training.checkpoint import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    CheckpointError,
+    CheckpointFiles,
+    read_checkpoint,
+    replay_of,
+    shard,
+    write_checkpoint,
+)
+from ezm_pl.training.data import SelfPlayDataModule
+
+log = logging.getLogger(__name__)
+
+SHORT_WAIT = 0.5
+"""Seconds that training waits for a save: a small one is over by then, a large one goes on behind it."""
+_OTHER_RANKS = 600.0
+"""Seconds that rank 0 waits for the others' shards before it gives a save up."""
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the checkpoint of the best `eval/score`; an evaluation that was interrupted has none.
+
+    Args:
+        directory: where to write.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            directory,
+            filename=BEST.removesuffix(".ckpt"),
+            monitor="eval/score",
+            mode="max",
+            enable_version_counter=False,
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves when the score is the best so far."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps `last.ckpt`, `previous.ckpt` and the replay of both: every few updates, at the end, on an error.
+
+    Training waits while weights, counters and priorities are copied, and `SHORT_WAIT` longer. A thread
+    writes them, and the rows of the replay that have changed. Only when all of a save lies there and has
+    been read back does `last.ckpt` become `previous.ckpt`, and the new one `last.ckpt`; only then is
+    what neither needs deleted. So a valid pair is there at every instant.
+
+    Args:
+        directory: where to write.
+        every: updates between saves.
+        replay: whether to write the buffers.
+    """
+
+    def __init__(self, directory: Path, every: int, *, replay: bool) -> None:
+        self.directory, self.every, self.replay = directory, every, replay
+        self._saved = -1
+        self._name: str | None = None
+        self._store: ReplayStore | None = None
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
+        # Names of saves are new in each sitting: what a sitting that was killed left behind is not mixed in.
+        self._sitting = ""
+        self._last_is_good = False
+
+    def load_replay(self, checkpoint: Path, data: SelfPlayDataModule, rank: int = 0, ranks: int = 1) -> None:
+        """Restores a rank's buffers from what was saved with a checkpoint, if it was saved with any.
+
+        Raises:
+            CheckpointError: they are damaged, do not fit, or were of another number of ranks.
+        """
+        self._last_is_good = checkpoint == self.directory / LAST
+        replay = replay_of(read_checkpoint(checkpoint), checkpoint)
+        if replay is None or not self.replay:
+            return
+        name, saved_ranks = replay
+        if saved_ranks != ranks:
+            raise CheckpointError(
+                f"{checkpoint}: its replay is that of {saved_ranks} rank(s) and this run has {ranks}; resume "
+                f"on {saved_ranks}, or with replay.save=false, which starts with an empty replay"
+            )
+        store = ReplayStore(data.buffer, shard(checkpoint, rank))
+        try:
+            notes = store.load(name)
+        except ReplayError as error:
+            raise CheckpointError(str(error)) from None
+        for note in notes:
+            log.warning("%s", note)
+        if checkpoint.parent.resolve() == self.directory.resolve():
+            self._store = store
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Gives this sitting a name that all ranks know."""
+        if not self._sitting:
+            self._sitting = trainer.strategy.broadcast(secrets.token_hex(4))
+
+    def save(self, trainer: Trainer) -> None:
+        """Begins to save this update, unless that has been done; a save still being written is waited for."""
+        self.finish()
+        if trainer.global_step == self._saved:
+            return
+        trainer.lightning_module.finish_update()  # type: ignore[operator]
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._name = f"{trainer.global_step:09}-{self._sitting}"
+        trainer.datamodule.hear_steps()  # type: ignore[attr-defined]
+        plan = self._plan(trainer) if self.replay else None
+        files = trainer.strategy.checkpoint_io
+        assert isinstance(files, CheckpointFiles)
+        files.hold = self.directory / LAST
+        try:
+            trainer.save_checkpoint(self.directory / LAST)
+        finally:
+            files.hold = None
+        self._saved = trainer.global_step
+        arguments = (self._name, plan, files.take(), trainer.world_size)
+        self._thread = threading.Thread(target=self._run, name="ezm-checkpoint", args=arguments)
+        self._thread.start()
+        self._thread.join(SHORT_WAIT)
+        self._name = None
+
+    def finish(self) -> None:
+        """Waits for a save that is being written; one that the disk refuses is told of, and tried again."""
+        if self._thread is None:
+            return
+        self._thread.join()
+        self._thread = None
+        failure, self._failure = self._failure, None
+        if isinstance(failure, OSError):
+            log.warning("checkpoint of update %s not written, the last one stays: %s", self._saved, failure)
+            self._saved = -1
+        elif failure is not None:
+            raise failure
+
+    def _plan(self, trainer: Trainer) -> Plan:
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if self._store is None:
+            self._store = ReplayStore(data.buffer, shard(self.directory / LAST, trainer.global_rank))
+        assert self._name is not None
+        return self._store.begin(self._name)
+
+    def _run(self, name: str, plan: Plan | None, contents: dict[str, Any] | None, ranks: int) -> None:
+        try:
+            if plan is not None and self._store is not None:
+                self._store.write(plan)
+            if contents is not None:
+                if plan is not None:
+                    self._wait_for_shards(name, ranks)
+                self._commit(contents)
+            if self._store is not None:
+                self._store.keep({name, *self._named()})
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread by `finish`
+            self._failure = error
+
+    def _wait_for_shards(self, name: str, ranks: int) -> None:
+        missing = [shard(self.directory / LAST, rank) / f"{name}.json" for rank in range(ranks)]
+        until = time.monotonic() + _OTHER_RANKS
+        while missing := [path for path in missing if not path.is_file()]:
+            if time.monotonic() > until:
+                raise OSError(f"{missing[0]}: not written within {_OTHER_RANKS:.0f} s by its rank")
+            time.sleep(0.02)
+
+    def _commit(self, contents: dict[str, Any]) -> None:
+        last, previous = self.directory / LAST, self.directory / PREVIOUS
+        new = self.directory / "next.ckpt"
+        write_checkpoint(contents, new)
+        if self._last_is_good and last.is_file():
+            aside = previous.with_name(f"{PREVIOUS}.tmp")
+            aside.unlink(missing_ok=True)
+            try:
+                os.link(last, aside)
+            except OSError:  # a file system without links
+                shutil.copyfile(last, aside)
+            os.replace(aside, previous)
+            sync_folder(self.directory)
+        os.replace(new, last)
+        sync_folder(self.directory)
+        self._last_is_good = True
+
+    def _named(self) -> set[str]:
+        """Names of the saves that the checkpoints here belong to."""
+        names = set()
+        for path in (self.directory / LAST, self.directory / PREVIOUS):
+            try:
+                replay = replay_of(read_checkpoint(path), path)
+            except CheckpointError:
+                continue
+            if replay is not None:
+                names.add(replay[0])
+        return names
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Stores the spec in every checkpoint, and in the last one which replay belongs to it."""
+        checkpoint["experiment"] = dump_experiment(pl_module.experiment)  # type: ignore[arg-type]
+        if self._name is not None and self.replay:
+            checkpoint["replay"] = {"save": self._name, "ranks": trainer.world_size}
+        if self._name is not None and self._owes_evaluation(trainer):
+            _begin_with_evaluation(checkpoint["loops"]["fit_loop"])
+
+    @staticmethod
+    def _owes_evaluation(trainer: Trainer) -> bool:
+        module = trainer.lightning_module
+        due = trainer.global_step > 0 and trainer.global_step % module.experiment.eval.every == 0  # type: ignore[union-attr]
+        return due and all(e.updates != trainer.global_step for e in module.evaluations)  # type: ignore[union-attr]
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        """Saves when it is time."""
+        if trainer.global_step % self.every == 0:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the end of training, also of one that was asked to stop."""
+        self.save(trainer)
+        self.finish()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Saves what there is when training fails or is interrupted."""
+        # Before the first update (of a resumed run, too) there is nothing that is not saved already.
+        # A rank that fails alone cannot save: all ranks do it together.
+        in_step = trainer.datamodule.in_step  # type: ignore[attr-defined]
+        if in_step and trainer.state.fn == "fit" and trainer.optimizers and trainer.global_step > 0:
+            self.save(trainer)
+        self.finish()
+
+
+def _begin_with_evaluation(loop: dict[str, Any]) -> None:
+    """Has the fit loop that is restored from this state begin with the evaluation that its update still owes.
+
+    Lightning would take it as done. It repeats one in the middle of which it was saved, so that is what
+    the state is made to say; the batch that it then counts once more is taken off beforehand.
+    """
+    progress = loop["epoch_loop.val_loop.batch_progress"]
+    done = progress["total"]["completed"]
+    progress["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
+    progress["current"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    progress["is_last_batch"] = False
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
