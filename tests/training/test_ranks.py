@@ -115,7 +115,7 @@ def test_the_global_batch_is_the_spec_s(both: tuple[Path, list[dict[str, Any]]])
 def test_each_rank_has_its_own_experience(both: tuple[Path, list[dict[str, Any]]]) -> None:
     one, two = (rank["observed"] for rank in both[1])
     assert not any(torch.equal(a, b) for a, b in zip(one, two, strict=True))
-    assert (both[0] / "checkpoints" / "replay.npz").is_file(), "rank 0 told the others the run's folder"
+    assert (both[0] / "checkpoints" / "replay" / "rank0").is_dir(), "rank 0 told the others the run's folder"
     assert not (both[0] / "nowhere").exists()
     for rank in both[1]:
         assert rank["stored"] > 0 and rank["rows"] == 10, "half of the capacity, in blocks of 50"
