@@ -23,7 +23,7 @@ _EXPECTED = (
     ".*is deprecated, use `isinstance\\(treespec.*",
     ".*module\\(s\\) in eval mode at the start of training.*",
     ".*Checkpoint directory .* exists and is not empty.*",
-    ".*have overridden `on_after_batch_transfer` in `LightningModule`.*",
+    ".*have overridden `on_(before|after)_batch_transfer` in `LightningModule`.*",
 )
 """Warnings of Lightning about what this project does on purpose, or about Lightning itself."""
 
