@@ -6,13 +6,14 @@ import logging
 import time
 import warnings
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from ezm_pl.tracking.metrics import BY_ENV_STEPS, COUNTERS, ENV_STEPS, EVALUATION
+from ezm_pl.tracking.sender import Sender
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,6 +41,8 @@ def quiet_lightning() -> None:
 class RunLogger(MLFlowLogger):
     """Writes the metrics of an MLflow run that already exists; its status and params are not touched.
 
+    They are sent by a thread (see `Sender`): training waits for no store.
+
     MLflow has one step axis. It is the number of updates here. `env_steps` is written with every
     set of metrics, so the UI can take it as the x axis (chart settings: X-axis, Metric), and
     evaluations are written once more as `by_env_steps/*` with environment steps as the step,
@@ -50,13 +53,22 @@ class RunLogger(MLFlowLogger):
     goes on behind its last step. A counter waits until it has caught up with its last value.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        """Logs to `run_id` through `client`."""
+    def __init__(
+        self, client: MlflowClient, run_id: str, tell: Callable[[str], None] = warnings.warn
+    ) -> None:
+        """Logs to `run_id` through `client`; `tell` takes lines for the user."""
         super().__init__(tracking_uri=client.tracking_uri, run_id=run_id)
+        self._client = client
         self._env_steps: float | None = None
         written = client.get_run(run_id).to_proto().data.metrics
         self._last_step = {metric.key: metric.step for metric in written}
         self._last_value = {metric.key: metric.value for metric in written if metric.key in COUNTERS}
+        self.sender = Sender(client, run_id, tell)
+
+    @property
+    def experiment(self) -> MlflowClient:
+        """The store's client; unlike Lightning's own, asking for it sends nothing."""
+        return self._client
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -77,7 +89,7 @@ class RunLogger(MLFlowLogger):
         points = [point for point in points if self._is_new(point)]
         self._last_step |= {point.key: point.step for point in points}
         if points:
-            self.experiment.log_batch(run_id=self.run_id, metrics=points)
+            self.sender.put(points)
 
     def _is_new(self, point: Metric) -> bool:
         behind = point.key in self._last_value and point.value < self._last_value[point.key]

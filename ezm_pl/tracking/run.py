@@ -125,9 +125,13 @@ def only_writer(directory: Path) -> Iterator[None]:
     """Holds a run's folder for this process.
 
     Raises:
-        SpecError: another process is training this run.
+        SpecError: another process is training this run, or its folder cannot be written to.
     """
-    with (directory / "lock").open("w") as lock:
+    try:
+        lock = (directory / "lock").open("w")
+    except OSError as error:
+        raise SpecError(f"{directory} cannot be written to: {error.strerror}") from None
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,8 +17,9 @@ from ezm_pl.tracking.curves import run_curves
 from ezm_pl.tracking.figures import returns_figure
 from ezm_pl.tracking.run import Run, Status, new_run, only_writer, reopened_run
 from ezm_pl.tracking.saved_runs import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
+from ezm_pl.tracking.sender import UNSENT, send_left
 from ezm_pl.tracking.signals import INTERRUPTED_EXIT, as_interrupt, undisturbed
-from ezm_pl.tracking.store import shown, tracking_uri
+from ezm_pl.tracking.store import first_line, shown, store_errors, tracking_uri
 from ezm_pl.tracking.tables import returns_table
 from ezm_pl.tracking.videos import film_tasks
 
@@ -27,6 +29,10 @@ if TYPE_CHECKING:
     from lightning import Callback
 
     from ezm_pl.training import FitResult
+
+
+_LAST_TRY_SECONDS = 30.0
+"""How long a run that has ended tries to send the last of its metrics."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         part: of something bigger, such as a sweep; None: a run of its own.
 
     Returns:
-        The exit code: 0, or 130 when interrupted.
+        The exit code: 0, 130 when interrupted, or 75 when a scheduler (SIGTERM, SIGUSR1) has ended it.
 
     Raises:
         SpecError: nothing to resume, a checkpoint of another spec, replay that does not fit into
@@ -73,10 +79,10 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
     with ExitStack() as stack:
         if saved:
             stack.enter_context(only_writer(saved.directory))
-        stack.enter_context(as_interrupt())
+        stopped = stack.enter_context(as_interrupt())
         run: Run | None = None
         try:
-            with undisturbed():
+            with undisturbed(), _one_line_store_errors(experiment):
                 run = _open(experiment, saved, part)
             if not saved:
                 stack.enter_context(only_writer(run.directory))
@@ -87,15 +93,16 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         except KeyboardInterrupt:
             if run is not None:
                 with undisturbed():
-                    run.end("KILLED")
-            return INTERRUPTED_EXIT
-        return _train(run, experiment, checkpoint, console, part)
+                    _end(run, "KILLED", console)
+            return stopped.exit_code
+        return 0 if _train(run, experiment, checkpoint, console, part) else stopped.exit_code
 
 
 def _open(experiment: Experiment, saved: SavedRun | None, part: Part | None) -> Run:
     if saved is None:
         return new_run(experiment, name=part.name if part else None, tags=part.tags if part else None)
     run = reopened_run(saved, experiment)
+    send_left(run.client, run.run_id, run.directory / UNSENT)
     for key, value in (part.tags if part else {}).items():
         run.client.set_tag(run.run_id, key, value)
     return run
@@ -103,14 +110,17 @@ def _open(experiment: Experiment, saved: SavedRun | None, part: Part | None) -> 
 
 def _train(
     run: Run, experiment: Experiment, checkpoint: Path | None, console: Console, part: Part | None
-) -> int:
+) -> bool:
+    """Whether the run has reached its end; otherwise it was interrupted."""
     status: Status = "FAILED"
     result: FitResult | None = None
+    logger = None
+    tell = functools.partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
         from ezm_pl.tracking.logger import RunLogger
         from ezm_pl.training import fit
 
-        logger = RunLogger(run.client, run.run_id)
+        logger = RunLogger(run.client, run.run_id, tell)
         with _one_line_errors():
             result = fit(
                 experiment,
@@ -121,17 +131,48 @@ def _train(
                 progress=part is None,
             )
         status = "FINISHED" if result.status == "finished" else "KILLED"
-        _log_outcome(run, experiment, console, film=status == "FINISHED")
+        if logger.sender.flush(_LAST_TRY_SECONDS):
+            _log_outcome(run, experiment, console, film=status == "FINISHED")
+        else:
+            tell(f"MLflow is away: checkpoints are in {run.directory}, not among the run's artifacts")
     except (KeyboardInterrupt, SystemExit):  # Lightning answers SIGTERM with a SystemExit
         status = "KILLED"
     finally:
         with undisturbed():
-            run.end(status)
+            if logger is not None:
+                again = _LAST_TRY_SECONDS if result is None else 0.0
+                unsent = logger.sender.close(again, run.directory / UNSENT)
+                if unsent:
+                    tell(unsent)
+            _end(run, status, console)
         if status != "FINISHED":
             _say_how_it_ended(run, status, console)
     if result is not None:
         _say_result(result, experiment, console)
-    return 0 if status == "FINISHED" else INTERRUPTED_EXIT
+    return status == "FINISHED"
+
+
+def _end(run: Run, status: Status, console: Console) -> None:
+    """Writes how the run ended, or says that it could not be written."""
+    try:
+        run.end(status)
+    except store_errors() as error:
+        console.print(
+            f"MLflow could not be told that the run is {status}: {first_line(error)}",
+            style="red",
+            markup=False,
+            highlight=False,
+        )
+
+
+@contextmanager
+def _one_line_store_errors(experiment: Experiment) -> Iterator[None]:
+    """A store or a disk that does not let a run be made becomes a `SpecError`."""
+    try:
+        yield
+    except store_errors() as error:
+        where = shown(tracking_uri(experiment.tracking.uri))
+        raise SpecError(f"no run can be made in {where} and {RUNS}: {first_line(error)}") from None
 
 
 def _is_first_rank() -> bool:
@@ -218,19 +259,27 @@ def _one_line_errors() -> Iterator[None]:
 def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bool) -> None:
     """Checkpoints, the returns figure and, with `film`, videos into the run's artifacts."""
     last = run.directory / LAST
-    run.log_file(last, "checkpoints")
-    run.log_file(run.directory / BEST, "checkpoints")
-    curves = run_curves(run.client, run.run_id)
-    if curves:
-        figure = run.directory / "returns.png"
-        returns_figure(
-            {task: curves[task] for task in experiment.tasks if task in curves}, figure, title=run.name
+    try:
+        run.log_file(last, "checkpoints")
+        run.log_file(run.directory / BEST, "checkpoints")
+        curves = run_curves(run.client, run.run_id)
+        if curves:
+            figure = run.directory / "returns.png"
+            returns_figure(
+                {task: curves[task] for task in experiment.tasks if task in curves}, figure, title=run.name
+            )
+            run.log_file(figure, "figures")
+        if film and experiment.eval.video:
+            directory = run.directory / "videos"
+            for video in film_tasks(last, experiment.tasks, directory, seed=experiment.seed, console=console):
+                run.log_file(video, "videos")
+    except store_errors() as error:
+        console.print(
+            f"not all artifacts could be written: {first_line(error)}; checkpoints are in {run.directory}",
+            style="red",
+            markup=False,
+            highlight=False,
         )
-        run.log_file(figure, "figures")
-    if film and experiment.eval.video:
-        directory = run.directory / "videos"
-        for video in film_tasks(last, experiment.tasks, directory, seed=experiment.seed, console=console):
-            run.log_file(video, "videos")
 
 
 def _say_how_it_ended(run: Run, status: Status, console: Console) -> None:

@@ -1,29 +1,55 @@
-"""What Ctrl-C, `kill` and a closed terminal do to a run: all three end it the same, orderly way."""
+"""What Ctrl-C, `kill`, a scheduler and a closed terminal do to a run: all end it the same, orderly way."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import FrameType
 
 INTERRUPTED_EXIT = 130
 """Exit code of a run that Ctrl-C ended (128 + SIGINT)."""
 
 
-@contextmanager
-def as_interrupt() -> Iterator[None]:
-    """Inside, SIGTERM and SIGHUP act as Ctrl-C does. A signal that was ignored (`nohup`) stays ignored."""
+RESUME_EXIT = 75
+"""Exit code of a run that SIGTERM or SIGUSR1 ended (EX_TEMPFAIL): nothing is wrong, resume it."""
 
-    def interrupt(_: int, __: FrameType | None) -> None:
+
+@dataclass
+class Stopped:
+    """Which signals have ended the run.
+
+    Attributes:
+        by: their numbers, in order; Ctrl-C's own is not among them.
+    """
+
+    by: list[int] = field(default_factory=list)
+
+    @property
+    def exit_code(self) -> int:
+        """`RESUME_EXIT` where a scheduler has ended it, else `INTERRUPTED_EXIT`."""
+        return RESUME_EXIT if {signal.SIGTERM, signal.SIGUSR1} & set(self.by) else INTERRUPTED_EXIT
+
+
+@contextmanager
+def as_interrupt() -> Iterator[Stopped]:
+    """Inside, SIGTERM, SIGUSR1 and SIGHUP act as Ctrl-C does. One that was ignored (`nohup`) stays ignored.
+
+    SIGUSR1 is what SLURM can be told to send ahead of time (`--signal=USR1@120`).
+    """
+    stopped = Stopped()
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        stopped.by.append(number)
         signal.raise_signal(signal.SIGINT)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(number, interrupt)
     try:
-        yield
+        yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

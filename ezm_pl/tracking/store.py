@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 ARTIFACTS = Path("mlruns/artifacts")
 SQLITE = "sqlite:///"
+_IN_ADDRESS = re.compile(r"(//[^/\s:@]*):[^/\s@]+@")
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
+"""Environment of MLflow, unless it is set already: its own patience with a server is 8 times 2 minutes."""
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -34,6 +38,22 @@ def shown(uri: str) -> str:
     return uri.replace(f":{password}@", ":***@") if password else uri
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, passwords in addresses starred out."""
+    text = str(getattr(error, "orig", None) or error).strip()
+    line = text.splitlines()[0] if text else type(error).__name__
+    return _IN_ADDRESS.sub(r"\1:***@", line)
+
+
+def store_errors() -> tuple[type[Exception], ...]:
+    """What a tracking store raises that is away, full, read-only, or lacks its database's driver."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError)
+
+
 def open_store(uri: str) -> MlflowClient:
     """A client of the tracking store at `uri`; a SQLite database is made when it does not exist.
 
@@ -41,10 +61,10 @@ def open_store(uri: str) -> MlflowClient:
         SpecError: the store cannot be opened or does not answer.
     """
     os.environ.update(QUIET)
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
     import requests
     from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
 
     given = shown(uri)
     try:
@@ -59,9 +79,8 @@ def open_store(uri: str) -> MlflowClient:
             raise SpecError(f"tracking address {given!r}: {expected} expected")
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
-    except (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError) as error:
-        reason = str(getattr(error, "orig", None) or error).splitlines()[0]
-        raise SpecError(f"tracking address {given!r} cannot be opened: {reason}") from None
+    except store_errors() as error:
+        raise SpecError(f"tracking address {given!r} cannot be opened: {first_line(error)}") from None
     return client
 
 

@@ -31,6 +31,8 @@ def run(workplace: Path, experiment: Experiment) -> Run:
     logger.log_metrics({"train/loss/total": 1.0}, step=45)
     logger.log_hyperparams({"anything": 1})
     logger.finalize("success")
+    assert logger.sender.flush(60)
+    assert logger.sender.close(0, run.directory / "unsent.jsonl") is None
     return run
 
 

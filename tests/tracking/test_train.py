@@ -172,8 +172,10 @@ def test_a_damaged_checkpoint_is_one_line(folder: Path) -> None:
         assert "not a readable checkpoint" in only
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_and_resumed(folder: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
+)
+def test_interrupted_and_resumed(folder: Path, number: signal.Signals, exit_code: int) -> None:
     before = statuses(folder)
     spec = [
         "train",
@@ -185,7 +187,7 @@ def test_interrupted_and_resumed(folder: Path, number: signal.Signals) -> None:
         f"seed={int(number)}",
     ]
     code, printed = stopped(folder, *spec, when="mlruns/runs/*/checkpoints/last.ckpt", number=number)
-    assert code == 130, printed
+    assert code == exit_code, printed
     assert "Traceback" not in printed
     (run_id,) = statuses(folder).keys() - before.keys()
     assert statuses(folder)[run_id] == "KILLED"
