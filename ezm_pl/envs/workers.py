@@ -10,6 +10,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
@@ -221,7 +222,9 @@ def _start(arguments: tuple[Any, ...]) -> AsyncVectorEnv:
     """
     # Never fork a process that may hold threads (and their locks): start afresh.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    # Workers inherit the mask: Ctrl-C is the parent's to answer, also while they are starting.
+    # Workers inherit the mask: Ctrl-C is the parent's to answer, also while they are starting. (Starting
+    # multiprocessing's resource tracker lifts the block, so that comes first.)
+    resource_tracker.ensure_running()
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         return AsyncVectorEnv(

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -182,6 +183,16 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_its_episodes_cut(
     finally:
         env.close()
     assert not multiprocessing.active_children()
+
+
+def test_ctrl_c_does_not_reach_workers() -> None:
+    """It goes to the whole process group; the parent decides what to do."""
+    env = envs.MultiTaskVectorEnv(["dmc-cartpole-balance"], num_envs=2, seed=0, mode="async", workers=2)
+    for n in range(2):
+        status = Path(f"/proc/{worker(env, n)}/status").read_text()
+        blocked = next(line.split()[1] for line in status.splitlines() if line.startswith("SigBlk"))
+        assert int(blocked, 16) & 1 << (signal.SIGINT - 1)
+    env.close()
 
 
 def test_closing_ends_a_worker_that_does_not_answer() -> None:
