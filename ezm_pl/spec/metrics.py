@@ -9,7 +9,7 @@ _EVERY_RUN = (
     *(f"train/loss/{term}" for term in ("total", "reward", "value", "policy", "entropy", "temporal", "path")),
     *(f"train/value/{name}" for name in ("predicted", "target", "error")),
     *(f"train/policy/{name}" for name in ("entropy", "std", "saturated_targets")),
-    "train/nonfinite_updates",
+    "train/skipped_updates",
     "train/gradient_norm",
     "env_steps",
     *(f"time/{name}_per_second" for name in ("updates", "env_steps")),

@@ -3,7 +3,7 @@
 ENV_STEPS = "env_steps"
 """Control steps a task so far (mean over tasks)."""
 
-COUNTERS = (ENV_STEPS, "selfplay/diverged_episodes", "train/nonfinite_updates")
+COUNTERS = (ENV_STEPS, "selfplay/diverged_episodes", "train/skipped_updates")
 """Metrics that only ever grow over a run, through all of its sittings."""
 
 EVALUATION = "eval/"

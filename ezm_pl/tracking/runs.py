@@ -18,7 +18,7 @@ from ezm_pl.tracking.figures import returns_figure
 from ezm_pl.tracking.run import Run, Status, new_run, only_writer, reopened_run
 from ezm_pl.tracking.saved_runs import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
 from ezm_pl.tracking.sender import UNSENT, send_left
-from ezm_pl.tracking.signals import INTERRUPTED_EXIT, as_interrupt, undisturbed
+from ezm_pl.tracking.signals import as_interrupt, undisturbed
 from ezm_pl.tracking.store import first_line, shown, store_errors, tracking_uri
 from ezm_pl.tracking.tables import returns_table
 from ezm_pl.tracking.videos import film_tasks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from pathlib import Path
@@ -19,6 +20,8 @@ SQLITE = "sqlite:///"
 _IN_ADDRESS = re.compile(r"(//[^/\s:@]*):[^/\s@]+@")
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """Environment of MLflow, unless it is set already: its own patience with a server is 8 times 2 minutes."""
+_LOUD = ("mlflow.store", "urllib3.connectionpool")
+"""Loggers that report, at every attempt and at length, what is raised to us anyway."""
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -40,7 +43,10 @@ def shown(uri: str) -> str:
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, passwords in addresses starred out."""
-    text = str(getattr(error, "orig", None) or error).strip()
+    cause: BaseException | None = error
+    while cause is not None and not hasattr(cause, "orig"):  # what the database's driver said says most
+        cause = cause.__cause__ or cause.__context__
+    text = str(getattr(cause, "orig", None) or error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
     return _IN_ADDRESS.sub(r"\1:***@", line)
 
@@ -61,6 +67,8 @@ def open_store(uri: str) -> MlflowClient:
         SpecError: the store cannot be opened or does not answer.
     """
     os.environ.update(QUIET)
+    for name in _LOUD:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
     import requests

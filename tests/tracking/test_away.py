@@ -172,7 +172,9 @@ def test_a_refusal_is_told_and_not_repeated(server: Server, monkeypatch: pytest.
     refused = sender.Sender(MlflowClient(server.uri), "no-such-run", said.append)
     refused.put([Metric("x", 0.0, 0, 0)])
     assert refused.flush(60) and refused.close(0.0, Path("nowhere")) is None
-    assert len(said) == 1 and said[0].startswith("MLflow refuses 1 points of metrics: RESOURCE_DOES_NOT_EXIST")
+    assert len(said) == 1 and said[0].startswith(
+        "MLflow refuses 1 points of metrics: RESOURCE_DOES_NOT_EXIST"
+    )
 
 
 def ezm(folder: Path, uri: str) -> subprocess.Popen[str]:
