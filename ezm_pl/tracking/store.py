@@ -81,6 +81,9 @@ def open_store(uri: str) -> MlflowClient:
         elif uri.startswith(SQLITE):
             database = Path(uri.removeprefix(SQLITE)).resolve()  # MLflow caches stores by address
             database.parent.mkdir(parents=True, exist_ok=True)
+            for path in (database.parent, database):
+                if path.exists() and not os.access(path, os.W_OK):  # MLflow would try for minutes
+                    raise SpecError(f"tracking address {given!r} cannot be opened: {path} is read-only")
             uri = f"{SQLITE}{database}"
         elif "://" not in uri:
             expected = f"{SQLITE}FILE, http://HOST:PORT or postgresql://..."
