@@ -28,7 +28,7 @@ def run_sweep(plan: SweepPlan, *, storage_url: str | None, console: Console) -> 
     """Begins the sweep, or goes on with it, and works until every trial has ended.
 
     Returns:
-        The exit code: 0, or 130 when interrupted.
+        The exit code: 0, 1 where every trial failed, or 130 when interrupted.
 
     Raises:
         SpecError: a storage that cannot be opened, or that holds the sweep with another spec.
@@ -94,7 +94,7 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
         with queue.storage.alone():
             tracked.settle()
         console.print(f"it has finished already: {board.summary()}", markup=False, highlight=False)
-        return 0
+        return _exit_code(queue)
     try:
         with queue.storage.alone():
             tracked.begin()
@@ -114,7 +114,15 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
                 tracked.interrupt()
         raise
     console.print(f"done: {board.summary()}", markup=False, highlight=False)
-    return 0
+    return _exit_code(queue)
+
+
+def _exit_code(queue: Queue) -> int:
+    """0; 1 where the sweep has ended without a single result."""
+    from optuna.trial import TrialState
+
+    states = [trial.state for point in queue.plan.points for trial in queue.trials(point)]
+    return 0 if {TrialState.COMPLETE, TrialState.PRUNED} & set(states) else 1
 
 
 def _work_on(claim: Claim, queue: Queue, tracked: TrackedSweep, console: Console) -> None:

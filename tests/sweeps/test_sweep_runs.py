@@ -135,7 +135,7 @@ def test_a_trial_without_a_result_is_tried_twice_and_the_sweep_goes_on(folder: P
     """No self-play episode ends within the budget, so its return is never logged."""
     write(folder, **ONE_POINT, objective="selfplay/dmc-cartpole-balance/return")
     done = run_ezm(folder, "sweep", "run", "sweep.yaml", timeout=PATIENCE)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 1, done.stderr
     assert done.stdout.splitlines()[-1] == "done: 1 trial: 1 failed"
     assert [f"attempt {n} of 2: TrialError" in done.stdout for n in (1, 2)] == [True, True]
     (run,) = runs(folder, tags.TRIAL)
