@@ -24,7 +24,7 @@ def run(workplace: Path, experiment: Experiment) -> Run:
     run = new_run(experiment)
     logger = RunLogger(run.client, run.run_id)
     logger.log_metrics({"train/loss/total": math.nan, "epoch": 0}, step=5)
-    for updates, steps, value in ((0, 0, 10.0), (20, 400, 19.0), (20, 400, 20.0), (40, 900, 30.0)):
+    for updates, steps, value in ((0, 0, 10.0), (20, 400, 20.0), (20, 400, 21.0), (40, 900, 30.0)):
         returns = {f"eval/{task}/return_ezm": value for task in experiment.tasks}
         falls = {f"eval/{task}/return_humanoidbench": value / 2 for task in experiment.tasks}
         logger.log_metrics({**returns, **falls, "eval/score": value / 100, "env_steps": steps}, step=updates)
@@ -56,7 +56,7 @@ def test_the_logger_leaves_status_and_params_alone(run: Run, experiment: Experim
     assert "anything" not in stored.data.params
 
 
-def test_curves_span_sittings(run: Run, experiment: Experiment) -> None:
+def test_curves_span_sittings_and_an_evaluation_counts_once(run: Run, experiment: Experiment) -> None:
     curves = run_curves(run.client, run.run_id)
     assert set(curves) == set(experiment.tasks)
     ezm, falls = curves["h1-walk"]
