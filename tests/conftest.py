@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
+
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # as the product does: tests import MLflow before it
 
 
 @pytest.fixture(autouse=True, scope="session")

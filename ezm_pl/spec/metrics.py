@@ -13,9 +13,13 @@ _EVERY_RUN = (
     "train/gradient_norm",
     "env_steps",
     *(f"time/{name}_per_second" for name in ("updates", "env_steps")),
-    *(f"time/{who}_waiting_share" for who in ("collector", "learner")),
-    *(f"time/collector_{what}_share" for what in ("search", "physics")),
+    *(
+        f"time/learner_{what}_share"
+        for what in ("waiting", "sampling", "search", "losses", "optimizer", "refresh", "other")
+    ),
+    *(f"time/collector_{what}_share" for what in ("waiting", "search", "physics", "storing")),
     "selfplay/diverged_episodes",
+    "selfplay/worker_restarts",
     "device/process_memory_gib",
     "device/cpu_percent",
 )

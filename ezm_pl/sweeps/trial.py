@@ -7,7 +7,6 @@ import warnings
 from typing import TYPE_CHECKING
 
 from lightning import Callback, LightningModule, Trainer
-from mlflow.entities import Metric
 from rich.console import Console
 
 from ezm_pl.spec import Experiment
@@ -112,6 +111,8 @@ def _train_seed(claim: Claim, sweep: TrackedSweep, experiment: Experiment, watch
 
 
 def _log_objective(sweep: TrackedSweep, run: Run, objective: str) -> float:
+    from mlflow.entities import Metric
+
     value = run.data.metrics.get(objective, math.nan)
     if not math.isfinite(value):
         raise TrialError(f"run {run.info.run_id} logged no finite {objective}")
