@@ -173,12 +173,12 @@ def point_tasks(point: object) -> tuple[str, ...]:
 
 
 def point_label(point: GridPoint) -> str:
-    """A grid point in a word: `hb-8`, `h1-walk+2` (and two more)."""
+    """A grid point in a word: `hb-8`, `h1-walk`, `3-tasks`."""
     if isinstance(point, int):
         return f"hb-{point}"
     if isinstance(point, str):
         return point
-    return point[0] if len(point) == 1 else f"{point[0]}+{len(point) - 1}"
+    return point[0] if len(point) == 1 else f"{len(point)}-tasks"
 
 
 def parse_points(text: str) -> list[GridPoint]:
