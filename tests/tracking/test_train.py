@@ -229,3 +229,45 @@ def test_a_failure_reaches_the_user_and_marks_the_run(
         train(experiment, resume=None, console=Console(quiet=True))
     (run_id,) = statuses(folder).keys() - before.keys()
     assert statuses(folder)[run_id] == "FAILED"
+
+
+def test_two_ranks_are_one_run(folder: Path) -> None:
+    """Lightning starts the second rank; rank 0 alone tracks and prints."""
+    before = statuses(folder)
+    two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2", "--set", "trainer.strategy=ddp"]
+    done = subprocess.run(
+        command("train", "spec.yaml", *two), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mean score") == 1
+    (run_id,) = statuses(folder).keys() - before.keys()
+    assert statuses(folder)[run_id] == "FINISHED"
+    checkpoints = folder / "mlruns" / "runs" / run_id / "checkpoints"
+    assert {"last.ckpt", "best.ckpt"} <= {path.name for path in checkpoints.iterdir()}
+    client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+    assert [point.step for point in client.get_metric_history(run_id, "eval/score")] == [10, 20]
+
+
+@pytest.mark.slow
+def test_two_ranks_of_torchrun_are_one_run(folder: Path) -> None:
+    before = statuses(folder)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "ezm_pl"]
+    two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2"]
+    done = subprocess.run(
+        [*torchrun, "train", "spec.yaml", *two], cwd=folder, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 0, done.stderr
+    (run_id,) = statuses(folder).keys() - before.keys()
+    assert statuses(folder)[run_id] == "FINISHED"
+
+
+def test_a_trainer_that_cannot_work_makes_no_run(folder: Path) -> None:
+    before = statuses(folder)
+    two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2", "--set", "optim.batch_size=33"]
+    done = subprocess.run(
+        command("train", "spec.yaml", *two), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
+    )
+    assert done.returncode == 2
+    (only,) = done.stderr.splitlines()
+    assert only == "ezm: optim.batch_size 33 cannot be divided equally among 2 ranks"
+    assert statuses(folder) == before
