@@ -9,8 +9,9 @@ from ezm_pl.spec import Experiment, flatten
 
 
 def spec_params(experiment: Experiment) -> dict[str, str]:
-    """Every field, dotted; lists as `a, b`, numbers and switches as in JSON."""
-    return {key: _text(value) for key, value in flatten(experiment.model_dump(mode="json")).items()}
+    """Every field, dotted; lists as `a, b`, numbers and switches as in JSON; `num_tasks`, to plot against."""
+    fields = {key: _text(value) for key, value in flatten(experiment.model_dump(mode="json")).items()}
+    return {**fields, "num_tasks": str(len(experiment.tasks))}
 
 
 def _text(value: Any) -> str:

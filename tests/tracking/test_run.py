@@ -23,7 +23,8 @@ def run(workplace: Path, experiment: Experiment) -> Run:
 
 def test_params_are_the_whole_spec(run: Run, experiment: Experiment) -> None:
     params = run.client.get_run(run.run_id).data.params
-    assert params.keys() == flatten(experiment.model_dump(mode="json")).keys()
+    assert params.keys() == {*flatten(experiment.model_dump(mode="json")), "num_tasks"}
+    assert params["num_tasks"] == "2"
     assert params["model.latent_size"] == "32"
     assert params["tasks"] == "h1-stand, h1-walk"
     assert params["env.short_episode_steps"] == "null"
