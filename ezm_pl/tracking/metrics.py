@@ -3,7 +3,9 @@
 ENV_STEPS = "env_steps"
 """Control steps a task so far (mean over tasks)."""
 
-COUNTERS = (ENV_STEPS, "selfplay/diverged_episodes", "train/skipped_updates")
+COUNTERS = (
+    ENV_STEPS, "selfplay/diverged_episodes", "selfplay/worker_restarts", "train/skipped_updates",
+)  # fmt: skip
 """Metrics that only ever grow over a run, through all of its sittings."""
 
 EVALUATION = "eval/"

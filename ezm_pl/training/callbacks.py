@@ -46,14 +46,14 @@ class SelfPlayMetrics(Callback):
         collector = data.collector
         if collector is None or trainer.global_step % self.every:
             return
-        data.hear_steps()
+        data.hear_counts()
         now = self._now(trainer)
         seconds, updates, steps = np.subtract(now, self._mark)
         parts = self._clocks(trainer)
         before, self._mark, self._parts = self._parts, now, parts
         seconds = max(seconds, 1e-9)
         tasks = len(data.experiment.tasks)
-        diverged, restarts = data.ranks.gather([collector.diverged, collector.worker_restarts]).sum(0)
+        diverged, restarts = data.faults
         metrics = {
             "step": float(trainer.global_step),  # Lightning's x axis would be one less
             "env_steps": float(data.control_steps.mean()),

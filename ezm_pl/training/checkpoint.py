@@ -20,8 +20,8 @@ from ezm_pl.spec import Experiment, SpecError, build_experiment, differences
 
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _PARTS = (
-    "experiment", "state_dict", "optimizer_states", "loops", "callbacks", "global_step", "generators",
-    "SelfPlayDataModule",
+    "experiment", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step",
+    "generators", "SelfPlayDataModule", "pytorch-lightning_version",
 )  # fmt: skip
 _MAY_DIFFER = (
     "name", "preset", "eval.", "trainer.", "tracking.", "env.worker", "env.max_worker_restarts",

@@ -5,12 +5,14 @@ Lightning restores part after part and fails somewhere inside if one does not fi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor
 
 from ezm_pl.training.checkpoint import CheckpointError, read_checkpoint
@@ -21,15 +23,17 @@ from ezm_pl.training.module import EZMModule
 def check_contents(path: Path, trainer: Trainer, module: EZMModule, data: SelfPlayDataModule) -> None:
     """Raises `CheckpointError` naming the first part of a checkpoint that is not as this run's own state."""
     contents = read_checkpoint(path)
-    callbacks = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    callbacks = {callback.state_key: _callback_like(callback) for callback in trainer.callbacks}  # type: ignore[attr-defined]
     expected: dict[str, Any] = {
         "state_dict": module.state_dict(),
         "optimizer_states": [_fits_optimizer(module.configure_optimizers())],
         "loops": {"fit_loop": trainer.fit_loop.state_dict()},
-        "callbacks": {key: dict.fromkeys(state) for key, state in callbacks.items() if state},
+        "callbacks": {key: state for key, state in callbacks.items() if state},
         "global_step": 0,
+        "lr_schedulers": [],
+        "pytorch-lightning_version": _is_version,
         "generators": _are_generators,
-        "SelfPlayDataModule": dict.fromkeys(data.state_dict(), _is_counter),
+        "SelfPlayDataModule": {key: _counts_like(value) for key, value in data.state_dict().items()},
     }
     for part, wanted in expected.items():
         found = contents[part]
@@ -85,6 +89,30 @@ def _fits_optimizer(optimizer: torch.optim.Optimizer) -> Callable[[Any], bool]:
     return fits
 
 
+def _callback_like(callback: Callback) -> dict[str, Any]:
+    """What is expected of a callback's state: its keys, and of `ModelCheckpoint`, which we use, the types."""
+    state = callback.state_dict()
+    if not isinstance(callback, ModelCheckpoint):
+        return dict.fromkeys(state)
+    by_type: dict[type, Any] = {str: "", dict: _are_scores}
+    return {key: by_type.get(type(value), _is_score) for key, value in state.items()}
+
+
+def _is_score(found: Any) -> bool:
+    return found is None or (isinstance(found, Tensor) and found.is_floating_point() and found.ndim == 0)
+
+
+def _are_scores(found: Any) -> bool:
+    return isinstance(found, dict) and all(
+        isinstance(path, str) and score is not None and _is_score(score) for path, score in found.items()
+    )
+
+
+def _is_version(found: Any) -> bool:
+    """Lightning converts the checkpoints of older ones, which never were ours."""
+    return isinstance(found, str) and re.fullmatch(r"2(\.\d+)+((rc|\.dev|\.post)\d+)?", found) is not None
+
+
 def _are_generators(found: Any) -> bool:
     return isinstance(found, dict) and all(
         isinstance(name, str) and isinstance(state, Tensor) and state.dtype == torch.uint8
@@ -92,7 +120,14 @@ def _are_generators(found: Any) -> bool:
     )
 
 
-def _is_counter(found: Any) -> bool:
-    if isinstance(found, Tensor):
-        return found.dtype == torch.int64 and bool((found >= 0).all())
-    return type(found) is int and found >= 0
+def _counts_like(own: Any) -> Callable[[Any], bool]:
+    """A test of a counter or a tensor of counters, whose first dimension of two (ranks) may be another."""
+
+    def fits(found: Any) -> bool:
+        if not isinstance(own, Tensor):
+            return type(found) is int and found >= 0
+        if not isinstance(found, Tensor) or found.dtype != torch.int64 or found.ndim != own.ndim:
+            return False
+        return len(found) > 0 and found.shape[-1] == own.shape[-1] and bool((found >= 0).all())
+
+    return fits

@@ -116,6 +116,10 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.draw_ahead = False
         self.ahead: Ahead[Batch] | None = None
         self._steps = np.zeros((self.ranks.size, len(experiment.tasks)), np.int64)
+        # Diverged episodes and restarted workers: this rank's, its earlier sittings', all ranks'.
+        self._own_faults = np.zeros(2, np.int64)
+        self._earlier_faults = np.zeros(2, np.int64)
+        self._faults = np.zeros(2, np.int64)
         self.updates = 0
         collect = self.share.collect
         pacing = Lockstep if experiment.trainer.deterministic else Pacing
@@ -183,6 +187,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.draw_ahead = device.type == "cuda" and alone
         collected = int(self._steps[self.ranks.rank].min())
         self.pacing.restore(self.updates, max(0, collected - self.share.collect.random_steps))
+        self._earlier_faults = self._own_faults.copy()
         self.collector = Collector(
             self.share,
             self.sizes,
@@ -199,17 +204,28 @@ class SelfPlayDataModule(L.LightningDataModule):
     @property
     def control_steps(self) -> NDArray[np.int64]:
         """Control steps a task so far, over all ranks `[T]`: the other ranks' as last heard."""
-        self._count_own_steps()
+        self._count_own()
         return self._steps.sum(0)
 
-    def _count_own_steps(self) -> NDArray[np.int64]:
+    @property
+    def faults(self) -> tuple[int, int]:
+        """Diverged episodes and restarted workers of the whole run, over all ranks, as last heard."""
+        diverged, restarts = self._faults.tolist()
+        return diverged, restarts
+
+    def _count_own(self) -> NDArray[np.int64]:
+        """Control steps `[T]` of this rank; its faults are counted, too."""
         if self.collector is not None:
             self._steps[self.ranks.rank] = self.collector.control_steps
+            now = (self.collector.diverged, self.collector.worker_restarts)
+            self._own_faults = self._earlier_faults + now
         return self._steps[self.ranks.rank]
 
-    def hear_steps(self) -> None:
-        """Brings `control_steps` up to date; all ranks call this together."""
-        self._steps[:] = self.ranks.gather(self._count_own_steps())
+    def hear_counts(self) -> None:
+        """Brings `control_steps` and `faults` up to date; all ranks call this together."""
+        told = self.ranks.gather(np.concatenate([self._count_own(), self._own_faults]))
+        self._steps[:] = told[:, :-2]
+        self._faults = told[:, -2:].sum(0).astype(np.int64)
 
     def agree(self, windows: Windows | None) -> Windows | None:
         """What all ranks do next; they call this together, from their main threads.
@@ -234,7 +250,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         tasks, returns = len(self.experiment.tasks), self.buffer.returns
         flags = [collector.failed, self.asked_to_stop.is_set(), windows is None]
         largest = np.zeros(tasks) if windows is None else windows.largest
-        told = np.concatenate([flags, self._count_own_steps(), returns.squares, returns.count, largest])
+        told = np.concatenate([flags, self._count_own(), returns.squares, returns.count, largest])
         everyone = self.ranks.gather(told)
         failed, asked, waits = everyone[:, :3].T > 0
         steps, squares, counts, largest_of_all = everyone[:, 3:].reshape(-1, 4, tasks).swapaxes(0, 1)
@@ -309,7 +325,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         if self.collector is not None and stage == "fit":
             collector = self.collector
             collector.stop()  # first: it wakes whoever waits for collection
-            self._count_own_steps()
+            self._count_own()
             self.collector = None
             if self.ahead is not None:
                 self.ahead.stop()
@@ -323,6 +339,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         return {
             "control_steps": torch.from_numpy(self.control_steps),
             "rank_steps": torch.from_numpy(self._steps.copy()),
+            "faults": torch.from_numpy(self._faults.copy()),
             "updates": self.updates,
         }
 
@@ -331,4 +348,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         steps = state_dict["rank_steps"].numpy()
         same = steps.shape == self._steps.shape
         self._steps[:] = steps if same else steps.sum(0) // self.ranks.size
+        self._faults = state_dict["faults"].numpy().copy()
+        if self.ranks.rank == 0:  # the sum over ranks is what goes on
+            self._own_faults = self._faults.copy()
         self.updates = state_dict["updates"]

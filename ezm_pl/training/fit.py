@@ -145,7 +145,7 @@ def _fit(
         done = [e.updates for e in module.evaluations]
         if not data.interrupted.is_set() and trainer.global_step not in done:
             trainer.validate(module, data, verbose=False)
-        data.hear_steps()
+        data.hear_counts()
     return FitResult(
         status="interrupted" if data.interrupted.is_set() else "finished",
         updates=module.updates,

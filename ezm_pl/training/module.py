@@ -276,7 +276,7 @@ class EZMModule(L.LightningModule):
     def validation_step(self, batch: int, batch_idx: int) -> None:
         """An evaluation of all tasks: episodes that plan with the present weights, each rank its tasks."""
         parts = self.data.ranks.gather_objects(self._play_own_tasks())
-        self.data.hear_steps()
+        self.data.hear_counts()
         played = [part for part in parts if part is not None]
         if len(played) < len(parts):
             self.data.stop()

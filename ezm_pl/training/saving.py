@@ -125,7 +125,7 @@ class LastCheckpoint(Checkpoint):
         trainer.lightning_module.finish_update()  # type: ignore[operator]
         self.directory.mkdir(parents=True, exist_ok=True)
         self._name = f"{trainer.global_step:09}-{self._sitting}"
-        trainer.datamodule.hear_steps()  # type: ignore[attr-defined]
+        trainer.datamodule.hear_counts()  # type: ignore[attr-defined]
         plan = self._plan(trainer) if self.replay else None
         files = trainer.strategy.checkpoint_io
         assert isinstance(files, CheckpointFiles)

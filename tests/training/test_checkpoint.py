@@ -246,8 +246,14 @@ CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
         lambda c: c["loops"]["fit_loop"]["epoch_progress"].pop("total"),
     ),
     "best": ("callbacks", lambda c: next(iter(c["callbacks"].values())).pop("best_model_score")),
+    "score": ("best_model_score", lambda c: next(iter(c["callbacks"].values())).update(best_model_score="1")),
+    "version": ("pytorch-lightning_version", lambda c: c.update({"pytorch-lightning_version": "one"})),
     "generators": ("generators", lambda c: c["generators"].update(search=torch.zeros(3))),
     "counters": ("SelfPlayDataModule", lambda c: c["SelfPlayDataModule"].pop("updates")),
+    "ranks": (
+        "SelfPlayDataModule.rank_steps",
+        lambda c: c["SelfPlayDataModule"].update(rank_steps=torch.zeros(0, 2, dtype=torch.int64)),
+    ),
     "steps": ("SelfPlayDataModule", lambda c: c["SelfPlayDataModule"]["control_steps"].neg_()),
     "replay": ("replay", lambda c: c.update(replay={"save": "../../etc/passwd", "ranks": 1})),
 }
@@ -263,17 +269,19 @@ def test_contents_that_do_not_fit_are_named(name: str, folder: Path) -> None:
 
 
 class Steps(Logger):
-    """Remembers at which steps which metrics were logged."""
+    """Remembers at which steps which metrics were logged, and their last values."""
 
     name, version = "steps", "0"
 
     def __init__(self) -> None:
         super().__init__()
         self.of: dict[str, list[int]] = {}
+        self.value: dict[str, float] = {}
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         for name in metrics:
             self.of.setdefault(name, []).append(int(step or 0))
+        self.value |= metrics
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         pass
@@ -312,6 +320,27 @@ def test_an_evaluation_that_was_done_is_not_repeated(tmp_path: Path) -> None:
     run(spec, tmp_path, logger=resumed, checkpoint=last(tmp_path))
     assert resumed.of["eval/score"] == [6]
     assert resumed.of["train/loss/total"] == [5, 6]
+
+
+class Diverges(Callback):
+    """Two more diverged episodes with the first update of a sitting."""
+
+    def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        collector = trainer.datamodule.collector  # type: ignore[attr-defined]
+        collector.diverged = max(2, collector.diverged)
+
+
+def test_faults_are_counted_on_by_a_resumed_run(tmp_path: Path) -> None:
+    spec, first, resumed = fit_experiment({"trainer": {"log_every": 1}}), Steps(), Steps()
+    run(spec, tmp_path, Diverges(), CtrlC("training", update=4), logger=first)
+    assert first.value["selfplay/diverged_episodes"] == 2
+    state = contents(last(tmp_path))["SelfPlayDataModule"]["faults"]
+    assert state.tolist() == [2, 0]
+    rewritten(last(tmp_path), lambda c: c["SelfPlayDataModule"]["faults"].copy_(torch.tensor([2, 5])))
+    run(spec, tmp_path, Diverges(), logger=resumed, checkpoint=last(tmp_path))
+    assert resumed.value["selfplay/diverged_episodes"] == 4
+    assert resumed.value["selfplay/worker_restarts"] == 5
+    assert contents(last(tmp_path))["SelfPlayDataModule"]["faults"].tolist() == [4, 5]
 
 
 class Evil:

@@ -1,0 +1,226 @@
+"""Random damage to checkpoints and replay files: a clear error or a valid load, and nothing is executed."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fit_worlds import fit_experiment, last, run
+from lightning import Trainer
+
+from ezm_pl.envs import sizes
+from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
+from ezm_pl.training import CheckpointError, EZMModule, SelfPlayDataModule
+from ezm_pl.training.checkpoint import checkpoint_experiment, fingerprint, newest_valid, read_checkpoint
+from ezm_pl.training.contents import check_contents
+from ezm_pl.training.saving import BestCheckpoint
+
+EXPERIMENT = fit_experiment()
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("fuzz")
+    run(EXPERIMENT, folder)
+    return folder
+
+
+class Evil:
+    """Unpickling it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.path, "owned")
+
+
+def damaged(whole: bytes, random: np.random.Generator) -> bytes:
+    """Bytes flipped, cut off, taken out, doubled, zeroed or put elsewhere."""
+    data = bytearray(whole)
+    size = len(data)
+    at, other = sorted(int(x) for x in random.integers(0, size, 2))
+    match int(random.integers(7)):
+        case 0:
+            for i in random.integers(0, size, int(random.integers(1, 9))):
+                data[i] ^= 1 << int(random.integers(8))
+        case 1:
+            del data[at:]
+        case 2:
+            del data[at : at + int(random.integers(1, 100))]
+        case 3:
+            data[at:at] = random.bytes(int(random.integers(1, 100)))
+        case 4:
+            data[at : at + 64] = bytes(min(64, size - at))
+        case 5:
+            data[at : at + 16], data[other : other + 16] = data[other : other + 16], data[at : at + 16]
+        case 6:  # where a zip archive's directory and a manifest's numbers are
+            data[-int(random.integers(1, min(4000, size)))] = int(random.integers(256))
+    return bytes(data)
+
+
+def members_swapped(path: Path, random: np.random.Generator, owned: Path) -> None:
+    """Puts one member of a checkpoint's archive in the place of another; or code in that of its pickle."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    names = list(members)
+    one, other = (names[int(i)] for i in random.integers(0, len(names), 2))
+    members[one], members[other] = members[other], members[one]
+    if random.random() < 0.2:
+        (pickled,) = [name for name in names if name.endswith("data.pkl")]
+        members[pickled] = pickle.dumps({"experiment": Evil(owned)})
+    if random.random() < 0.2:
+        members.pop(one)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+
+
+def leaves(value: Any, place: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Paths of everything in nested dicts and lists."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [place, *(path for key, item in items for path in leaves(item, (*place, key)))]
+
+
+def one_changed(contents: Any, random: np.random.Generator) -> Any:
+    """One entry of nested dicts and lists missing, or of another type, shape or value; `contents` itself."""
+    paths = leaves(contents)[1:]
+    *way, key = paths[int(random.integers(len(paths)))]
+    inner = contents
+    for step in way:
+        inner = inner[step]
+    old = inner[key]
+    choices: list[Any] = [None, "text", -1, 1e308, float("nan"), 2**80, [], {}, {"x": [1]}, True]
+    if isinstance(old, torch.Tensor):
+        choices += [old.double(), old.reshape(-1)[:0], old.unsqueeze(0), old.to(torch.int8)]
+        choices += [torch.zeros(3), torch.zeros((), dtype=torch.complex64)]
+    choice = int(random.integers(len(choices) + 1))
+    if choice == len(choices):
+        del inner[key]
+    else:
+        inner[key] = choices[choice]
+    return contents
+
+
+def load(path: Path, trainer: Trainer, module: EZMModule, data: SelfPlayDataModule) -> None:
+    """What resuming reads and restores, up to training."""
+    found, _ = newest_valid(path)
+    checkpoint_experiment(found)
+    check_contents(found, trainer, module, data)
+    contents = read_checkpoint(found)
+    module.load_state_dict(contents["state_dict"])
+    module.configure_optimizers().load_state_dict(contents["optimizer_states"][0])
+    module.on_load_checkpoint(contents)
+    data.load_state_dict(contents["SelfPlayDataModule"])
+    trainer.fit_loop.load_state_dict(contents["loops"]["fit_loop"])
+    trainer._checkpoint_connector._loaded_checkpoint = contents
+    trainer._checkpoint_connector.restore_callbacks()
+
+
+def small(store_folder: Path) -> tuple[ReplayBuffer, ReplayStore]:
+    buffer = SelfPlayDataModule(EXPERIMENT, sizes(EXPERIMENT.tasks)).buffer
+    return buffer, ReplayStore(buffer, store_folder)
+
+
+def tried(use: Callable[[], Any], failures: tuple[type[Exception], ...]) -> bool:
+    """Whether it went well; an error must be of these kinds, and a line."""
+    try:
+        use()
+    except failures as error:
+        assert str(error) and "\n" not in str(error), repr(error)
+        return False
+    return True
+
+
+def many(most: int) -> Any:
+    """A sample of the mutations in every run of the tests, `most` with the slow ones."""
+    return pytest.mark.parametrize(
+        "seeds", [range(40), pytest.param(range(40, most), marks=pytest.mark.slow)], ids=["some", "all"]
+    )
+
+
+@many(1000)
+def test_damaged_checkpoint_files(seeds: range, run_folder: Path, tmp_path: Path) -> None:
+    whole, path, owned = last(run_folder).read_bytes(), tmp_path / "last.ckpt", tmp_path / "owned"
+    shutil.copytree(run_folder / "checkpoints" / "replay", tmp_path / "replay")
+    valid = 0
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        path.write_bytes(whole if seed % 4 == 0 else damaged(whole, random))
+        if seed % 4 == 0:
+            members_swapped(path, random, owned)
+        if tried(lambda: read_checkpoint(path), (CheckpointError,)):
+            valid += 1  # padding was hit: nothing that is read has changed
+            checkpoint_experiment(path)
+        assert not owned.exists()
+    assert valid < len(seeds) / 2
+
+
+@many(600)
+def test_contents_that_are_not_what_they_should_be(seeds: range, run_folder: Path, tmp_path: Path) -> None:
+    """With a fingerprint that is right: as if another version of this project had written them."""
+    path = tmp_path / "last.ckpt"
+    shutil.copytree(run_folder / "checkpoints" / "replay", tmp_path / "replay")
+    task_sizes = sizes(EXPERIMENT.tasks)
+    module, data = EZMModule(EXPERIMENT, task_sizes), SelfPlayDataModule(EXPERIMENT, task_sizes)
+    trainer = Trainer(logger=False, accelerator="cpu", callbacks=[BestCheckpoint(run_folder / "checkpoints")])
+    whole, refused = read_checkpoint(last(run_folder)), 0
+    for seed in seeds:
+        contents = one_changed(copy.deepcopy(whole), np.random.default_rng(seed))
+        torch.save({**contents, "fingerprint": fingerprint(contents)}, path)
+        refused += not tried(lambda: load(path, trainer, module, data), (CheckpointError,))
+    assert refused > len(seeds) / 2
+
+
+@many(1000)
+def test_damaged_replay_files(seeds: range, run_folder: Path, tmp_path: Path) -> None:
+    """Each file in turn; half of the time with checksums that are right, and manifests changed by meaning."""
+    source = run_folder / "checkpoints" / "replay" / "rank0"
+    (name,) = {path.stem for path in source.glob("*.json")}
+    refused = 0
+    for seed in seeds:
+        random = np.random.default_rng(seed)
+        folder = tmp_path / str(seed)
+        shutil.copytree(source, folder)
+        manifest = folder / f"{name}.json"
+        if seed % 3 == 0:
+            body = one_changed(json.loads(manifest.read_bytes().partition(b"\n")[2]), random)
+            write_manifest(manifest, body)
+        else:
+            files = sorted(folder.iterdir())
+            path = files[int(random.integers(len(files)))]
+            path.write_bytes(damaged(path.read_bytes(), random))
+            if seed % 3 == 1 and path != manifest:
+                body = json.loads(manifest.read_bytes().partition(b"\n")[2])
+                for entry in (body["state"], body["open"], *body["segments"]):
+                    data = (folder / entry["file"]).read_bytes()
+                    entry |= {"size": len(data), "crc": zlib.crc32(data)}
+                write_manifest(manifest, body)
+        buffer, store = small(folder)
+        if tried(partial(store.load, name), (ReplayError,)):
+            assert ((buffer.steps >= 0) & (buffer.steps <= buffer.block_size + buffer.tail)).all()
+            if buffer.ready:
+                buffer.sample(16)
+            store.write(store.begin("next"))
+            store.keep(["next"])
+        else:
+            assert len(buffer) == 0
+            refused += 1
+        shutil.rmtree(folder)
+    assert refused > len(seeds) / 4
+
+
+def write_manifest(path: Path, body: Any) -> None:
+    text = json.dumps(body).encode()
+    path.write_bytes(b"%08x\n" % zlib.crc32(text) + text)
