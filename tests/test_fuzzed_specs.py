@@ -52,16 +52,7 @@ def mutated_text(text: str, random: np.random.Generator) -> bytes:
         case 1:
             del data[at : at + int(random.integers(1, 30))]
         case 2:
-            data[at:at] = [
-                b"&a *a",
-                b"{{",
-                b"!!python/name:os.system ",
-                b"\t",
-                b": ",
-                b"<<: *x\n",
-                b"? ",
-                b"\xff\xfe",
-            ][int(random.integers(8))]
+            data[at:at] = SYNTAX[int(random.integers(len(SYNTAX)))]
         case 3:
             lines.insert(line, lines[line])
             return "\n".join(lines).encode()
