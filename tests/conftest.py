@@ -23,7 +23,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C works here and in what tests start, also where pytest was started to ignore it (`&`, `nohup`)."""
+    """Ctrl-C works here and in what tests start, also where pytest was started to ignore it (`nohup`)."""
     before = signal.getsignal(signal.SIGINT)
     if before == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
