@@ -20,22 +20,11 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 
-_EXPECTED = (
-    ".*is deprecated, use `isinstance\\(treespec.*",
-    ".*module\\(s\\) in eval mode at the start of training.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*have overridden `on_(before|after)_batch_transfer` in `LightningModule`.*",
-)
-"""Warnings of Lightning about what this project does on purpose, or about Lightning itself."""
-
-
 def quiet_lightning() -> None:
     """Leaves the console to the progress bar: no tips, no list of absent accelerators."""
     logging.getLogger("lightning").setLevel(logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    for message in _EXPECTED:
-        warnings.filterwarnings("ignore", message=message)
 
 
 class RunLogger(MLFlowLogger):

@@ -74,7 +74,7 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
     saved = find_run(resume, option="--resume") if resume else None
     _check_tasks(experiment)
     with _one_line_errors():
-        _check_settings(experiment)
+        memory = _check_settings(experiment)
         checkpoint, note = _checkpoint(saved, experiment) if saved else (None, None)
     with ExitStack() as stack:
         if saved:
@@ -87,9 +87,10 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
             if not saved:
                 stack.enter_context(only_writer(run.directory))
             where = shown(tracking_uri(experiment.tracking.uri))
-            console.print(f"run {run.name} ({run.run_id}), tracked in {where}", markup=False, highlight=False)
+            _say(f"run {run.name} ({run.run_id}), tracked in {where}", console)
+            _say(memory, console)
             if note:
-                console.print(note, style="yellow", markup=False, highlight=False)
+                _say(note, console, "yellow")
         except KeyboardInterrupt:
             if run is not None:
                 with undisturbed():
@@ -157,12 +158,7 @@ def _end(run: Run, status: Status, console: Console) -> None:
     try:
         run.end(status)
     except store_errors() as error:
-        console.print(
-            f"MLflow could not be told that the run is {status}: {first_line(error)}",
-            style="red",
-            markup=False,
-            highlight=False,
-        )
+        _say(f"MLflow could not be told that the run is {status}: {first_line(error)}", console, "red")
 
 
 @contextmanager
@@ -215,13 +211,13 @@ def _check_tasks(experiment: Experiment) -> None:
         raise SpecError("\n".join(dict.fromkeys(problems)))
 
 
-def _check_settings(experiment: Experiment) -> None:
-    """Raises `SpecError` for a trainer, a batch or a replay that cannot work here."""
+def _check_settings(experiment: Experiment) -> str:
+    """A line on the memory of the replay; `SpecError` for a trainer, a batch or a replay that cannot work."""
     from ezm_pl.tracking.logger import quiet_lightning
     from ezm_pl.training import check_settings
 
     quiet_lightning()
-    check_settings(experiment)
+    return check_settings(experiment)
 
 
 def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, str | None]:
@@ -274,19 +270,20 @@ def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bo
             for video in film_tasks(last, experiment.tasks, directory, seed=experiment.seed, console=console):
                 run.log_file(video, "videos")
     except store_errors() as error:
-        console.print(
-            f"not all artifacts could be written: {first_line(error)}; checkpoints are in {run.directory}",
-            style="red",
-            markup=False,
-            highlight=False,
-        )
+        text = f"not all artifacts could be written: {first_line(error)}; checkpoints are in {run.directory}"
+        _say(text, console, "red")
 
 
 def _say_how_it_ended(run: Run, status: Status, console: Console) -> None:
     text = f"run {run.name} is {status} in MLflow"
     if (run.directory / LAST).is_file():
         text += "; --resume last goes on from its checkpoint"
-    console.print(text, style="yellow" if status == "KILLED" else "red", markup=False, highlight=False)
+    _say(text, console, "yellow" if status == "KILLED" else "red")
+
+
+def _say(text: str, console: Console, style: str = "") -> None:
+    """A line of names and paths: nothing in it is markup."""
+    console.print(text, style=style, markup=False, highlight=False)
 
 
 def _say_result(result: FitResult, experiment: Experiment, console: Console) -> None:

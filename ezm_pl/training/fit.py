@@ -19,7 +19,6 @@ import torch
 from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from numpy.typing import NDArray
 
 from ezm_pl.envs import make, sizes
@@ -42,11 +41,16 @@ from ezm_pl.training.saving import BestCheckpoint, LastCheckpoint
 from ezm_pl.world_model import InferenceModel
 
 _EXPECTED_WARNINGS = (
+    ".*is deprecated, use `isinstance\\(treespec.*",
+    ".*module\\(s\\) in eval mode at the start of training.*",
+    ".*Checkpoint directory .* exists and is not empty.*",
+    ".*have overridden `on_(before|after)_batch_transfer` in `LightningModule`.*",
     ".*does not have many workers.*",
     ".*`IterableDataset` has `__len__`.*",
     ".*it is recommended to use `self.log.*sync_dist=True.*",  # evaluations are the same on all ranks
     ".*Using `DistributedSampler` with the dataloaders.*",
 )
+"""Of Lightning, about what this project does on purpose, or about Lightning itself."""
 FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
 
@@ -104,15 +108,20 @@ def fit(
         return _fit(experiment, trainer, ranks, *ranks.gather_objects((run_dir, checkpoint))[0])
 
 
-def check_settings(experiment: Experiment) -> None:
+def check_settings(experiment: Experiment) -> str:
     """Raises what `fit` would raise about the trainer's settings, the batch and the memory, at once.
+
+    Returns:
+        A line on what the replay buffers will take.
 
     Raises:
         MemoryRefused, SpecError: as `fit`.
     """
     trainer = _trainer(experiment, Path(), None, [])
     local = getattr(trainer.strategy, "num_processes", 1)
-    SelfPlayDataModule(experiment, sizes(experiment.tasks), Ranks(0, trainer.world_size, local))
+    return SelfPlayDataModule(
+        experiment, sizes(experiment.tasks), Ranks(0, trainer.world_size, local)
+    ).memory()
 
 
 def _fit(
@@ -128,7 +137,6 @@ def _fit(
         replay=experiment.replay.save,
     )
     trainer.callbacks.append(last)  # type: ignore[attr-defined]
-    rank_zero_info(data.memory())
     if checkpoint is not None:
         check_contents(checkpoint, trainer, module, data)
         last.load_replay(checkpoint, data, ranks.rank, ranks.size)

@@ -46,6 +46,11 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ezm_pl", *arguments]
 
 
+def ran(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command, run to its end."""
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A workplace with the spec in it, and one finished run."""
@@ -110,10 +115,10 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def test_a_run_to_its_end(folder: Path) -> None:
-    done = subprocess.run(
-        command("train", "spec.yaml"), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = ran(folder, *command("train", "spec.yaml"))
     assert done.returncode == 0, done.stderr
+    assert re.search(r"^replay: \d+\.\d\d GiB when full, of \d+\.\d GiB free$", done.stdout, re.MULTILINE)
+    assert "Warning" not in done.stderr
     last = done.stdout.splitlines()[-14:]
     assert any("dmc-cartpole-balance" in line for line in last)
     assert any("mean score" in line for line in last)
@@ -134,9 +139,7 @@ def test_a_run_to_its_end(folder: Path) -> None:
 
 
 def test_its_checkpoint_is_evaluated(folder: Path) -> None:
-    done = subprocess.run(
-        command("eval", "--episodes", "2"), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = ran(folder, *command("eval", "--episodes", "2"))
     assert done.returncode == 0, done.stderr
     assert "mean of 2 episodes a task" in done.stdout
     assert re.search(r"20 updates, \d+ env steps a task", done.stdout)
@@ -144,13 +147,8 @@ def test_its_checkpoint_is_evaluated(folder: Path) -> None:
 
 def test_a_checkpoint_of_another_spec_is_refused(folder: Path) -> None:
     before = statuses(folder)
-    done = subprocess.run(
-        command("train", "spec.yaml", "--resume", "last", "--set", "loss.value=0.5", "--set", "seed=3"),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-    )
+    changes = ["--set", "loss.value=0.5", "--set", "seed=3"]
+    done = ran(folder, *command("train", "spec.yaml", "--resume", "last", *changes))
     assert done.returncode == 2
     (only,) = done.stderr.splitlines()
     assert "another spec" in only
@@ -164,9 +162,7 @@ def test_a_damaged_checkpoint_is_one_line(folder: Path) -> None:
     broken.parent.mkdir(parents=True)
     broken.write_text("not a checkpoint")
     for arguments in (["train", "spec.yaml", "--resume", str(broken)], ["eval", str(broken)]):
-        done = subprocess.run(
-            command(*arguments), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
-        )
+        done = ran(folder, *command(*arguments))
         assert done.returncode == 2
         (only,) = done.stderr.splitlines()
         assert "not a readable checkpoint" in only
@@ -235,9 +231,7 @@ def test_two_ranks_are_one_run(folder: Path) -> None:
     """Lightning starts the second rank; rank 0 alone tracks and prints."""
     before = statuses(folder)
     two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2", "--set", "trainer.strategy=ddp"]
-    done = subprocess.run(
-        command("train", "spec.yaml", *two), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = ran(folder, *command("train", "spec.yaml", *two))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mean score") == 1
     (run_id,) = statuses(folder).keys() - before.keys()
@@ -253,9 +247,7 @@ def test_two_ranks_of_torchrun_are_one_run(folder: Path) -> None:
     before = statuses(folder)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "ezm_pl"]
     two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2"]
-    done = subprocess.run(
-        [*torchrun, "train", "spec.yaml", *two], cwd=folder, capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = ran(folder, *torchrun, "train", "spec.yaml", *two)
     assert done.returncode == 0, done.stderr
     (run_id,) = statuses(folder).keys() - before.keys()
     assert statuses(folder)[run_id] == "FINISHED"
@@ -264,9 +256,7 @@ def test_two_ranks_of_torchrun_are_one_run(folder: Path) -> None:
 def test_a_trainer_that_cannot_work_makes_no_run(folder: Path) -> None:
     before = statuses(folder)
     two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2", "--set", "optim.batch_size=33"]
-    done = subprocess.run(
-        command("train", "spec.yaml", *two), cwd=folder, capture_output=True, text=True, timeout=PATIENCE
-    )
+    done = ran(folder, *command("train", "spec.yaml", *two))
     assert done.returncode == 2
     (only,) = done.stderr.splitlines()
     assert only == "ezm: optim.batch_size 33 cannot be divided equally among 2 ranks"
