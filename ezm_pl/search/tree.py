@@ -8,7 +8,9 @@ simulations, `W` leaves a root that one wave expands, `D` state size. A tree has
 than others its last entries are masked, so the host never waits for the device.
 
 At small batches the time goes into the number of tensor operations, whatever their size. So what all
-nodes have in common is done for all slots in use at once (`_backup`, `_choices`), not level by level.
+nodes have in common is done for all slots in use at once (`_backup`, `_choices`), not level by level, and
+nothing is computed that the plan of waves already says: which waves visit every candidate, whether all
+have been visited, how many visits the most visited one has.
 """
 
 from __future__ import annotations
@@ -91,31 +93,51 @@ class _Tree:
     """The arrays of `B` trees with `slots` nodes each. `children` holds slots, 0 where there is none yet.
 
     `visits`, `value_sum` and `q` (reward plus discounted mean value, the Q of the edge above) mean
-    something in slots in use only.
+    something in slots in use only, `low` and `span` from the first backup on. The root's slot stands for
+    a missing child too: its visits stay 0.
     """
 
-    def __init__(self, state: Tensor, value: Tensor, slots: int, interior: int) -> None:
+    def __init__(self, state: Tensor, slots: int, interior: int) -> None:
         batch, device = state.shape[0], state.device
         self.state = state.new_empty(batch, slots, state.shape[1])
         self.network_value, self.value_sum, self.reward, self.q = torch.zeros(4, batch, slots, device=device)
         self.visits = torch.ones(batch, slots, device=device)
+        self.visits.select(1, 0).zero_()
         self.children = torch.zeros(batch, slots, interior, dtype=torch.long, device=device)
         self.logits = torch.zeros(batch, slots, interior, device=device)
         self.low = torch.full((batch, 1), torch.inf, device=device)
         self.high = torch.full((batch, 1), -torch.inf, device=device)
+        self.span = self.high
+        self.slots = torch.arange(slots, device=device)
         self.row_starts = torch.arange(0, batch * slots, slots, device=device).unsqueeze(1)
-        self.state[:, 0] = state
-        self.network_value[:, 0] = self.value_sum[:, 0] = value
 
-    def pick(self, field: Tensor, slots: Tensor) -> Tensor:
-        """`field[b, slots[b, w]]` for slots `[B, W]` and a field `[B, slots, ...]`: `[B * W, ...]`."""
-        return field.flatten(0, 1).index_select(0, (slots + self.row_starts).flatten())
+    def rows(self, slots: Tensor) -> Tensor:
+        """Where slots `[B, W]` are in fields flattened over roots and slots: `[B * W]`."""
+        return (slots + self.row_starts).flatten()
 
-    def below(self, children: Tensor) -> tuple[Tensor, Tensor]:
-        """Visits and Q of children `[B, ...]`; zero visits and any Q where there is none."""
-        flat = children.flatten(1)
-        visits = self.visits.gather(1, flat) * (flat > 0)
-        return visits.view_as(children), self.q.gather(1, flat).view_as(children)
+
+@dataclass(frozen=True)
+class _Root:
+    """The candidates of the roots, all `[B, R]` but `value`.
+
+    Attributes:
+        prior: logits.
+        fixed: the part of their scores that visits do not change: prior and Gumbel noise.
+        children: slots, 0 where there is none yet.
+        visits: counts.
+        value: `[B]`, the network's.
+    """
+
+    prior: Tensor
+    fixed: Tensor
+    children: Tensor
+    visits: Tensor
+    value: Tensor
+
+    def completed(self, tree: _Tree, *, all_visited: bool) -> Tensor:
+        """Completed Q `[B, R]`."""
+        q = tree.q.gather(1, self.children)
+        return q if all_visited else _complete(q, self.visits, self.prior, self.value)
 
 
 @torch.no_grad()
@@ -138,50 +160,71 @@ def search(
         generator: of all noise, on the observations' device.
     """
     batch, slots = observation.shape[0], settings.num_simulations + 1
-    root, value = model.root(observation, task)
-    candidates, prior = proposal.root(model, root, task, generator)
-    noise = proposal.interior_noise(batch, slots, generator, root.device)
-    tree = _Tree(root, value.float(), slots, noise.shape[2])
-    root_children = torch.zeros(batch, candidates.shape[1], dtype=torch.long, device=root.device)
-    gumbel = _gumbel(prior, settings.gumbel_scale, generator)
-    rows = torch.arange(batch, device=root.device)
+    state, value = model.root(observation, task)
+    candidates, prior = proposal.root(model, state, task, generator)
+    noise = proposal.interior_noise(batch, slots, generator, state.device)
+    count, considered = candidates.shape[1], min(settings.max_considered, candidates.shape[1])
+    root = _Root(
+        prior,
+        _gumbel(prior, settings.gumbel_scale, generator) + (prior - prior.amax(1, keepdim=True)),
+        torch.zeros(prior.shape, dtype=torch.long, device=state.device),
+        torch.zeros_like(prior),
+        value.float(),
+    )
+    tree = _Tree(state, slots, noise.shape[2])
+    states, noise, total = tree.state.flatten(0, 1), noise.flatten(0, 1), root.value
 
-    used = 1
-    considered = min(settings.max_considered, candidates.shape[1])
+    used, most = 1, 0
     for wave in plan_waves(considered, settings.num_simulations, settings.wave):
-        scores, _, _ = _root_scores(tree, root_children, prior, gumbel, settings, wave.visit)
-        chosen = scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width]
+        if wave.width == count:
+            chosen = tree.slots[:count].expand(batch, -1)
+        else:
+            scores = root.fixed
+            if used > 1:
+                completed = root.completed(tree, all_visited=considered == count < used)
+                scores = scores + _sigma(tree, completed, most, settings)
+                scores.masked_fill_(root.visits != wave.visit, -torch.inf)
+            chosen = scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width]
         tasks = task.repeat_interleave(wave.width)
-        leaves = torch.arange(used, used + wave.width, device=root.device).expand(batch, -1)
+        leaves = tree.slots[used : used + wave.width].expand(batch, -1)
+        path: list[Tensor] = []
+        moved: list[Tensor] = []
         if wave.visit == 0:
-            path: list[Tensor] = []
-            parent_state = root.repeat_interleave(wave.width, 0)
-            action = candidates[rows.unsqueeze(1), chosen].flatten(0, 1)
-            root_children.scatter_(1, chosen, leaves)
+            parent_state = state.repeat_interleave(wave.width, 0)
+            action = _take(candidates, chosen)
+            root.children.scatter_(1, chosen, leaves)
         else:
             # With one visit each nobody has children to choose from yet.
             choices = _choices(tree, used, settings) if wave.visit > 1 else None
-            path = _descend(tree, root_children.gather(1, chosen), choices, wave.visit)
-            parent_state = tree.pick(tree.state, path[-1])
-            actions, logits = proposal.interior(model, parent_state, tasks, tree.pick(noise, path[-1]))
+            path, moved = _descend(tree, root.children.gather(1, chosen), choices, wave.visit)
+            parent = tree.rows(path[-1])
+            parent_state = states.index_select(0, parent)
+            actions, logits = proposal.interior(model, parent_state, tasks, noise.index_select(0, parent))
             edge = _edge(tree, path[-1], choices, logits)
-            action = actions[torch.arange(edge.numel(), device=edge.device), edge.flatten()]
-            _link(tree, path[-1], edge, leaves, logits)
-        state, reward, value = model.step(parent_state, action, tasks)
-        _store(tree, used, state, reward, value)
-        used += wave.width
-        _backup(tree, [*path, leaves], used, settings)
+            action = _take(actions, edge.view(-1, 1))
+            _link(tree, path[-1], edge, leaves)
+            tree.logits.flatten(0, 1).index_copy_(0, parent, logits)
+        following, reward, value = model.step(parent_state, action, tasks)
+        reward, value = reward.view(batch, -1), value.view(batch, -1)
+        _store(tree, used, following, reward, value)
+        used, most = used + wave.width, max(most, wave.visit + 1)
+        root.visits.scatter_add_(1, chosen, torch.ones_like(value))
+        total = total + _backup(tree, path, moved, reward, value, used, settings).sum(1)
 
     # As many visits as any: the last survivors of the halving, best of them by sigma(q).
-    visits, _ = tree.below(root_children)
-    top = visits.amax(1, keepdim=True)
-    scores, completed, scaled = _root_scores(tree, root_children, prior, gumbel, settings, top)
-    best = scores.argmax(1)
-    weights = (prior + proposal.log_ratio(model, root, task, candidates) + scaled).softmax(-1)
-    mean = tree.value_sum[:, 0] / tree.visits[:, 0]
-    action = candidates[rows, best]
+    completed = root.completed(tree, all_visited=considered == count < used)
+    scaled = _sigma(tree, completed, most, settings)
+    best = (root.fixed + scaled).masked_fill_(root.visits != most, -torch.inf).argmax(1)
+    weights = (prior + proposal.log_ratio(model, state, task, candidates) + scaled).softmax(-1)
     return SearchResult(
-        candidates, visits.long(), completed, weights, best, action, mean, tree.network_value[:, 0]
+        actions=candidates,
+        visits=root.visits.long(),
+        q=completed,
+        weights=weights,
+        best=best,
+        action=_take(candidates, best.unsqueeze(1)),
+        value=total / slots,
+        root_value=root.value,
     )
 
 
@@ -193,18 +236,20 @@ def _gumbel(prior: Tensor, scale: float, generator: torch.Generator) -> Tensor:
     return -torch.log(-torch.log(uniform)) * scale
 
 
-def _sigma(tree: _Tree, completed: Tensor, visits: Tensor, settings: SearchSettings) -> Tensor:
-    """`sigma(q)` of completed Q `[B, ..., C]` with visits `[B, ..., C]`."""
+def _take(rows: Tensor, index: Tensor) -> Tensor:
+    """`rows[b, index[b, w]]` of rows `[B, C, A]` for an index `[B, W]`: `[B * W, A]`."""
+    return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[2])).flatten(0, 1)
+
+
+def _sigma(tree: _Tree, completed: Tensor, most: Tensor | int, settings: SearchSettings) -> Tensor:
+    """`sigma(q)` of completed Q `[B, ..., C]`; `most` visits has one of them, `[B, ..., 1]`."""
     if settings.normalization == "node":
-        low, high = completed.amin(-1, keepdim=True), completed.amax(-1, keepdim=True)
+        low, high = torch.aminmax(completed, dim=-1, keepdim=True)
+        scaled = (completed - low) / (high - low).clamp_(min=settings.range_floor)
     else:
-        # Before the first backup low is inf and high -inf: that scales every Q to 0.
         shape = (-1,) + (1,) * (completed.dim() - 1)
-        low, high = tree.low.view(shape), tree.high.view(shape)
-    scaled = (completed - low) / (high - low).clamp(min=settings.range_floor)
-    if settings.normalization == "tree":
-        scaled = scaled.clamp(0, 1)
-    return (settings.c_visit + visits.amax(-1, keepdim=True)) * (settings.c_scale * scaled)
+        scaled = ((completed - tree.low.view(shape)) / tree.span.view(shape)).clamp_(0, 1)
+    return (settings.c_visit + most) * (settings.c_scale * scaled)
 
 
 def _complete(q: Tensor, visits: Tensor, prior: Tensor, value: Tensor) -> Tensor:
@@ -214,51 +259,42 @@ def _complete(q: Tensor, visits: Tensor, prior: Tensor, value: Tensor) -> Tensor
     """
     visited = visits > 0
     seen = prior.softmax(-1) * visited
-    mean_q = (seen * q).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp(min=1e-12)
+    mean_q = (seen * q).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_(min=1e-12)
     count = visits.sum(-1, keepdim=True)
     mixed = (value.unsqueeze(-1) + count * mean_q) / (count + 1)
     return torch.where(visited, q, mixed)
 
 
-def _root_scores(
-    tree: _Tree,
-    root_children: Tensor,
-    prior: Tensor,
-    gumbel: Tensor,
-    settings: SearchSettings,
-    visit: int | Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the candidates `[B, R]`: scores, -inf without exactly `visit` visits; completed Q; its sigma."""
-    visits, q = tree.below(root_children)
-    completed = _complete(q, visits, prior, tree.network_value[:, 0])
-    scaled = _sigma(tree, completed, visits, settings)
-    scores = gumbel + (prior - prior.amax(1, keepdim=True)) + scaled
-    return scores.masked_fill(visits != visit, -torch.inf), completed, scaled
-
-
 def _choices(tree: _Tree, used: int, settings: SearchSettings) -> Tensor:
     """The edge `[B, used]` that the interior rule takes below every node, from its priors as known."""
-    prior = tree.logits[:, :used]
-    visits, q = tree.below(tree.children[:, :used])
+    prior, children = tree.logits[:, :used], tree.children[:, :used]
+    below = children.flatten(1)
+    visits = tree.visits.gather(1, below).view_as(children)
+    q = tree.q.gather(1, below).view_as(children)
     completed = _complete(q, visits, prior, tree.network_value[:, :used])
-    improved = (prior + _sigma(tree, completed, visits, settings)).softmax(-1)
+    scaled = _sigma(tree, completed, visits.amax(-1, keepdim=True), settings)
+    improved = (prior + scaled).softmax(-1)
     return (improved - visits / (1 + visits.sum(-1, keepdim=True))).argmax(-1)
 
 
-def _descend(tree: _Tree, node: Tensor, choices: Tensor | None, visit: int) -> list[Tensor]:
-    """The nodes `[B, W]` from a root's child down to one whose chosen edge has no child yet.
+def _descend(
+    tree: _Tree, node: Tensor, choices: Tensor | None, visit: int
+) -> tuple[list[Tensor], list[Tensor]]:
+    """From a root's child `[B, W]` down to a node whose chosen edge has no child yet.
 
-    A subtree with `visit` nodes is at most `visit` deep: so many entries come back, and where a path
-    ends before, its last node fills the others.
+    A subtree with `visit` nodes is at most `visit` deep: so many nodes `[B, W]` come back, and where a path
+    ends before, its last node fills the others. The second list says of each but the first whether it is
+    another node than the one before.
     """
-    path = [node]
+    path, moved = [node], []
     if choices is not None:
         following = tree.children[:, : choices.shape[1]].gather(2, choices.unsqueeze(-1)).squeeze(-1)
         for _ in range(visit - 1):
             child = following.gather(1, node)
-            node = torch.where(child > 0, child, node)
+            moved.append(child > 0)
+            node = torch.where(moved[-1], child, node)
             path.append(node)
-    return path
+    return path, moved
 
 
 def _edge(tree: _Tree, parent: Tensor, choices: Tensor | None, logits: Tensor) -> Tensor:
@@ -273,52 +309,57 @@ def _edge(tree: _Tree, parent: Tensor, choices: Tensor | None, logits: Tensor) -
     return torch.where(tree.visits.gather(1, parent) == 1, first, choices.gather(1, parent))
 
 
-def _link(tree: _Tree, parent: Tensor, edge: Tensor, leaves: Tensor, logits: Tensor) -> None:
-    """Hangs leaves `[B, W]` below edges of parents, and keeps the parents' prior logits `[B * W, C]`."""
-    interior = tree.children.shape[2]
-    tree.children.flatten(1).scatter_(1, parent * interior + edge, leaves)
-    wide = parent.unsqueeze(-1).expand(-1, -1, interior)
-    tree.logits.scatter_(1, wide, logits.view(*parent.shape, interior))
+def _link(tree: _Tree, parent: Tensor, edge: Tensor, leaves: Tensor) -> None:
+    """Hangs leaves `[B, W]` below edges of parents."""
+    tree.children.flatten(1).scatter_(1, parent * tree.children.shape[2] + edge, leaves)
 
 
 def _store(tree: _Tree, used: int, state: Tensor, reward: Tensor, value: Tensor) -> None:
-    """Fills the next free slots with `W` new leaves a root: `[B * W, ...]`."""
-    batch = tree.state.shape[0]
-    end = used + state.shape[0] // batch
-    tree.state[:, used:end] = state.view(batch, end - used, -1)
-    tree.reward[:, used:end] = reward.view(batch, -1)
-    tree.network_value[:, used:end] = tree.value_sum[:, used:end] = value.view(batch, -1)
+    """Fills the next free slots with new leaves: states `[B * W, D]`, rewards and values `[B, W]`."""
+    batch, width = value.shape
+    tree.state.narrow(1, used, width).copy_(state.view(batch, width, -1))
+    tree.reward.narrow(1, used, width).copy_(reward)
+    tree.network_value.narrow(1, used, width).copy_(value)
+    tree.value_sum.narrow(1, used, width).copy_(value)
 
 
-def _backup(tree: _Tree, path: list[Tensor], used: int, settings: SearchSettings) -> None:
-    """Adds the new leaves' values to every node above them and widens the range of Q.
+def _backup(
+    tree: _Tree,
+    path: list[Tensor],
+    moved: list[Tensor],
+    reward: Tensor,
+    value: Tensor,
+    used: int,
+    settings: SearchSettings,
+) -> Tensor:
+    """Adds new leaves' values to every node above them and widens the range of Q.
 
-    `path` holds slots `[B, W]`, from a child of the root to the leaf; an entry equal to the one before
-    it stands for nothing.
+    Args:
+        path, moved: from `_descend`, down to the leaves' parents.
+        reward, value: of the leaves, `[B, W]`.
+        used: slots in use, the leaves' with them.
+
+    Returns:
+        The leaves' returns from the root, `[B, W]`.
     """
-    value, reward = (field.gather(1, path[-1]) for field in (tree.network_value, tree.reward))
-    width = path[0].shape[1]
-    if len(path) > 1:
-        slots = torch.stack(path[:-1])
-        live = torch.ones_like(slots, dtype=torch.bool)
-        live[1:] = slots[1:] != slots[:-1]
-        rewards = tree.reward.expand(len(slots), -1, -1).gather(2, slots)
-        returns = torch.zeros_like(rewards)
-        for level in reversed(range(len(slots))):
-            above = torch.add(reward, value, alpha=settings.discount)
-            value = torch.where(live[level], above, value)
-            reward = torch.where(live[level], rewards[level], reward)
-            returns[level] = value
-        # Leaves of one wave lie below different root actions, so live slots never coincide.
-        flat = slots.transpose(0, 1).flatten(1)
-        mask = live.transpose(0, 1).flatten(1).float()
-        tree.value_sum.scatter_add_(1, flat, returns.transpose(0, 1).flatten(1) * mask)
-        tree.visits.scatter_add_(1, flat, mask)
-    tree.value_sum[:, 0] += torch.add(reward, value, alpha=settings.discount).sum(1)
-    tree.visits[:, 0] += width
+    returns = torch.add(reward, value, alpha=settings.discount)
+    if path:
+        slots = torch.cat(path, 1)
+        rewards = tree.reward.gather(1, slots).chunk(len(path), 1)
+        at: list[Tensor] = []
+        for level in reversed(range(len(path))):
+            at.append(returns)
+            above = torch.add(rewards[level], returns, alpha=settings.discount)
+            returns = torch.where(moved[level - 1], above, returns) if level else above
+        # Leaves of one wave lie below different root actions, so no node is met twice.
+        live = torch.cat([torch.ones_like(value), *moved], 1)
+        tree.value_sum.scatter_add_(1, slots, torch.cat(at[::-1], 1).mul_(live))
+        tree.visits.scatter_add_(1, slots, live)
     nodes = slice(1, used)
-    q = tree.reward[:, nodes] + settings.discount * (tree.value_sum[:, nodes] / tree.visits[:, nodes])
-    tree.q[:, nodes] = q
+    mean = tree.value_sum[:, nodes] / tree.visits[:, nodes]
+    q = torch.add(tree.reward[:, nodes], mean, alpha=settings.discount, out=tree.q[:, nodes])
     # A node whose Q has not moved was counted when it did.
-    tree.low = torch.minimum(tree.low, q.amin(1, keepdim=True))
-    tree.high = torch.maximum(tree.high, q.amax(1, keepdim=True))
+    low, high = torch.aminmax(q, dim=1, keepdim=True)
+    tree.low, tree.high = torch.minimum(tree.low, low), torch.maximum(tree.high, high)
+    tree.span = (tree.high - tree.low).clamp_(min=settings.range_floor)
+    return returns
