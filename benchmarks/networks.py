@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ezm_pl.envs import sizes
 from ezm_pl.search import Planner
-from ezm_pl.spec import Experiment
+from ezm_pl.spec import Experiment, build_experiment
 from ezm_pl.spec.presets import PRESETS
 from ezm_pl.world_model import InferenceModel, WorldModel
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def experiment(args: argparse.Namespace) -> Experiment:
     """The spec that the arguments ask for."""
-    return Experiment.model_validate({"name": "benchmark", "tasks": args.tasks, "preset": args.preset})
+    return build_experiment({"name": "benchmark", "tasks": args.tasks, "preset": args.preset})
 
 
 def network(spec: Experiment, dtype: torch.dtype, device: torch.device, seed: int) -> InferenceModel:

@@ -119,8 +119,7 @@ class InferenceModel(nn.Module):
         reward = model.reward_logits(latent, action, task)
         latent = model.next_latent(latent, action, task)
         features = model.features(latent, task)
-        logits = torch.cat([reward.unsqueeze(0), model.value_logits(features, self.heads)])
-        scalars = model.scalar.decode(logits)
+        scalars = model.scalar.decode(torch.stack([reward, *model.value_logits(features, self.heads)]))
         return torch.cat([latent, features], -1), scalars[0], self._value(scalars[1:])
 
     @_alone

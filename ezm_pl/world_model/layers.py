@@ -31,7 +31,7 @@ class ResidualBlock(nn.Module):
 
 
 class Transition(nn.Module):
-    """`s + W2 relu(W1 LN([s, extras]))`, then residual blocks: `[B, S], [B, X] -> [B, S]`."""
+    """`s + W2 relu(W1 LN([s, extras]))`, then residual blocks: `[B, S]` and extras `[B, *] -> [B, S]`."""
 
     def __init__(self, latent: int, extras: int, blocks: int) -> None:
         super().__init__()
@@ -40,8 +40,8 @@ class Transition(nn.Module):
         self.outer = Dense(latent, latent)
         self.blocks = nn.Sequential(*(ResidualBlock(latent) for _ in range(blocks)))
 
-    def forward(self, latent: Tensor, extras: Tensor) -> Tensor:
-        x = self.norm(torch.cat([latent, extras], -1))
+    def forward(self, latent: Tensor, *extras: Tensor) -> Tensor:
+        x = self.norm(torch.cat([latent, *extras], -1))
         return self.blocks(self.outer(self.inner(x, relu=True), add=latent))
 
     def pack(self) -> None:
@@ -90,9 +90,8 @@ class Head(nn.Module):
     def forward(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
         """`[B, in] -> [H', B, out]`, `H'` the heads asked for (all by default)."""
         if self.folded:
-            return torch.stack(
-                [self._one(x, head) for head in (range(self.heads) if heads is None else heads)]
-            )
+            each = [self._one(x, head) for head in (range(self.heads) if heads is None else heads)]
+            return torch.stack(each) if len(each) > 1 else each[0].unsqueeze(0)
         if heads is not None:
             raise ValueError("some of the heads can be computed in the folded form only")
         for layer in range(3):
@@ -112,8 +111,10 @@ class Head(nn.Module):
     def _one(self, x: Tensor, head: int) -> Tensor:
         """A single head in the folded form, `[B, in] -> [B, out]`."""
         for layer, packed in enumerate(self.packed[head]):
-            weight, bias = self.weights[layer][head], self.biases[layer][head]
-            x = linear(x, weight, bias, packed, relu=layer < 2)
+            if packed is not None:
+                x = packed(x, relu=layer < 2)
+            else:
+                x = linear(x, self.weights[layer][head], self.biases[layer][head], relu=layer < 2)
         return x
 
     def pack(self, norm: Norm | None = None) -> None:

@@ -92,12 +92,12 @@ class WorldModel(nn.Module):
         self.policy_head.pack(norm)
         self.reward_head.pack()
 
-    def _with_task(self, part: str, task: Tensor, *inputs: Tensor) -> Tensor:
-        """Inputs `[B, *]` joined with the task's embedding (norm capped at 1) where `part` uses it."""
-        if self.embedding_used[part]:
-            table = self.capped_embedding() if self.capped is None else self.capped
-            inputs = (*inputs, table.index_select(0, task).to(inputs[0].dtype))
-        return torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
+    def _with_task(self, part: str, task: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        """`x` `[B, *]`, and the task's embedding (norm capped at 1) `[B, E]` where `part` uses it."""
+        if not self.embedding_used[part]:
+            return (x,)
+        table = self.capped_embedding() if self.capped is None else self.capped
+        return x, table.index_select(0, task).to(x.dtype)
 
     def capped_embedding(self) -> Tensor:
         """The task embeddings `[T, E]`, L2 norm at most 1."""
@@ -106,20 +106,21 @@ class WorldModel(nn.Module):
     def encode(self, observation: Tensor, task: Tensor) -> Tensor:
         """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`."""
         x = self.normalizer(observation).to(self.task_embedding.dtype)
-        return self.encoder(self._with_task("representation", task, x))
+        return self.encoder(torch.cat(self._with_task("representation", task, x), -1))
 
     def next_latent(self, latent: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """The latent `[B, S]` after an action `[B, A]`."""
-        return self.dynamics(latent, self._with_task("dynamics", task, action.to(latent.dtype)))
+        return self.dynamics(latent, *self._with_task("dynamics", task, action.to(latent.dtype)))
 
     def reward_logits(self, latent: Tensor, action: Tensor, task: Tensor) -> Tensor:
         """Logits `[B, Z]` of the reward for an action `[B, A]` in a latent `[B, S]`."""
-        action = self.action_encoder(self._with_task("reward", task, action.to(latent.dtype)))
-        return self.reward_head(self.reward_trunk(latent, self._with_task("reward", task, action)))[0]
+        inputs = self._with_task("reward", task, action.to(latent.dtype))
+        inputs = (self.action_encoder(torch.cat(inputs, -1)), *inputs[1:])
+        return self.reward_head(self.reward_trunk(latent, *inputs))[0]
 
     def features(self, latent: Tensor, task: Tensor) -> Tensor:
         """What the value and policy heads read, `[B, S + E]`."""
-        return self.trunk(self._with_task("value_policy", task, latent))
+        return self.trunk(torch.cat(self._with_task("value_policy", task, latent), -1))
 
     def value_logits(self, features: Tensor, heads: Sequence[int] | None = None) -> Tensor:
         """Logits `[H, B, Z]` of the value heads (or of those named)."""

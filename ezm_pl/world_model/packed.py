@@ -19,7 +19,7 @@ _ROWS = 64
 
 @dataclass(frozen=True)
 class Packed:
-    """A layer's weights for oneDNN.
+    """A layer for oneDNN: called like `linear`, without weights.
 
     Attributes:
         weight: in oneDNN's layout. bias: `[out]`.
@@ -27,6 +27,12 @@ class Packed:
 
     weight: Tensor
     bias: Tensor
+
+    def __call__(self, x: Tensor, *, relu: bool = False, add: Tensor | None = None) -> Tensor:
+        fused = torch.ops.mkldnn._linear_pointwise
+        if add is not None:
+            return fused.binary(x, add, self.weight, self.bias, "add")
+        return fused.default(x, self.weight, self.bias, "relu" if relu else "none", [], "")
 
 
 class Norm(nn.LayerNorm):
@@ -67,24 +73,13 @@ def _packs(weight: Tensor) -> bool:
 
 
 def linear(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    packed: Packed | None,
-    *,
-    relu: bool = False,
-    add: Tensor | None = None,
+    x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool = False, add: Tensor | None = None
 ) -> Tensor:
     """`W x + b`, then ReLU, or `add` `[B, out]` added: `[B, in] -> [B, out]`."""
-    if packed is None:
-        x = F.linear(x, weight, bias)
-        if relu:
-            x = F.relu(x, inplace=True)
-        return x if add is None else add + x
-    fused = torch.ops.mkldnn._linear_pointwise
-    if add is not None:
-        return fused.binary(x, add, packed.weight, packed.bias, "add")
-    return fused.default(x, packed.weight, packed.bias, "relu" if relu else "none", [], "")
+    x = F.linear(x, weight, bias)
+    if relu:
+        x = F.relu(x, inplace=True)
+    return x if add is None else add + x
 
 
 class Dense(nn.Linear):
@@ -98,4 +93,6 @@ class Dense(nn.Linear):
 
     def forward(self, x: Tensor, relu: bool = False, add: Tensor | None = None) -> Tensor:
         """`W x + b`, then ReLU, or `add` `[B, out]` added: `[B, in] -> [B, out]`."""
-        return linear(x, self.weight, self.bias, self.packed, relu=relu, add=add)
+        if self.packed is not None:
+            return self.packed(x, relu=relu, add=add)
+        return linear(x, self.weight, self.bias, relu=relu, add=add)

@@ -18,8 +18,9 @@ def unsquash(y: Tensor) -> Tensor:
     # With w = sqrt(|x| + 1) - 1: |y| = w + 0.001 w (w + 2). Solved without a difference of near equals,
     # which in float32 would cost 1e-4 around zero.
     slope = 1 + 2 * _EPSILON
-    w = 2 * y.abs() / (slope + torch.sqrt(slope**2 + 4 * _EPSILON * y.abs()))
-    return torch.sign(y) * w * (w + 2)
+    size = y.abs()
+    w = 2 * size / (slope + torch.sqrt(slope**2 + 4 * _EPSILON * size))
+    return torch.copysign(w * (w + 2), y)
 
 
 class CategoricalScalar(nn.Module):
