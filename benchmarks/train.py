@@ -5,16 +5,18 @@
 
 Each row is the beginning of an ordinary run (`ezm_pl.training.fit`: Lightning's Trainer, the collector
 thread, replay, reanalysis), at the preset's own sizes and pacing but for a short random warm-up. The first
-updates are not counted. Shares are of the learner's and of the collector's own time (`time/*`). Model
-FLOPs are those of the matrix products of one update, counted by torch on one batch of the same run;
-`peak` is a plain matrix product on the same device with as many threads as training has. With
-`--tasks`, the first so many tasks of hb-29; all other sizes stay as they are.
+updates are not counted. Shares are of the learner's and of the collector's own time (`time/*`); some more
+updates are profiled, to tell by which operations the learner's is spent (`operations.py`). Model FLOPs are
+those of the matrix products of one update, counted by torch on one batch of the same run; `peak` is a
+plain matrix product on the same device with as many threads as training has. With `--tasks`, the first so
+many tasks of hb-29; all other sizes stay as they are.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import tempfile
 import time
 import warnings
@@ -29,6 +31,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
+from operations import GROUPS, Operations, Watch
 from timing import Spread, flop_counter, machine, matmul_flops, parser, show, spread, write_json
 
 from ezm_pl.selfplay import shares
@@ -48,6 +51,7 @@ class Row:
         update: seconds of an update. rate: updates per second, over all that were counted.
         env_steps: control steps per second over all tasks.
         learner, collector: shares of their time.
+        operations: the learner's time by kind of operation, while a profiler watched.
         flops: of one update's matrix products. peak: FLOP/s of a plain one.
         memory: bytes of the process (and of the GPU) at most. replay: bytes of full buffers.
     """
@@ -60,6 +64,7 @@ class Row:
     env_steps: float
     learner: dict[str, float]
     collector: dict[str, float]
+    operations: Operations
     flops: float
     peak: float
     memory: int
@@ -71,8 +76,8 @@ class Row:
 class Meter(Callback):
     """Times blocks of updates for `seconds`, and at least `least` of them, after as many that do not count.
 
-    On a GPU the host runs ahead, so a block is longer there and ends with what it has queued. Then the run
-    is ended.
+    On a GPU the host runs ahead, so a block is longer there and ends with what it has queued. Then some
+    more blocks are profiled, and the run is ended.
     """
 
     seconds: float
@@ -80,16 +85,24 @@ class Meter(Callback):
     result: dict[str, Any] = field(default_factory=dict)
     _times: list[float] = field(default_factory=list)
     _start: tuple[float, dict[str, float], dict[str, float]] = (0.0, {}, {})
+    _watch: Watch | None = None
+    _watched: int = 0
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Ends a block, or all of it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         cuda = pl_module.device.type == "cuda"
         block = 20 if cuda else 1
-        if trainer.global_step < self.least or trainer.global_step % block or self.result:
+        if trainer.global_step < self.least or trainer.global_step % block or data.interrupted.is_set():
             return
         if cuda:
             torch.cuda.synchronize(pl_module.device)
+        if self._watch is not None:
+            self._watched += block
+            passed = time.perf_counter() - self._times[-1]
+            if self._watched >= self.least and passed > self.seconds / 3:
+                self.end(trainer, pl_module, self._watch.stop(self._watched))
+            return
         self._times.append(time.perf_counter())
         if len(self._times) == 1:
             self._start = float(data.control_steps.sum()), data.clock.read(), data.collector.clock.read()
@@ -108,13 +121,18 @@ class Meter(Callback):
             "parameters": sum(p.numel() for p in pl_module.model.parameters()),  # type: ignore[union-attr]
             "memory": psutil.Process().memory_info().rss,
             "gpu_memory": torch.cuda.max_memory_allocated(pl_module.device) if cuda else 0,
-            "flops": update_flops(pl_module),
         }
+        self._watch = Watch(data.clock, pl_module.device)
+        self._watch.start()
+
+    def end(self, trainer: Trainer, module: Any, operations: Operations) -> None:
+        """Ends the run; what needs its replay, or its processor for itself, comes last."""
+        self.result |= {"operations": operations, "flops": update_flops(module)}
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
-        data.interrupted.set()  # ends the run without an evaluation
+        module.data.interrupted.set()  # ends the run without an evaluation
         trainer.should_stop = True
-        data.collector.stop()
-        self.result["peak"] = matmul_flops(dtype, pl_module.device)
+        module.data.collector.stop()
+        self.result["peak"] = matmul_flops(dtype, module.device)
 
 
 def update_flops(module: Any) -> float:
@@ -145,7 +163,7 @@ def measure(name: str, document: dict[str, Any], seconds: float, least: int) -> 
         "name": "benchmark",
         "collect": {"random_steps": 400},
         "replay": {"save": False},
-        "eval": {"at_start": False},
+        "eval": {"at_start": False, "every": 1_000_000},
     }
     experiment = build_experiment(merge(beginning, document))
     meter = Meter(seconds, least)
@@ -203,6 +221,23 @@ def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
         table(f"Shares of the {side}'s time", parts, cells)
 
 
+def present_operations(rows: Sequence[Row], facts: dict[str, Any]) -> None:
+    """A table a row: its learner's time by part and kind of operation."""
+    for row in rows:
+        found = row.operations
+        parts = [part for part in LEARNER if part in found.seconds] or list(found.seconds)
+        lines = [
+            [group, *(f"{found.share(group, part):.1%}" for part in parts), f"{found.share(group):.1%}"]
+            for group in GROUPS
+        ]
+        caption = (
+            f"{found.updates} updates; one took {found.update * 1e3:,.0f} ms while profiled, otherwise "
+            f"{row.update.median * 1e3:,.0f} ms: what profiling adds counts as the host's"
+        )
+        title = f"The learner's time by kind of operation, {row.name}, {row.tasks} tasks"
+        show(title, ["", *parts, "all"], lines, facts, caption)
+
+
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Updates/s and memory against the number of tasks."""
     figure = Figure(figsize=(9, 3.5), layout="constrained")
@@ -228,6 +263,7 @@ def main() -> None:
     arguments.add_argument("--least", type=int, default=5, help="updates counted at least (default: 5)")
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="with --tasks: draw them here (PNG)")
     args = arguments.parse_args()
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler tells of its every start
     changes = {"seed": args.seed}
     if args.tasks:
         preset = (args.preset or ["laptop"])[0]
@@ -244,6 +280,7 @@ def main() -> None:
     facts = machine(device)
     rows = [alone(name, merge(document, changes), args.seconds, args.least) for name, document in documents]
     present(title, rows, facts)
+    present_operations(rows, facts)
     if args.figure and args.tasks:
         draw(rows, args.figure)
     write_json(args.json, facts, rows=[asdict(row) for row in rows])

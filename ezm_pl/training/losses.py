@@ -37,7 +37,7 @@ class Losses(NamedTuple):
 
 def halve_gradient(x: Tensor) -> Tensor:
     """`x` itself, whose gradient is halved."""
-    return 0.5 * x + 0.5 * x.detach()
+    return torch.lerp(x.detach(), x, 0.5)
 
 
 def unroll(model: WorldModel, batch: Batch, steps: int) -> Tensor:
@@ -78,14 +78,15 @@ def losses(
 
     features = model.features(latents.flatten(0, 1), task)
     value_logits = model.value_logits(features).unflatten(1, (size, positions))  # [H, B, U + 1, Z]
-    value_loss = scalar.loss(value_logits, scalar.two_hot(targets.value)).mean(0)
-    value = total(value_loss, targets.value_mask)
-    values = scalar.decode(value_logits.detach()).mean(0)
+    # The heads' mean cross-entropy against one target is that of their mean log-probability.
+    log_probability = value_logits.float().log_softmax(-1).mean(0)
+    value = total(-(scalar.two_hot(targets.value) * log_probability).sum(-1), targets.value_mask)
 
     with torch.no_grad():
-        imagined = scalar.decode(reward_logits) + discount * values[:, 1:]
-        imagined = scalar.two_hot(imagined)
-    path = total(scalar.loss(value_logits[:, :, :steps], imagined).mean(0), targets.policy_mask[:, :steps])
+        values = scalar.decode(value_logits).mean(0)
+        imagined = scalar.two_hot(scalar.decode(reward_logits) + discount * values[:, 1:])
+    path_loss = -(imagined * log_probability[:, :steps]).sum(-1)
+    path = total(path_loss, targets.policy_mask[:, :steps])
 
     policy = model.policy(features, task)
     shape = (size, positions, 1, -1)
@@ -96,10 +97,12 @@ def losses(
     entropy_per_position = policy.entropy(noise).view(size, positions)
     entropy = total(entropy_per_position, targets.policy_mask)
 
+    # With gradients first: autocast keeps weights as it first cast them, in torch before 2.11 for good
+    # without gradients if it was where there are none.
+    guess = model.predict(model.project(latents[:, 1:].flatten(0, 1)))
     with torch.no_grad():
         seen = batch.observation[:, 1:positions].flatten(0, 1)
         goal = model.project(model.encode(seen, step_task))
-    guess = model.predict(model.project(latents[:, 1:].flatten(0, 1)))
     similarity = F.cosine_similarity(guess.float(), goal.float(), dim=-1).view(size, steps)
     temporal = total(-similarity, targets.latent_mask)
 
