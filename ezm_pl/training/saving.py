@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 
 from ezm_pl.replay import ReplayError, ReplayStore
 from ezm_pl.replay.safe_file import sync_folder
@@ -35,6 +36,8 @@ log = logging.getLogger(__name__)
 
 SHORT_WAIT = 0.5
 """Seconds that training waits for a save: a small one is over by then, a large one goes on behind it."""
+_METRICS = 30.0
+"""Seconds that a save waits for the metrics of its update to be logged, and as long for them to be sent."""
 _OTHER_RANKS = 600.0
 """Seconds that rank 0 waits for the others' shards before it gives a save up."""
 
@@ -86,6 +89,7 @@ class LastCheckpoint(Checkpoint):
         self._store: ReplayStore | None = None
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._logged = threading.Event()
         # Names of saves are new in each sitting: what a sitting that was killed left behind is not mixed in.
         self._sitting = ""
         self._last_is_good = False
@@ -139,16 +143,23 @@ class LastCheckpoint(Checkpoint):
         finally:
             files.hold = None
         self._saved = trainer.global_step
-        arguments = (self._name, plan, files.take(), trainer.world_size)
+        arguments = (self._name, plan, files.take(), trainer.world_size, trainer.loggers)
+        self._logged.clear()
         self._thread = threading.Thread(target=self._run, name="ezm-checkpoint", args=arguments)
         self._thread.start()
-        self._thread.join(SHORT_WAIT)
         self._name = None
+
+    def settle(self) -> None:
+        """The metrics of the update that is being saved have been logged: waits a little for the save."""
+        self._logged.set()
+        if self._thread is not None:
+            self._thread.join(SHORT_WAIT)
 
     def finish(self) -> None:
         """Waits for a save that is being written; one that the disk refuses is told of, and tried again."""
         if self._thread is None:
             return
+        self._logged.set()
         self._thread.join()
         self._thread = None
         failure, self._failure = self._failure, None
@@ -165,13 +176,21 @@ class LastCheckpoint(Checkpoint):
         assert self._name is not None
         return self._store.begin(self._name)
 
-    def _run(self, name: str, plan: Plan | None, contents: dict[str, Any] | None, ranks: int) -> None:
+    def _run(
+        self,
+        name: str,
+        plan: Plan | None,
+        contents: dict[str, Any] | None,
+        ranks: int,
+        loggers: list[Logger],
+    ) -> None:
         try:
             if plan is not None and self._store is not None:
                 self._store.write(plan)
             if contents is not None:
                 if plan is not None:
                     self._wait_for_shards(name, ranks)
+                self._wait_for_metrics(loggers)
                 self._commit(contents)
             if self._store is not None:
                 self._store.keep({name, *self._named()})
@@ -185,6 +204,13 @@ class LastCheckpoint(Checkpoint):
             if time.monotonic() > until:
                 raise OSError(f"{missing[0]}: not written within {_OTHER_RANKS:.0f} s by its rank")
             time.sleep(0.02)
+
+    def _wait_for_metrics(self, loggers: list[Logger]) -> None:
+        # A resumed run does not repeat the saved update, so its metrics must be there before the save is.
+        self._logged.wait(_METRICS)
+        for logger in loggers:
+            if callable(flush := getattr(logger, "flush", None)):
+                flush(_METRICS)
 
     def _commit(self, contents: dict[str, Any]) -> None:
         last, previous = self.directory / LAST, self.directory / PREVIOUS
@@ -235,6 +261,14 @@ class LastCheckpoint(Checkpoint):
         """Saves when it is time."""
         if trainer.global_step % self.every == 0:
             self.save(trainer)
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """Lets a save that has been begun become the last one: Lightning has logged by now."""
+        self.settle()
+
+    def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
+        """The same, where an evaluation comes before the next update."""
+        self.settle()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the end of training, also of one that was asked to stop."""
