@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import secrets
 import shutil
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ log = logging.getLogger(__name__)
 
 SHORT_WAIT = 0.5
 """Seconds that training waits for a save: a small one is over by then, a large one goes on behind it."""
-_METRICS = 30.0
+_METRICS = 5.0
 """Seconds that a save waits for the metrics of its update to be logged, and as long for them to be sent."""
 _OTHER_RANKS = 600.0
 """Seconds that rank 0 waits for the others' shards before it gives a save up."""
@@ -57,11 +60,25 @@ class BestCheckpoint(ModelCheckpoint):
             mode="max",
             enable_version_counter=False,
         )
+        self.path = directory / BEST
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves when the score is the best so far."""
-        if self.monitor in trainer.callback_metrics:
+        """Saves when the score is the best so far; if the disk refuses, the best one stays what it was."""
+        if self.monitor not in trainer.callback_metrics:
+            return
+        before = copy.deepcopy(self.state_dict())
+        with _held(trainer, self.path) as files:
             super().on_validation_end(trainer, pl_module)
+        refusal = None
+        if (contents := files.take()) is not None:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                write_checkpoint(contents, self.path)
+            except OSError as error:
+                refusal = str(error)
+                log.warning("best checkpoint (update %s) not written: %s", trainer.global_step, refusal)
+        if trainer.strategy.broadcast(refusal) is not None:
+            self.load_state_dict(before)
 
 
 class LastCheckpoint(Checkpoint):
@@ -131,17 +148,11 @@ class LastCheckpoint(Checkpoint):
         if trainer.global_step == self._saved:
             return
         trainer.lightning_module.finish_update()  # type: ignore[operator]
-        self.directory.mkdir(parents=True, exist_ok=True)
         self._name = f"{trainer.global_step:09}-{self._sitting}"
         trainer.datamodule.hear_counts()  # type: ignore[attr-defined]
         plan = self._plan(trainer) if self.replay else None
-        files = trainer.strategy.checkpoint_io
-        assert isinstance(files, CheckpointFiles)
-        files.hold = self.directory / LAST
-        try:
+        with _held(trainer, self.directory / LAST) as files:
             trainer.save_checkpoint(self.directory / LAST)
-        finally:
-            files.hold = None
         self._saved = trainer.global_step
         arguments = (self._name, plan, files.take(), trainer.world_size, trainer.loggers)
         self._logged.clear()
@@ -215,6 +226,7 @@ class LastCheckpoint(Checkpoint):
     def _commit(self, contents: dict[str, Any]) -> None:
         last, previous = self.directory / LAST, self.directory / PREVIOUS
         new = self.directory / "next.ckpt"
+        self.directory.mkdir(parents=True, exist_ok=True)
         write_checkpoint(contents, new)
         if self._last_is_good and last.is_file():
             aside = previous.with_name(f"{PREVIOUS}.tmp")
@@ -283,6 +295,18 @@ class LastCheckpoint(Checkpoint):
         if in_step and trainer.state.fn == "fit" and trainer.optimizers and trainer.global_step > 0:
             self.save(trainer)
         self.finish()
+
+
+@contextmanager
+def _held(trainer: Trainer, path: Path) -> Iterator[CheckpointFiles]:
+    """Inside, what Lightning saves to `path` is kept in memory: ranks meet there, so it may not fail."""
+    files = trainer.strategy.checkpoint_io
+    assert isinstance(files, CheckpointFiles)
+    files.hold = path
+    try:
+        yield files
+    finally:
+        files.hold = None
 
 
 def _begin_with_evaluation(loop: dict[str, Any]) -> None:
