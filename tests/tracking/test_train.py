@@ -42,6 +42,10 @@ LONG = [
 ]
 
 
+SECRET = "planted-4f1d9c"
+"""In the environment of every run; nowhere in what runs write."""
+
+
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "ezm_pl", *arguments]
 
@@ -59,6 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         # MLflow leaves its address in the environment of a process that has used it.
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("SOME_SERVICE_TOKEN", SECRET)
         yield folder
 
 
@@ -136,6 +141,12 @@ def test_a_run_to_its_end(folder: Path) -> None:
     metrics = client.get_run(run_id).data.metrics
     assert {"train/loss/total", "train/loss/policy", "time/updates_per_second", "env_steps"} <= metrics.keys()
     assert "eval/dmc-cartpole-balance/return_humanoidbench" in metrics
+
+
+def test_no_secret_of_the_environment_is_written(folder: Path) -> None:
+    files = [path for path in (folder / "mlruns").rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert not any(SECRET.encode() in path.read_bytes() for path in files)
 
 
 def test_its_checkpoint_is_evaluated(folder: Path) -> None:
