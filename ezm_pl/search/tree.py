@@ -92,6 +92,7 @@ class SearchResult:
 class _Tree:
     """The arrays of `B` trees with `slots` nodes each. `children` holds slots, 0 where there is none yet.
 
+    `logits` of a node's actions and `prior`, their softmax, are kept when first something hangs below it.
     `visits`, `value_sum` and `q` (reward plus discounted mean value, the Q of the edge above) mean
     something in slots in use only, `low` and `span` from the first backup on. The root's slot stands for
     a missing child too: its visits stay 0.
@@ -105,6 +106,7 @@ class _Tree:
         self.visits.select(1, 0).zero_()
         self.children = torch.zeros(batch, slots, interior, dtype=torch.long, device=device)
         self.logits = torch.zeros(batch, slots, interior, device=device)
+        self.prior = torch.full((batch, slots, interior), 1 / interior, device=device)
         self.low = torch.full((batch, 1), torch.inf, device=device)
         self.high = torch.full((batch, 1), -torch.inf, device=device)
         self.span = self.high
@@ -137,7 +139,7 @@ class _Root:
     def completed(self, tree: _Tree, *, all_visited: bool) -> Tensor:
         """Completed Q `[B, R]`."""
         q = tree.q.gather(1, self.children)
-        return q if all_visited else _complete(q, self.visits, self.prior, self.value)
+        return q if all_visited else _complete(q, self.visits, self.prior.softmax(-1), self.value)
 
 
 @torch.no_grad()
@@ -204,6 +206,7 @@ def search(
             action = _take(actions, edge.view(-1, 1))
             _link(tree, path[-1], edge, leaves)
             tree.logits.flatten(0, 1).index_copy_(0, parent, logits)
+            tree.prior.flatten(0, 1).index_copy_(0, parent, logits.softmax(-1))
         following, reward, value = model.step(parent_state, action, tasks)
         reward, value = reward.view(batch, -1), value.view(batch, -1)
         _store(tree, used, following, reward, value)
@@ -255,10 +258,10 @@ def _sigma(tree: _Tree, completed: Tensor, most: Tensor | int, settings: SearchS
 def _complete(q: Tensor, visits: Tensor, prior: Tensor, value: Tensor) -> Tensor:
     """Q of visited actions, `v_mix` for the others (Danihelka et al. 2022, appendix D).
 
-    `q`, `visits`, `prior` logits are `[..., C]`, the node's network `value` `[...]`.
+    `q`, `visits`, `prior` probabilities are `[..., C]`, the node's network `value` `[...]`.
     """
     visited = visits > 0
-    seen = prior.softmax(-1) * visited
+    seen = prior * visited
     mean_q = (seen * q).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_(min=1e-12)
     count = visits.sum(-1, keepdim=True)
     mixed = (value.unsqueeze(-1) + count * mean_q) / (count + 1)
@@ -267,13 +270,16 @@ def _complete(q: Tensor, visits: Tensor, prior: Tensor, value: Tensor) -> Tensor
 
 def _choices(tree: _Tree, used: int, settings: SearchSettings) -> Tensor:
     """The edge `[B, used]` that the interior rule takes below every node, from its priors as known."""
-    prior, children = tree.logits[:, :used], tree.children[:, :used]
+    children = tree.children[:, :used]
     below = children.flatten(1)
     visits = tree.visits.gather(1, below).view_as(children)
     q = tree.q.gather(1, below).view_as(children)
-    completed = _complete(q, visits, prior, tree.network_value[:, :used])
+    completed = _complete(q, visits, tree.prior[:, :used], tree.network_value[:, :used])
     scaled = _sigma(tree, completed, visits.amax(-1, keepdim=True), settings)
-    improved = (prior + scaled).softmax(-1)
+    improved = tree.logits[:, :used] + scaled
+    # A softmax; torch's own takes six times as long over rows of two.
+    improved = (improved - improved.amax(-1, keepdim=True)).exp_()
+    improved /= improved.sum(-1, keepdim=True)
     return (improved - visits / (1 + visits.sum(-1, keepdim=True))).argmax(-1)
 
 

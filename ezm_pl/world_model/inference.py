@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,6 +112,7 @@ class InferenceModel(nn.Module):
         """States `[B, 2S + E]`, actions `[B, A]` to next states, rewards `[B]` and values `[B]`."""
         rows = max(1, _CHUNK // self.model.spec.latent_size)
         if state.device.type == "cpu" and len(state) > rows:
+            rows = math.ceil(len(state) / math.ceil(len(state) / rows))  # no small remainder
             chunks = zip(state.split(rows), action.split(rows), task.split(rows), strict=True)
             states, rewards, values = zip(*(self.step(*chunk) for chunk in chunks), strict=True)
             return torch.cat(states), torch.cat(rewards), torch.cat(values)

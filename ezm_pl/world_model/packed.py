@@ -42,7 +42,7 @@ class Norm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.absorbed:
-            return F.layer_norm(x, self.normalized_shape, eps=self.eps)
+            return torch.layer_norm(x, self.normalized_shape, None, None, self.eps)
         return super().forward(x)
 
 
