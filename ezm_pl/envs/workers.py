@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import signal
 import time
 import traceback
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import resource_tracker
@@ -20,6 +20,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from numpy.typing import NDArray
 
 from ezm_pl.envs.rows import Batch, RowGroup, group_space
+
+log = logging.getLogger(__name__)
 
 START_SECONDS = 300.0
 """A new worker imports MuJoCo and compiles its tasks' models, maybe beside many others that do the same."""
@@ -194,11 +196,12 @@ class Workers:
                     f"{self._timeout:g} seconds (env.worker_timeout) hangs, or the machine is overloaded"
                 )
             self.restarts += 1
-            warnings.warn(
-                f"{where} {reason}: restarted, its episodes cut (restart {self.restarts} of at most "
-                f"{self._max_restarts})",
-                RuntimeWarning,
-                stacklevel=2,
+            log.warning(
+                "%s %s: restarted, its episodes cut (restart %d of at most %d)",
+                where,
+                reason,
+                self.restarts,
+                self._max_restarts,
             )
             fresh = [int(np.random.SeedSequence((s, self.restarts)).generate_state(1)[0]) for s in old]
             try:
