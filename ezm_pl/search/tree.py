@@ -187,12 +187,12 @@ def search(
                 scores = scores + _sigma(tree, completed, most, settings)
                 scores.masked_fill_(root.visits != wave.visit, -torch.inf)
             chosen = scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width]
-        tasks = task.repeat_interleave(wave.width)
+        tasks = _repeat(task, wave.width)
         leaves = tree.slots[used : used + wave.width].expand(batch, -1)
         path: list[Tensor] = []
         moved: list[Tensor] = []
         if wave.visit == 0:
-            parent_state = state.repeat_interleave(wave.width, 0)
+            parent_state = _repeat(state, wave.width)
             action = _take(candidates, chosen)
             root.children.scatter_(1, chosen, leaves)
         else:
@@ -211,7 +211,7 @@ def search(
         reward, value = reward.view(batch, -1), value.view(batch, -1)
         _store(tree, used, following, reward, value)
         used, most = used + wave.width, max(most, wave.visit + 1)
-        root.visits.scatter_add_(1, chosen, torch.ones_like(value))
+        root.visits.scatter_(1, chosen, wave.visit + 1.0)
         total = total + _backup(tree, path, moved, reward, value, used, settings).sum(1)
 
     # As many visits as any: the last survivors of the halving, best of them by sigma(q).
@@ -237,6 +237,11 @@ def _gumbel(prior: Tensor, scale: float, generator: torch.Generator) -> Tensor:
         return torch.zeros_like(prior)
     uniform = torch.rand(prior.shape, generator=generator, device=prior.device).clamp(1e-20, 1 - 1e-7)
     return -torch.log(-torch.log(uniform)) * scale
+
+
+def _repeat(rows: Tensor, times: int) -> Tensor:
+    """Each of rows `[B, ...]` so many times: `[B * times, ...]`."""
+    return rows.unsqueeze(1).expand(-1, times, *rows.shape[1:]).flatten(0, 1)
 
 
 def _take(rows: Tensor, index: Tensor) -> Tensor:
