@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
 from typing import Any
 
 import torch
@@ -20,7 +21,15 @@ _CHUNK = 2**19
 
 def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
     """Without gradients, and in the model's own dtype whatever autocast surrounds the call."""
-    return torch.no_grad()(torch.autocast("cpu", enabled=False)(method))
+    alone = torch.no_grad()(method)
+    guarded = torch.autocast("cpu", enabled=False)(alone)
+
+    @wraps(method)
+    def call(*args: Any, **named: Any) -> Any:
+        # Leaving autocast takes as long as a small layer: only where there is one.
+        return (guarded if torch.is_autocast_enabled("cpu") else alone)(*args, **named)
+
+    return call
 
 
 def _unpack(model: InferenceModel, incompatible_keys: Any) -> None:

@@ -138,6 +138,17 @@ def test_chosen_candidate_has_most_visits_and_highest_q_of_those() -> None:
     torch.testing.assert_close(result.weights.sum(1), torch.ones(200))
 
 
+@pytest.mark.parametrize("choice", ["best", "random"])
+def test_results_can_take_part_in_a_loss(choice: Any) -> None:
+    result = planned(SearchSpec(choice=choice))
+    scale = torch.ones((), requires_grad=True)
+    loss = sum((scale * tensor.float()).sum() for tensor in vars(result).values())
+    assert isinstance(loss, Tensor)
+    loss.backward()
+    assert scale.grad is not None
+    torch.testing.assert_close(scale.grad, loss.detach())
+
+
 def test_random_choice_is_uniform_over_the_candidates_of_the_same_search() -> None:
     best, choices = planned(SearchSpec()), []
     for seed in range(20):
