@@ -30,6 +30,7 @@ import psutil
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from operations import GROUPS, Operations, Watch
 from timing import Spread, flop_counter, machine, matmul_flops, parser, show, spread, write_json
@@ -239,17 +240,37 @@ def present_operations(rows: Sequence[Row], facts: dict[str, Any]) -> None:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """Updates/s and memory against the number of tasks."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    """Updates/s and memory against the number of tasks, side by side."""
+    figure = Figure(figsize=(7.2, 2.7), layout="constrained")
+    FigureCanvasAgg(figure)
     rate, memory = figure.subplots(1, 2)
     tasks = [row.tasks for row in rows]
-    rate.plot(tasks, [row.rate for row in rows], marker="o")
-    rate.set(xlabel="tasks", ylabel="updates/s", ylim=(0, None))
-    memory.plot(tasks, [row.memory / 2**30 for row in rows], marker="o", label="process, replay nearly empty")
-    memory.plot(tasks, [row.replay / 2**30 for row in rows], marker="s", label="replay when full")
-    memory.set(xlabel="tasks", ylabel="GiB", ylim=(0, None))
-    memory.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    rate.plot(tasks, [row.rate for row in rows], color="#0072B2", marker="o")
+    rate.set_ylabel("updates/s")
+    memory.plot(
+        tasks,
+        [row.memory / 2**30 for row in rows],
+        color="#0072B2",
+        marker="o",
+        label="process, replay nearly empty",
+    )
+    memory.plot(
+        tasks,
+        [row.replay / 2**30 for row in rows],
+        color="#D55E00",
+        marker="s",
+        linestyle="--",
+        label="replay when full",
+    )
+    memory.set_ylabel("GiB")
+    memory.legend(fontsize="small", frameon=False)
+    for axis in (rate, memory):
+        axis.set(xlabel="tasks", xlim=(0, None), ylim=(0, None))
+        axis.set_xticks(tasks)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
     print(f"wrote {path}")
 
 
