@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ezm_pl.world_model.packed import Dense, Norm, Packed, linear, pack
+from ezm_pl.world_model.packed import Dense, Norm, Packed, linear, pack, residual
 from ezm_pl.world_model.synchronised import BatchNorm, moments, ranks
 
 
@@ -22,7 +22,7 @@ class ResidualBlock(nn.Module):
         self.outer = Dense(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.outer(self.inner(self.norm(x), relu=True), add=x)
+        return residual(x, self.norm, self.inner, self.outer, x)
 
     def pack(self) -> None:
         """Packs the weights as they are now (see `packed.py`)."""
@@ -41,8 +41,8 @@ class Transition(nn.Module):
         self.blocks = nn.Sequential(*(ResidualBlock(latent) for _ in range(blocks)))
 
     def forward(self, latent: Tensor, *extras: Tensor) -> Tensor:
-        x = self.norm(torch.cat([latent, *extras], -1))
-        return self.blocks(self.outer(self.inner(x, relu=True), add=latent))
+        x = torch.cat([latent, *extras], -1)
+        return self.blocks(residual(x, self.norm, self.inner, self.outer, latent))
 
     def pack(self) -> None:
         """Packs the weights before the residual blocks as they are now (see `packed.py`)."""

@@ -128,7 +128,8 @@ class WorldModel(nn.Module):
 
     def policy(self, features: Tensor, task: Tensor) -> SquashedGaussian:
         """The policy `[B, A]` of features `[B, S + E]`."""
-        return SquashedGaussian.from_raw(self.policy_head(features)[0], self.action_mask[task], self.bounds)
+        mask = self.action_mask.index_select(0, task)
+        return SquashedGaussian.from_raw(self.policy_head(features)[0], mask, self.bounds)
 
     def project(self, latent: Tensor) -> Tensor:
         """Temporal consistency's projection, `[B, S] -> [B, P]`."""
