@@ -1,6 +1,7 @@
 """Replay: drawing a batch, setting priorities, adding steps, and memory; against lists of trajectories.
 
-    .venv/bin/python benchmarks/replay.py [--tasks 29] [--transitions 100000] [--batch 512] [--json FILE]
+    .venv/bin/python benchmarks/replay.py [--tasks 29] [--transitions 100000] [--batch 512]
+        [--observation-dtype float16] [--json FILE]
 
 The padded sizes are those of the 29 HumanoidBench tasks together. Three buffers hold as much and draw
 the same batch (per task, by priority, 11 observations a position):
@@ -11,13 +12,17 @@ the same batch (per task, by priority, 11 observations a position):
 - `arrays`: the careful version. Trajectories are arrays, windows are slices of them, priorities are numpy
   arrays and drawn from by `Generator.choice`.
 
-All take turns, so that what else the machine does falls on each. Different tasks of `lists` and
-`arrays` share their trajectories, which spares memory and can only make them faster.
+All take turns, so that what else the machine does falls on each. Every task has its own trajectories,
+too many for any cache. `lists` and `arrays` have the same ones, a list's steps being rows of the arrays:
+that needs the memory once, and lies better in it than steps appended one at a time would. `lists` are
+measured twice: as they were made, the priorities in their order in memory, and after training has set each
+of them at random positions, which leaves them anywhere.
 """
 
 from __future__ import annotations
 
 import bisect
+import copy
 import itertools
 import random
 import time
@@ -28,7 +33,7 @@ import psutil
 from numpy.typing import NDArray
 from timing import Spread, machine, parser, rounds, show, spread, write_json
 
-from ezm_pl.envs import sizes
+from ezm_pl.envs import TaskSizes, sizes
 from ezm_pl.replay import ReplayBuffer
 from ezm_pl.spec import resolve_tasks
 
@@ -39,6 +44,10 @@ UNROLL, TD, BLOCK, EPISODE, ENVS = 5, 5, 100, 1_000, 4
 Array = NDArray[np.float32]
 Steps = list[tuple[Array, Array, float]]
 """Observation, action and reward of every step; the last observation of all has no action."""
+Trajectory = tuple[Array, Array, Array]
+"""Observations `[L + 1, O]`, actions `[L, A]` and rewards `[L]`."""
+STEP_BYTES = 700
+"""What Python's objects of a step take in `lists` and `arrays` together, beside its numbers."""
 
 
 class TrajectoryLists:
@@ -54,6 +63,17 @@ class TrajectoryLists:
         self.where = [[(t, k) for t in mine for k in range(len(t) - 1)] for mine in trajectories]
         self.random = random.Random(seed)
         self.priorities = [[self.random.expovariate(1.0) for _ in where] for where in self.where]
+
+    def used(self, seed: int) -> TrajectoryLists:
+        """The same after every priority has been set as training sets them: at random positions."""
+        used = copy.copy(self)
+        used.priorities = [list(priorities) for priorities in self.priorities]
+        sizes = [len(priorities) for priorities in used.priorities]
+        task, first = np.repeat(np.arange(len(sizes)), sizes), np.cumsum([0, *sizes])
+        for place in np.random.default_rng(seed).permutation(len(task)):
+            mine = int(task[place])
+            used.priorities[mine][place - int(first[mine])] = self.random.expovariate(1.0)
+        return used
 
     def sample(self, batch: int) -> tuple[Array, Array, Array, Array]:
         """Observations, actions, rewards and importance weights of `batch` windows."""
@@ -83,11 +103,11 @@ class TrajectoryArrays:
     """Lists of trajectories that are arrays, drawn from with numpy.
 
     Args:
-        trajectories: observations `[L + 1, O]`, actions `[L, A]` and rewards `[L]`, of every task.
+        trajectories: of every task.
         seed: of the priorities and draws.
     """
 
-    def __init__(self, trajectories: list[list[tuple[Array, Array, Array]]], seed: int) -> None:
+    def __init__(self, trajectories: list[list[Trajectory]], seed: int) -> None:
         self.trajectories = trajectories
         self.where = [[(t, k) for t in mine for k in range(len(t[2]))] for mine in trajectories]
         self.generator = np.random.default_rng(seed)
@@ -106,7 +126,7 @@ class TrajectoryArrays:
         return observation, action, reward, np.concatenate(weights).astype(np.float32)
 
 
-def _window(trajectory: tuple[Array, Array, Array], k: int) -> tuple[Array, Array, Array]:
+def _window(trajectory: Trajectory, k: int) -> tuple[Array, Array, Array]:
     observation, action, reward = trajectory
     observation = observation[k : k + UNROLL + TD + 1]
     action, reward = action[k : k + UNROLL], reward[k : k + UNROLL + TD]
@@ -136,24 +156,52 @@ def fill(buffer: ReplayBuffer, tasks: int, transitions: int, seed: int) -> Sprea
     return spread(times)
 
 
+def play(tasks: int, transitions: int, size: TaskSizes, seed: int) -> list[list[Trajectory]]:
+    """Episodes of every task: of the same noise, but each in memory of its own."""
+    noise = np.random.default_rng(seed)
+    observation = noise.standard_normal((EPISODE + 1, size.obs_size)).astype(np.float32)
+    action = noise.uniform(-1, 1, (EPISODE, size.action_size)).astype(np.float32)
+    reward = noise.random(EPISODE).astype(np.float32)
+    episodes = -(-transitions // EPISODE)
+    return [
+        [(observation.copy(), action.copy(), reward.copy()) for _ in range(episodes)] for _ in range(tasks)
+    ]
+
+
+def as_steps(observation: Array, action: Array, reward: Array) -> Steps:
+    """The rows of a trajectory, step by step."""
+    steps = zip(observation[:-1], action, reward.tolist(), strict=True)
+    return [*steps, (observation[-1], 0 * action[-1], 0.0)]
+
+
 def main() -> None:
     arguments = parser(__doc__, 20.0, "of drawing, over all sides")
     arguments.add_argument("--tasks", type=int, default=29, help="first tasks of hb-29 (default: all 29)")
     arguments.add_argument("--transitions", type=int, default=100_000, help="a task (default: 100000)")
     arguments.add_argument("--batch", type=int, default=512, help="positions (default: 512)")
+    arguments.add_argument(
+        "--observation-dtype", choices=["float32", "float16"], default="float32", help="that ours stores"
+    )
     args = arguments.parse_args()
     names = resolve_tasks(["hb-29"])[: args.tasks]
     tasks, size = len(names), sizes(names)
     shape = {"observation_size": size.obs_size, "action_size": size.action_size}
     facts = machine()
+    ring = {"capacity": args.transitions, "block_size": BLOCK, "observation_dtype": args.observation_dtype}
+    estimate = ReplayBuffer.estimate_bytes(tasks=tasks, **shape, **ring, tail=UNROLL + TD)
+    needed = estimate + tasks * args.transitions * (4 * (size.obs_size + size.action_size + 1) + STEP_BYTES)
+    there = psutil.virtual_memory().available
+    if needed > there:
+        raise SystemExit(
+            f"{needed / 2**30:.1f} GiB are needed and {there / 2**30:.1f} GiB are free: lower --transitions"
+        )
 
     before = psutil.Process().memory_info().rss
     buffer = ReplayBuffer(
         np.repeat(np.arange(tasks), ENVS),
         tasks=tasks,
         **shape,
-        capacity=args.transitions,
-        block_size=BLOCK,
+        **ring,
         unroll_steps=UNROLL,
         td_steps=TD,
         discount=0.99,
@@ -161,33 +209,18 @@ def main() -> None:
     )
     added = fill(buffer, tasks, args.transitions, args.seed)
     resident = psutil.Process().memory_info().rss - before
-    estimate = ReplayBuffer.estimate_bytes(
-        tasks=tasks, **shape, capacity=args.transitions, block_size=BLOCK, tail=UNROLL + TD
-    )
     noise = np.random.default_rng(args.seed)
-    all_leaves = np.arange(args.transitions)
+    priorities = buffer.tree.front(buffer.rows * BLOCK)
     for task in range(tasks):
-        of = np.full(args.transitions, task)
-        error = noise.exponential(size=args.transitions).astype(np.float32)
-        buffer.update_priorities(of, all_leaves, buffer.born[task].ravel(), error)
+        leaves = np.flatnonzero(priorities[task])
+        error = noise.exponential(size=len(leaves)).astype(np.float32)
+        born = buffer.born[task].ravel()[leaves]
+        buffer.update_priorities(np.full(len(leaves), task), leaves, born, error)
 
-    episodes = [
-        (
-            noise.standard_normal((EPISODE + 1, size.obs_size)).astype(np.float32),
-            noise.uniform(-1, 1, (EPISODE, size.action_size)).astype(np.float32),
-            noise.random(EPISODE).astype(np.float32),
-        )
-        for _ in range(-(-args.transitions // EPISODE))
-    ]
-    steps: list[Steps] = [
-        [
-            *((o.copy(), a.copy(), float(r)) for o, a, r in zip(obs[:-1], acts, rewards, strict=True)),
-            (obs[-1], 0 * acts[-1], 0.0),
-        ]
-        for obs, acts, rewards in episodes
-    ]
-    lists = TrajectoryLists([steps] * tasks, args.seed)
-    arrays = TrajectoryArrays([episodes] * tasks, args.seed)
+    trajectories = play(tasks, args.transitions, size, args.seed)
+    lists = TrajectoryLists([[as_steps(*one) for one in mine] for mine in trajectories], args.seed)
+    used_lists = lists.used(args.seed)
+    arrays = TrajectoryArrays(trajectories, args.seed)
     error = noise.exponential(size=args.batch).astype(np.float32)
 
     def update() -> None:
@@ -200,13 +233,14 @@ def main() -> None:
             "update": update,
             "arrays": lambda: arrays.sample(args.batch),
             "lists": lambda: lists.sample(args.batch),
+            "used lists": lambda: used_lists.sample(args.batch),
         },
         args.seconds,
         at_least=10,
     )
     milliseconds = {name: spread(values).scaled(1e3) for name, values in times.items()}
     rows, ratios = [], {}
-    for name in ("ours", "arrays", "lists"):
+    for name in ("ours", "arrays", "lists", "used lists"):
         ratios[name] = spread(times[name] / times["ours"])
         rate = f"{args.batch / times[name].mean():,.0f}"
         rows.append([f"draw, {name}", f"{milliseconds[name]:.2f}", rate, f"{ratios[name]:.1f}"])
@@ -216,7 +250,8 @@ def main() -> None:
     rows.append([f"add a step of {tasks * ENVS} rows, ours", f"{added.scaled(1e3):.2f}", rate, ""])
     gib = {"estimated": estimate / 2**30, "arrays": buffer.nbytes / 2**30, "resident": resident / 2**30}
     show(
-        f"Replay: {args.batch} positions x {UNROLL + TD + 1} steps, {tasks} tasks x {args.transitions:,}",
+        f"Replay: {args.batch} positions x {UNROLL + TD + 1} steps, {tasks} tasks x {args.transitions:,}, "
+        f"ours in {args.observation_dtype}",
         ["", "ms", "positions/s", "time / ours"],
         rows,
         facts,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+import torch
 from numpy.typing import NDArray
 
 from ezm_pl.replay.returns import ReturnScale
@@ -23,14 +23,16 @@ _STORED = ("observation", "action", "reward", "born")
 PRIORITY_FLOOR = 1e-6
 
 
-def _runs(stored: NDArray[np.float32], length: int) -> NDArray[np.float32]:
-    """A view of `[T, rows, width, ...]` whose entry `[i]` is `length` steps from the `i`-th step on.
+def _take(stored: NDArray[Any], start: NDArray[np.int64], length: int) -> NDArray[Any]:
+    """`[B, length, ...]`: as many steps of `[T, rows, width, ...]` from each of `start` `[B]` on.
 
-    A window is one run of memory: taking it whole is one copy, not one a step.
+    Steps of all rows are counted through. A window is one run of memory, and to numpy here one item of a
+    type as long as itself, so that it is copied at once. (torch's `index_select` has several threads, and
+    is faster on an idle machine; beside other work its threads wait for each other.)
     """
-    flat = stored.reshape(-1, *stored.shape[3:])
-    runs = sliding_window_view(flat, length, axis=0)
-    return np.moveaxis(runs, -1, 1)
+    step = stored[0, 0, 0].nbytes
+    runs = np.ndarray(stored.nbytes // step - length + 1, f"V{length * step}", stored, strides=step)
+    return runs[start].view(stored.dtype).reshape(-1, length, *stored.shape[3:])
 
 
 class ReplayError(ValueError):
@@ -136,6 +138,8 @@ class ReplayBuffer:
             (Schaul et al. 2016); weights are normalised by the task's batch maximum.
         shared: sample over all tasks by priority (the ablation) instead of equally from each.
         discount: a step, for the scale of returns.
+        observation_dtype: `float32`, or `float16`: half the memory, values rounded to 11 bits (a relative
+            error of at most 2^-11, or 2^-25 where that is more) and clipped to +-65504.
         seed: of the sampling.
     """
 
@@ -155,6 +159,7 @@ class ReplayBuffer:
         importance_exponent: float = 1.0,
         min_importance: float = 0.1,
         shared: bool = False,
+        observation_dtype: str = "float32",
         seed: np.random.SeedSequence | int = 0,
     ) -> None:
         self.tail = unroll_steps + td_steps
@@ -167,7 +172,7 @@ class ReplayBuffer:
         self.priority_exponent, self.importance_exponent = priority_exponent, importance_exponent
         self.min_importance, self.shared = min_importance, shared
         width = block_size + self.tail
-        self.observation = np.zeros((tasks, rows, width, observation_size), np.float32)
+        self.observation = np.zeros((tasks, rows, width, observation_size), observation_dtype)
         self.action = np.zeros((tasks, rows, width, action_size), np.float32)
         self.reward = np.zeros((tasks, rows, width), np.float32)
         self.born = np.full((tasks, rows, block_size), -1, np.int64)
@@ -186,12 +191,20 @@ class ReplayBuffer:
 
     @staticmethod
     def estimate_bytes(
-        *, tasks: int, observation_size: int, action_size: int, capacity: int, block_size: int, tail: int
+        *,
+        tasks: int,
+        observation_size: int,
+        action_size: int,
+        capacity: int,
+        block_size: int,
+        tail: int,
+        observation_dtype: str = "float32",
     ) -> int:
         """Bytes that full buffers of this size hold, priorities included."""
         stored = tasks * capacity * (1 + tail / block_size)
+        step = np.dtype(observation_dtype).itemsize * observation_size + 4 * (action_size + 1)
         trees = tasks * 2 * (1 << (capacity - 1).bit_length()) * 12
-        return int(stored * 4 * (observation_size + action_size + 1) + tasks * capacity * 8 + trees)
+        return int(stored * step + tasks * capacity * 8 + trees)
 
     @property
     def nbytes(self) -> int:
@@ -225,6 +238,7 @@ class ReplayBuffer:
             terminated, truncated: `[N]`; a truncated episode bootstraps from its last observation.
             next_observation: `[N, O]` after the action (of the ended episode, not of the next one).
         """
+        observation, next_observation = self._as_stored(observation), self._as_stored(next_observation)
         with self._lock:
             for env in np.flatnonzero(self._row < 0):
                 self._row[env] = self._allocate(int(self._task[env]))
@@ -253,6 +267,13 @@ class ReplayBuffer:
             self._previous[full] = self._row[full]
             self._previous[done] = -1
             self._row[full | done] = -1
+
+    def _as_stored(self, observation: NDArray[np.float32]) -> NDArray[np.floating]:
+        dtype = self.observation.dtype
+        if dtype == np.float32:
+            return observation
+        most = np.finfo(dtype).max
+        return np.clip(observation, -most, most).astype(dtype)
 
     def _birth_numbers(self) -> NDArray[np.int64]:
         counts = np.bincount(self._task, minlength=self.tasks)
@@ -283,10 +304,10 @@ class ReplayBuffer:
         self,
         row: NDArray[np.int64],
         at: NDArray[np.int64],
-        observation: NDArray[np.float32],
+        observation: NDArray[np.floating],
         action: NDArray[np.float32],
         reward: NDArray[np.float32],
-        next_observation: NDArray[np.float32],
+        next_observation: NDArray[np.floating],
         envs: NDArray[np.int64] | None = None,
     ) -> None:
         envs = np.arange(len(self._task)) if envs is None else envs
@@ -330,6 +351,7 @@ class ReplayBuffer:
         Raises:
             ReplayError: a task has nothing to sample yet.
         """
+        width = self.block_size + self.tail
         while True:
             with self._lock:
                 task = self._draw_tasks(batch_size)
@@ -342,15 +364,18 @@ class ReplayBuffer:
                 leaf = self.tree.find(task, within / counts[task] * total)
                 probability = self.tree.get(task, leaf) / total
                 row, position = np.divmod(leaf, self.block_size)
-                left = self.steps[task, row] - position
-                terminated = (left <= self.tail) & (self.ended[task, row] == _TERMINATED)
-                born = self.born[task, row, position]
+                # From here on rows of all tasks are counted through: one index costs numpy less than three.
+                row += task * self.rows
+                place = row * self.block_size + position
+                left = self.steps.take(row) - position
+                terminated = (left <= self.tail) & (self.ended.take(row) == _TERMINATED)
+                born = self.born.take(place)
                 age = self.added[task] - 1 - born
                 return_scale = self.returns.scale[task]
             length = np.minimum(left, self.tail)
-            observation, action, reward = self._windows(task, row, position, length)
+            observation, action, reward = self._windows(row * width + position, length)
             with self._lock:
-                if (self.born[task, row, position] == born).all():
+                if (self.born.take(place) == born).all():
                     break
         weight = (np.maximum(probability, 1e-12)) ** -self.importance_exponent
         largest = np.zeros(self.tasks)
@@ -372,17 +397,19 @@ class ReplayBuffer:
         )
 
     def _windows(
-        self,
-        task: NDArray[np.int64],
-        row: NDArray[np.int64],
-        position: NDArray[np.int64],
-        length: NDArray[np.int64],
+        self, start: NDArray[np.int64], length: NDArray[np.int64]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]:
-        """Observations, actions and rewards of windows `[B]` as in `Windows`, each a run of its row."""
-        start = (task * self.rows + row) * (self.block_size + self.tail) + position
-        observation = _runs(self.observation, self.tail + 1)[start]
-        action = _runs(self.action, self.unroll_steps)[start]
-        reward = _runs(self.reward, self.tail)[start]
+        """Observations, actions and rewards of windows `[B]` as in `Windows`.
+
+        Args:
+            start: `[B]` where they begin, in steps of all rows one after the other.
+            length: `[B]` real steps.
+        """
+        observation = _take(self.observation, start, self.tail + 1)
+        if observation.dtype != np.float32:
+            observation = torch.from_numpy(observation).float().numpy()  # numpy: ten times as long
+        action = _take(self.action, start, self.unroll_steps)
+        reward = _take(self.reward, start, self.tail)
         short = np.flatnonzero(length < self.tail)
         last = np.minimum(np.arange(self.tail + 1), length[short, None])
         observation[short] = observation[short[:, None], last]

@@ -15,60 +15,62 @@ class SegmentTree:
     """
 
     def __init__(self, tasks: int, size: int) -> None:
-        self.leaves = 1 << max(1, (size - 1).bit_length())
-        self._width = 2 * self.leaves
-        # All trees one after the other: a flat index costs numpy a fraction of what a pair of them does.
-        self._sum = np.zeros(tasks * self._width)
-        self._max = np.zeros(tasks * self._width, dtype=np.float32)
-        self._sum_pairs, self._max_pairs = self._sum.reshape(-1, 2), self._max.reshape(-1, 2)
+        self._depth = max(1, (size - 1).bit_length())
+        # Level k of all trees lies in one array, tree after tree: the children of node i, whichever tree
+        # it is of, are 2i and 2i + 1 a level below. Flat indices cost numpy a fraction of what pairs do.
+        self._sum = [np.zeros(tasks << k) for k in range(self._depth + 1)]
+        self._max = [np.zeros(tasks << k, np.float32) for k in range(self._depth + 1)]
 
     @property
     def nbytes(self) -> int:
         """What it holds."""
-        return self._sum.nbytes + self._max.nbytes
+        return sum(level.nbytes for level in self._sum) + sum(level.nbytes for level in self._max)
 
     @property
     def total(self) -> NDArray[np.float64]:
         """Sum of all leaves, `[T]`."""
-        return self._sum[1 :: self._width]
+        return self._sum[0]
 
     @property
     def maximum(self) -> NDArray[np.float32]:
         """Largest leaf, `[T]`."""
-        return self._max[1 :: self._width]
+        return self._max[0]
 
     def get(self, task: NDArray[np.int64], leaf: NDArray[np.int64]) -> NDArray[np.float64]:
         """Values `[B]` of leaves `[B]` of trees `[B]`."""
-        return self._sum.take(task * self._width + self.leaves + leaf)
+        return self._sum[-1].take((task << self._depth) + leaf)
 
     def front(self, count: int) -> NDArray[np.float64]:
         """A copy of the first `count` leaves of every tree, `[T, count]`."""
-        return self._sum.reshape(-1, self._width)[:, self.leaves : self.leaves + count].copy()
+        return self._sum[-1].reshape(-1, 1 << self._depth)[:, :count].copy()
 
     def set(self, task: NDArray[np.int64], leaf: NDArray[np.int64], value: NDArray[np.float64]) -> None:
         """Writes values `[B]`; of a leaf given twice the last one holds."""
-        root = task * self._width
-        node = self.leaves + leaf
-        self._sum[root + node] = value
-        self._max[root + node] = value
-        while node.size and node[0] > 1:
-            node = node >> 1
-            parent = root + node
-            below = (root >> 1) + node  # a node's children are neighbours: the pair of this number
-            sums, largest = self._sum_pairs.take(below, axis=0), self._max_pairs.take(below, axis=0)
-            self._sum[parent] = sums[:, 0] + sums[:, 1]
-            self._max[parent] = np.maximum(largest[:, 0], largest[:, 1])
+        node = (task << self._depth) + leaf
+        self._sum[-1][node] = value
+        self._max[-1][node] = value
+        for level in range(self._depth - 1, -1, -1):
+            node >>= 1
+            sums = self._sum[level + 1].reshape(-1, 2).take(node, axis=0)
+            largest = self._max[level + 1].reshape(-1, 2).take(node, axis=0)
+            self._sum[level][node] = sums[:, 0] + sums[:, 1]
+            self._max[level][node] = np.maximum(largest[:, 0], largest[:, 1])
 
     def find(self, task: NDArray[np.int64], mass: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The leaf `[B]` at which each tree's running sum passes `mass` `[B]`, in [0, total)."""
-        mass = mass.copy()
-        pair = task * (self._width >> 1)
-        node = np.ones_like(task)
-        while node.size and node[0] < self.leaves:
-            below = self._sum_pairs.take(pair + node, axis=0)
-            left = below[:, 0]
-            # Rounding may leave a little mass at an empty right child: stay left then.
-            right = (mass >= left) & (below[:, 1] > 0)
-            mass -= left * right
-            node = 2 * node + right
-        return node - self.leaves
+        """The leaf `[B]` at which each tree's running sum passes `mass` `[B]`, in [0, total).
+
+        Trees `[B]` must hold something; then so does the leaf found.
+        """
+        node, mass = task.copy(), mass.copy()
+        for sums in self._sum[1:]:
+            node += node
+            left = sums.take(node)
+            right = mass >= left
+            left *= right
+            mass -= left
+            node += right
+        # Rounding may leave a little mass behind the last leaf that holds something: that one takes it.
+        for i in np.flatnonzero(self._sum[-1].take(node) == 0):
+            first = int(task[i]) << self._depth
+            node[i] = first + np.flatnonzero(self._sum[-1][first : node[i]])[-1]
+        return node - (task << self._depth)

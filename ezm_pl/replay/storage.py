@@ -75,7 +75,11 @@ class ReplayStore:
                 ("task", "<i8"),
                 ("row", "<i8"),
                 ("born", "<i8", (buffer.block_size,)),
-                ("observation", "<f4", (width, buffer.observation.shape[3])),
+                (
+                    "observation",
+                    buffer.observation.dtype.newbyteorder("<"),
+                    (width, buffer.observation.shape[3]),
+                ),
                 ("action", "<f4", (width, buffer.action.shape[3])),
                 ("reward", "<f4", (width,)),
             ]
@@ -171,11 +175,12 @@ class ReplayStore:
             ReplayError: the save is not there, damaged, or of other sizes; the buffer is as it was.
         """
         manifest = read_manifest(self.folder, name)
+        # Saves from before there was a choice say nothing of the type.
+        sizes = {"observation_dtype": "float32"} | manifest["sizes"]
         for what, size in self._sizes().items():
-            if manifest["sizes"].get(what) != size:
+            if sizes.get(what) != size:
                 raise ReplayError(
-                    f"{self.folder / name}.json: {what} is {manifest['sizes'].get(what)}, "
-                    f"this experiment needs {size}"
+                    f"{self.folder / name}.json: {what} is {sizes.get(what)}, this experiment needs {size}"
                 )
         snapshot = self._read_state(manifest)
         generator = np.random.default_rng()
@@ -219,7 +224,7 @@ class ReplayStore:
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
 
-    def _sizes(self) -> dict[str, int]:
+    def _sizes(self) -> dict[str, int | str]:
         buffer = self.buffer
         return {
             "tasks": buffer.tasks,
@@ -228,6 +233,7 @@ class ReplayStore:
             "tail": buffer.tail,
             "observation_size": buffer.observation.shape[3],
             "action_size": buffer.action.shape[3],
+            "observation_dtype": buffer.observation.dtype.name,
         }
 
     def _fields(self, used: int) -> list[tuple[str, str, tuple[int, ...]]]:

@@ -108,9 +108,17 @@ class SearchSpec(Strict):
 
 
 class ReplaySpec(Strict):
-    """Independent prioritised buffers, one a task."""
+    """Independent prioritised buffers, one a task.
+
+    `observation_dtype: float16` is for replay that does not fit into memory: observations take half of it.
+    They come back rounded to 11 binary digits (a relative error of at most 5e-4: half a millimetre at 1 m,
+    1.6 cm at 60 m) and clipped to +-65,504. A resumed run cannot change it.
+    """
 
     capacity: PositiveInt = Field(1_000_000, description="transitions a task")
+    observation_dtype: Literal["float32", "float16"] = Field(
+        "float32", description="as stored; float16: half the memory, rounded by up to 5e-4 of a value"
+    )
     block_size: PositiveInt = Field(100, description="steps stored together")
     shared: Switch = Field(False, description="one priority table over all tasks (the ablation)")
     priority_exponent: NonNegativeFloat = 1.0

@@ -141,20 +141,25 @@ class SelfPlayDataModule(L.LightningDataModule):
             capacity=min(spec.replay.capacity, stored),
             block_size=spec.replay.block_size,
             tail=spec.targets.unroll_steps + spec.targets.td_steps,
+            observation_dtype=spec.replay.observation_dtype,
         )
 
     def memory(self) -> str:
         """A line on what the buffers will take."""
-        needed, there = self.replay_bytes() / 2**30, psutil.virtual_memory().available / 2**30
-        return f"replay: {needed:.2f} GiB when full, of {there:.1f} GiB free"
+        needed, there = self.replay_bytes(), psutil.virtual_memory().available / 2**30
+        units = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+        unit, size = next((pair for pair in units if needed >= 0.1 * pair[1]), units[-1])
+        return f"replay: {needed / size:.2f} {unit} when full, of {there:.1f} GiB free"
 
     def check_memory(self) -> None:
         """Raises `MemoryRefused` if full buffers would leave no room for anything else."""
         needed, there = self.replay_bytes(), psutil.virtual_memory().available
         if needed > 0.9 * there:
+            full = self.share.replay.observation_dtype == "float32"
+            halve = "set replay.observation_dtype to float16, " if full else ""
             raise MemoryRefused(
                 f"replay needs {needed / 2**30:.1f} GiB when full and {there / 2**30:.1f} GiB are free: "
-                "lower replay.capacity, or train fewer tasks"
+                f"{halve}lower replay.capacity, or train fewer tasks"
             )
 
     @property
@@ -176,6 +181,7 @@ class SelfPlayDataModule(L.LightningDataModule):
                 importance_exponent=spec.replay.importance_exponent,
                 min_importance=spec.replay.min_importance,
                 shared=spec.replay.shared,
+                observation_dtype=spec.replay.observation_dtype,
                 seed=stream(spec.seed, "replay", self.ranks.rank),
             )
         return self._buffer

@@ -346,7 +346,7 @@ def test_the_memory_estimate(capacity: int) -> None:
         discount=0.99,
     )
     arrays = [a for a in vars(buffer).values() if isinstance(a, np.ndarray)]
-    real = sum(a.nbytes for a in [*arrays, buffer.tree._sum, buffer.tree._max])
+    real = sum(a.nbytes for a in [*arrays, *buffer.tree._sum, *buffer.tree._max])
     assert buffer.nbytes == pytest.approx(real, rel=1e-3)
     estimate = ReplayBuffer.estimate_bytes(
         tasks=3, observation_size=51, action_size=19, capacity=capacity, block_size=100, tail=10

@@ -34,6 +34,23 @@ def test_find_never_ends_at_an_empty_leaf() -> None:
     assert tree.find(np.zeros(5, int), masses).tolist() == [2, 5, 5, 5, 5]
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rounding_never_leads_to_an_empty_leaf(seed: int) -> None:
+    """Sparse trees of unlike numbers: masses at, just below and just above every running sum."""
+    random = np.random.default_rng(seed)
+    size = int(random.integers(2, 300))
+    tree, filled = SegmentTree(tasks=2, size=size), random.random(size) < 0.2
+    filled[random.integers(size)] = True
+    value = np.where(filled, 10.0 ** random.uniform(-9, 3, size), 0.0)
+    tree.set(np.ones(size, int), np.arange(size), value)
+    sums = np.append(value.cumsum(), tree.total[1])
+    masses = np.concatenate([[0.0], sums, np.nextafter(sums, 0), np.nextafter(sums, np.inf)])
+    task = np.ones(len(masses), int)
+    leaf = tree.find(task, masses)
+    assert (tree.get(task, leaf) > 0).all()
+    assert leaf[0] == filled.argmax() and leaf[len(sums)] == np.flatnonzero(filled)[-1]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 64, 100])
 def test_against_numpy(size: int) -> None:
     random = np.random.default_rng(size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -130,8 +131,9 @@ class Seen(Callback):
         self.published = data.store.newer_than(-1)
 
 
-def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path) -> None:
-    experiment = fit_experiment()
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path, dtype: str) -> None:
+    experiment = fit_experiment({"replay": {"observation_dtype": dtype}})
     first = run(experiment, tmp_path, CtrlC("training", update=4))
     assert first.status == "interrupted" and first.updates == 4
     saved = contents(last(tmp_path))
@@ -149,6 +151,7 @@ def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path) -> None:
         assert torch.equal(seen.state[name], x), name
     assert (second.env_steps >= first.env_steps).all()
     buffer = replay(experiment, tmp_path)
+    assert buffer.observation.dtype == dtype
     assert (buffer.added >= added).all()
     for task in range(2):
         born = np.sort(buffer.born[task][buffer.born[task] >= 0])
@@ -313,11 +316,13 @@ def test_ctrl_c_from_a_terminal(moment: str, seconds: float, tmp_path: Path) -> 
 
 def test_another_spec_is_refused_by_the_field_s_name(finished: tuple[Path, FitResult]) -> None:
     path = last(finished[0])
-    other = fit_experiment({"loss": {"value": 0.5}, "search": {"num_simulations": 5}})
+    half = {"observation_dtype": "float16"}
+    other = fit_experiment({"loss": {"value": 0.5}, "search": {"num_simulations": 5}, "replay": half})
     with pytest.raises(CheckpointError) as caught:
         run(other, finished[0], checkpoint=path)
     text = str(caught.value)
     assert "loss.value: 0.25 -> 0.5" in text and "search.num_simulations: 4 -> 5" in text
+    assert "replay.observation_dtype: float32 -> float16" in text
     assert "\n" not in text
     with pytest.raises(CheckpointError, match="tasks"):
         check_same_experiment(path, fit_experiment({"tasks": ["dmc-cartpole-balance"]}))
@@ -354,11 +359,27 @@ def test_buffers_that_cannot_fit_are_refused_before_they_are_made(monkeypatch: p
     class Little:
         available = 10 * 2**20
 
-    experiment = fit_experiment({"replay": {"capacity": 10**7}, "collect": {"env_steps": 10**9}})
     monkeypatch.setattr(psutil, "virtual_memory", Little)
-    with pytest.raises(MemoryRefused, match=r"lower replay\.capacity") as caught:
-        SelfPlayDataModule(experiment, sizes(experiment.tasks))
-    assert "\n" not in str(caught.value)
+    said = []
+    for dtype in ("float32", "float16"):
+        replay = {"capacity": 10**7, "observation_dtype": dtype}
+        experiment = fit_experiment({"replay": replay, "collect": {"env_steps": 10**9}})
+        with pytest.raises(MemoryRefused, match=r"lower replay\.capacity") as caught:
+            SelfPlayDataModule(experiment, sizes(experiment.tasks))
+        said.append(str(caught.value))
+    assert "\n" not in "".join(said)
+    assert ["observation_dtype to float16" in line for line in said] == [True, False]
+
+
+@pytest.mark.parametrize(("steps", "unit"), [(800, "KiB"), (500_000, "MiB"), (50_000_000, "GiB")])
+def test_the_memory_line_has_a_unit_that_shows_something(steps: int, unit: str) -> None:
+    """Two tasks, actions held for 25 steps: 32, 20,000 and a million transitions of each."""
+    from ezm_pl.envs import sizes
+
+    experiment = fit_experiment({"replay": {"capacity": 10**6}, "collect": {"env_steps": steps}})
+    line = SelfPlayDataModule(experiment, sizes(experiment.tasks)).memory()
+    found = re.fullmatch(rf"replay: (\d+\.\d+) {unit} when full, of \d+\.\d GiB free", line)
+    assert found and float(found[1]) >= 0.1
 
 
 def test_the_shares_of_both_sides_time_add_up(tmp_path: Path) -> None:
