@@ -174,7 +174,8 @@ def show(
 
 
 def write_json(path: Path | None, facts: Mapping[str, Any], **numbers: Any) -> None:
-    """Writes the numbers and the machine's facts to `path`, if there is one."""
+    """Writes the numbers (Python's or numpy's) and the machine's facts to `path`, if there is one."""
     if path is not None:
-        path.write_text(json.dumps({"machine": dict(facts), **numbers}, indent=1) + "\n")
+        text = json.dumps({"machine": dict(facts), **numbers}, indent=1, default=lambda x: x.item())
+        path.write_text(text + "\n")
         print(f"wrote {path}")
