@@ -3,8 +3,8 @@
     python benchmarks/kill9.py [--kills 30] [--seed 0] [--folder DIR]
 
 A run of the smoke preset on dm_control tasks, saved every few updates. After each kill: the newest
-checkpoint is valid, it is at most one interval older than what MLflow has seen (two, if the kill came
-while a save was still being written behind training), and the run comes back.
+checkpoint is valid, at most `trainer.checkpoint_every` updates older than what MLflow has seen, and the
+run comes back.
 At the end: FINISHED in MLflow, every metric's steps rise, counters never fall, the buffers are consistent.
 """
 
@@ -90,7 +90,7 @@ def main() -> None:
     lost = [sitting.lost for sitting in sittings]
     print(
         f"{len(sittings)} kills, {len(sittings)} resumed; lost updates: mean {np.mean(lost):.1f}, "
-        f"most {max(lost)}, more than an interval of {EVERY}: {sum(n > EVERY for n in lost)} times; "
+        f"most {max(lost)} (trainer.checkpoint_every: {EVERY}); "
         f"{len(buffer)} transitions in the end, consistent"
     )
 
@@ -120,7 +120,7 @@ def killed_run(folder: Path, kills: int, seed: int) -> list[Sitting]:
             process.wait()
         sitting = Sitting(began, logged_step(folder, run), saved_step(run), time.perf_counter() - started)
         assert sitting.saved >= began, f"kill {len(sittings) + 1}: the checkpoint is older than before"
-        assert sitting.lost <= 2 * EVERY, f"kill {len(sittings) + 1}: {sitting.lost} updates lost"
+        assert sitting.lost <= EVERY, f"kill {len(sittings) + 1}: {sitting.lost} updates lost"
         sittings.append(sitting)
         print(f"kill {len(sittings)}: {sitting}", file=sys.stderr, flush=True)
     process = start(folder, resume=True)

@@ -133,7 +133,7 @@ def _fit(
     module = EZMModule(experiment, task_sizes, ranks)
     last = LastCheckpoint(
         run_dir / "checkpoints",
-        experiment.trainer.checkpoint_every,
+        max(1, experiment.trainer.checkpoint_every // 2),
         replay=experiment.replay.save,
     )
     trainer.callbacks.append(last)  # type: ignore[attr-defined]

@@ -90,8 +90,7 @@ class LastCheckpoint(Checkpoint):
     what neither needs deleted. So a valid pair is there at every instant.
 
     A kill costs what was done since the last save, and where that was still being written, since the one
-    before it: at most `every` updates if a save is over within `SHORT_WAIT`, and at most twice as many
-    always, for a save waits for the one before it.
+    before it. That is at most twice `every` updates, for a save waits for the one before it.
 
     Args:
         directory: where to write.

@@ -23,7 +23,7 @@ from ezm_pl.training import CheckpointError, FitResult, evaluate, newest_valid
 from ezm_pl.training.checkpoint import check_usable, read_checkpoint, write_checkpoint
 from ezm_pl.training.saving import LastCheckpoint
 
-THREE: dict[str, Any] = {"trainer": {"checkpoint_every": 3}, "eval": {"every": 3}}
+THREE: dict[str, Any] = {"trainer": {"checkpoint_every": 6}, "eval": {"every": 3}}
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +292,7 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(tmp_path: Path) -> None:
     spec = fit_experiment(
         {
             "eval": {"every": 3},
-            "trainer": {"checkpoint_every": 3, "log_every": 1},
+            "trainer": {"checkpoint_every": 6, "log_every": 1},
             "optim": {"total_updates": 6},
         }
     )

@@ -175,7 +175,7 @@ def test_resuming_a_finished_run_only_evaluates(finished: tuple[Path, FitResult]
 
 def test_a_checkpoint_holds_the_end_of_its_update(tmp_path: Path) -> None:
     """Update 3 refreshes the lagged copies (every 3) and is saved (every 3): the copy has its weights."""
-    experiment = fit_experiment({"trainer": {"checkpoint_every": 3}})
+    experiment = fit_experiment({"trainer": {"checkpoint_every": 6}})
     run(experiment, tmp_path, CtrlC("training", update=3))
     saved = contents(last(tmp_path))
     weights = saved["state_dict"]
