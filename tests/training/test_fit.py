@@ -304,7 +304,7 @@ def test_ctrl_c_from_a_terminal(moment: str, seconds: float, tmp_path: Path) -> 
         os.killpg(process.pid, signal.SIGINT)
         rest = process.stdout.read()
         assert process.wait(60) == 0, rest
-        assert time.perf_counter() - pressed < 30
+        assert time.perf_counter() - pressed < 120, "it takes a second; nothing may wait for a time-out"
     finally:
         if process.poll() is None:
             process.kill()
