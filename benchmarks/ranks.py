@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from timing import machine, show, spread, write_json
 
+from ezm_pl.spec import load_experiment
 from ezm_pl.tracking.store import open_store
 
 SKIPPED = 100
@@ -28,12 +29,17 @@ RATES = {"updates/s": "time/updates_per_second", "env steps/s": "time/env_steps_
 
 def rates(spec: Path, ranks: int, updates: int, folder: Path) -> dict[str, list[float]]:
     """One run of `updates` in `folder`: its rates every 20 updates after the first `SKIPPED`."""
+    experiment = load_experiment(spec)
+    collect, whole = experiment.collect, experiment.optim.total_updates
     settings = {
         "trainer.devices": ranks,
         "trainer.accelerator": "cuda" if torch.cuda.is_available() else "cpu",
         "trainer.log_every": 20,
         "trainer.checkpoint_every": 10 * updates,
         "optim.total_updates": updates,
+        # As many steps an update as the whole run has.
+        "collect.env_steps": collect.random_steps
+        + (collect.env_steps - collect.random_steps) * updates // whole,
         "eval.every": 10 * updates,
         "eval.at_start": "false",
         "eval.episodes": 1,

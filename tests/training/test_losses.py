@@ -218,7 +218,7 @@ def test_importance_weights_scale_positions() -> None:
     before = loss(model, batch, targets)
     double = loss(model, batch._replace(weight=batch.weight * 2), targets)
     for name in ("total", *TERMS):
-        assert float(getattr(double, name)) == pytest.approx(2 * float(getattr(before, name)), rel=1e-5)
+        assert getattr(double, name).item() == pytest.approx(2 * getattr(before, name).item(), rel=1e-5)
     last = torch.tensor([0.0, 0, 0, 0, 0, 1])
     alone = Batch(*(x[5:] for x in batch)), Targets(*(x[5:] for x in targets))
     kept, single = loss(model, batch._replace(weight=last), targets), loss(model, *alone)
