@@ -160,10 +160,11 @@ class LastCheckpoint(Checkpoint):
         self._name = None
 
     def settle(self) -> None:
-        """The metrics of the update that is being saved have been logged: waits a little for the save."""
+        """The metrics of the update that is being saved have been logged: waits once, a little, for the save."""
+        if self._thread is None or self._logged.is_set():
+            return
         self._logged.set()
-        if self._thread is not None:
-            self._thread.join(SHORT_WAIT)
+        self._thread.join(SHORT_WAIT)
 
     def finish(self) -> None:
         """Waits for a save that is being written; one that the disk refuses is told of, and tried again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ezm_pl.replay import safe_file
 from ezm_pl.spec import dump_experiment
 from ezm_pl.training import CheckpointError, FitResult, evaluate, newest_valid
 from ezm_pl.training.checkpoint import check_usable, read_checkpoint, write_checkpoint
-from ezm_pl.training.saving import LastCheckpoint
+from ezm_pl.training.saving import SHORT_WAIT, LastCheckpoint
 
 THREE: dict[str, Any] = {"trainer": {"checkpoint_every": 6}, "eval": {"every": 3}}
 
@@ -203,6 +204,23 @@ def test_a_full_disk_is_told_of_and_training_goes_on(
     assert "No space left on device" in line
     assert contents(last(tmp_path))["global_step"] == UPDATES
     assert len(replay(fit_experiment(THREE), tmp_path)) > 0
+
+
+def test_training_waits_once_for_a_save_and_not_at_every_update(tmp_path: Path) -> None:
+    waits: list[float | None] = []
+
+    class Long(threading.Thread):
+        def join(self, timeout: float | None = None) -> None:
+            waits.append(timeout)
+
+    callback = LastCheckpoint(tmp_path, 10, replay=False)
+    callback._thread = Long()
+    for _ in range(3):
+        callback.on_train_batch_start()
+    callback.on_validation_start()
+    assert waits == [SHORT_WAIT]
+    callback.finish()
+    assert waits == [SHORT_WAIT, None]
 
 
 def test_another_number_of_ranks_is_refused_with_the_reason(folder: Path) -> None:
