@@ -160,7 +160,7 @@ class LastCheckpoint(Checkpoint):
         self._name = None
 
     def settle(self) -> None:
-        """The metrics of the update that is being saved have been logged: waits once, a little, for the save."""
+        """The metrics of the update that is being saved have been logged: waits for it once, a little."""
         if self._thread is None or self._logged.is_set():
             return
         self._logged.set()
