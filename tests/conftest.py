@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,3 +32,19 @@ def ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path, str], None]]:
+    """Puts a folder on a disk of its own, in memory and so large (`8m`); skips where it may not."""
+    with ExitStack() as mounted:
+
+        def mount(folder: Path, size: str) -> None:
+            folder.mkdir()
+            command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                pytest.skip(f"mount is not permitted here: {done.stderr.strip()}")
+            mounted.callback(subprocess.run, ["umount", "-l", str(folder)], check=True)
+
+        yield mount

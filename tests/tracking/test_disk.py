@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,15 +25,13 @@ def shell(*command: str) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_disk: Callable[[Path, str], None]) -> Path:
     """`mlruns/` on 8 MiB of their own."""
     folder = tmp_path / "mlruns"
-    folder.mkdir()
-    shell("mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder))
+    small_disk(folder, "8m")
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
+    return folder
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
