@@ -7,16 +7,19 @@ Lightning, views (which move no number), and, while it profiles, the profiler.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
+from operator import itemgetter
 
 import torch
+from torch._C._profiler import _ExperimentalConfig
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from ezm_pl.selfplay import Clock
+from ezm_pl.training.reanalysis import InBackground
 
 _NAMES = {
     "matrix products": "mm addmm _addmm_activation bmm baddbmm _linear_pointwise mkldnn_linear linear matmul",
@@ -34,7 +37,7 @@ _NAMES = {
 }
 GROUPS = (*(group for group in _NAMES if group != "host"), "elementwise, sums", "host")
 _OF = {name: group for group, names in _NAMES.items() for name in names.split()}
-_LAP = "end of a part"
+_LAP, _REANALYSIS = "end of a part", "reanalysis of a batch"
 
 
 def group_of(operation: str) -> str | None:
@@ -49,11 +52,12 @@ def group_of(operation: str) -> str | None:
 
 @dataclass(frozen=True)
 class Operations:
-    """Where some updates' time went.
+    """Where some updates' time went: the learner's, and that of reanalysis in the background.
 
     Attributes:
-        seconds: an update, by part of it (`search`, `losses`, ... as in `time/learner_*_share`; on a GPU,
-            which works behind the host, only `update`) and by group of `GROUPS` in that part.
+        seconds: an update, by part of it (`losses`, ... as in `time/learner_*_share`, and `reanalysis`, but
+            not what the learner waits; on a GPU, which works behind the host, only `update`) and by group
+            of `GROUPS` in that part.
         update: seconds of an update while it was profiled.
         updates: how many were.
     """
@@ -63,22 +67,25 @@ class Operations:
     updates: int
 
     def share(self, group: str, *parts: str) -> float:
-        """A group's share of an update's time, in some parts of it or in all."""
-        return sum(self.seconds.get(part, {}).get(group, 0.0) for part in parts or self.seconds) / self.update
+        """A group's share of all parts' time, in some of them or in all."""
+        all_of_it = sum(sum(of.values()) for of in self.seconds.values())
+        return sum(self.seconds.get(part, {}).get(group, 0.0) for part in parts or self.seconds) / all_of_it
 
 
 class Watch:
-    """Profiles the thread that calls it, from `start` to `stop`; `clock` is told where its parts end.
+    """Profiles the thread that calls it and the one that reanalyses, from `start` to `stop`.
 
     Args:
-        clock: the learner's.
+        clock: the learner's, which is told where its parts end.
         device: that it computes on.
+        background: what reanalyses in a thread of its own, if anything does.
     """
 
-    def __init__(self, clock: Clock, device: torch.device) -> None:
-        self._clock, self._cuda = clock, device.type == "cuda"
+    def __init__(self, clock: Clock, device: torch.device, background: InBackground | None) -> None:
+        self._clock, self._cuda, self._background = clock, device.type == "cuda", background
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])]
-        self._profile = profile(activities=activities)
+        config = _ExperimentalConfig(profile_all_threads=background is not None)
+        self._profile = profile(activities=activities, experimental_config=config)
         self._ended: list[str] = []
 
     def start(self) -> None:
@@ -91,6 +98,9 @@ class Watch:
             with record_function(_LAP):
                 pass
 
+        if self._background is not None:
+            self._background.settle()
+            self._background.reanalyse = record_function(_REANALYSIS)(self._background.reanalyse)
         self._profile.start()
         self._clock.lap = marked  # type: ignore[method-assign]
         self._clock.lap("other")
@@ -99,21 +109,32 @@ class Watch:
         """Ends, `updates` updates later."""
         self._clock.lap("other")
         del self._clock.lap  # the class's own again
+        if self._background is not None:
+            self._background.settle()
         self._profile.stop()
         events = [event for event in self._profile.events() if event.device_type == DeviceType.CPU]
-        laps = sorted(event.time_range.start for event in events if event.name == _LAP)
+        laps = [event for event in events if event.name == _LAP]
+        here, ends = laps[0].thread, sorted(event.time_range.start for event in laps)
         ended = self._ended
         if self._cuda:
-            laps, ended = [laps[0], laps[-1]], ["update"] * 2
+            ends, ended = [ends[0], ends[-1]], ["update"] * 2
+        spans = {here: [(*times, part) for times, part in zip(pairwise(ends), ended[1:], strict=True)]}
+        if self._background is not None:
+            spans[here] = [span for span in spans[here] if span[2] not in ("search", "waiting")]
+            jobs = [event for event in events if event.name == _REANALYSIS]
+            spans[jobs[0].thread] = sorted(
+                (job.time_range.start, job.time_range.end, "reanalysis") for job in jobs
+            )
         seconds: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(GROUPS, 0.0))
-        for part, (start, end) in zip(ended[1:], pairwise(laps), strict=True):
+        for start, end, part in chain(*spans.values()):
             seconds[part]["host"] += (end - start) / 1e6
         for event in events:
-            lap, group = bisect_left(laps, event.time_range.start), group_of(event.name)
-            if group in (None, "host") or not 0 < lap < len(laps):
+            group, of_thread = group_of(event.name), spans.get(event.thread, [])
+            span = bisect_right(of_thread, event.time_range.start, key=itemgetter(0)) - 1
+            if group in (None, "host") or span < 0 or event.time_range.start >= of_thread[span][1]:
                 continue
             own = (event.self_device_time_total if self._cuda else event.self_cpu_time_total) / 1e6
-            seconds[ended[lap]][group] += own
-            seconds[ended[lap]]["host"] -= own
+            seconds[of_thread[span][2]][group] += own
+            seconds[of_thread[span][2]]["host"] -= own
         each = {part: {group: s / updates for group, s in of.items()} for part, of in seconds.items()}
-        return Operations(each, (laps[-1] - laps[0]) / 1e6 / updates, updates)
+        return Operations(each, (ends[-1] - ends[0]) / 1e6 / updates, updates)

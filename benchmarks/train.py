@@ -123,7 +123,7 @@ class Meter(Callback):
             "memory": psutil.Process().memory_info().rss,
             "gpu_memory": torch.cuda.max_memory_allocated(pl_module.device) if cuda else 0,
         }
-        self._watch = Watch(data.clock, pl_module.device)
+        self._watch = Watch(data.clock, pl_module.device, data.background)
         self._watch.start()
 
     def end(self, trainer: Trainer, module: Any, operations: Operations) -> None:
@@ -142,7 +142,7 @@ def update_flops(module: Any) -> float:
     windows = module.data.buffer.sample(experiment.optim.batch_size)
     batch = Batch(*(x.to(module.device) for x in Batch.from_windows(windows)))
     with flop_counter() as counter, module.trainer.precision_plugin.train_step_context():
-        targets = module.reanalyse(batch)
+        targets = module.reanalyse(batch, module.updates)
         found = losses(
             module.model,
             batch,
@@ -226,7 +226,7 @@ def present_operations(rows: Sequence[Row], facts: dict[str, Any]) -> None:
     """A table a row: its learner's time by part and kind of operation."""
     for row in rows:
         found = row.operations
-        parts = [part for part in LEARNER if part in found.seconds] or list(found.seconds)
+        parts = [part for part in ("reanalysis", *LEARNER) if part in found.seconds] or list(found.seconds)
         lines = [
             [group, *(f"{found.share(group, part):.1%}" for part in parts), f"{found.share(group):.1%}"]
             for group in GROUPS

@@ -82,6 +82,7 @@ class Collector:
         self._resumed_at = collected
         self._stop = threading.Event()
         self._failure: BaseException | None = None
+        self._threads = torch.get_num_threads()
         self._thread = threading.Thread(target=self._run, name="ezm-collector", daemon=True)
 
     def start(self) -> None:
@@ -112,6 +113,7 @@ class Collector:
         return steps >= self.experiment.collect.random_steps and self.buffer.ready
 
     def _run(self) -> None:
+        torch.set_num_threads(self._threads)  # a thread's own; other threads may have others
         try:
             self._play()
         except BaseException as error:  # noqa: BLE001 - handed to the main thread by `check`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -20,9 +20,11 @@ from ezm_pl.selfplay import Clock, Collector, CollectorError, Lockstep, Pacing, 
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream
 from ezm_pl.training.ahead import Ahead
-from ezm_pl.training.batch import Batch
+from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.evaluation import evaluation_envs
+from ezm_pl.training.hardware import reanalysis_threads
 from ezm_pl.training.ranks import RankError, Ranks, rank_share
+from ezm_pl.training.reanalysis import InBackground
 from ezm_pl.world_model import InferenceModel
 
 
@@ -33,8 +35,9 @@ class MemoryRefused(ValueError):
 class _Stream(IterableDataset[Batch]):
     """Endless batches; waits for warm-up and for collection to keep up, on all ranks.
 
-    For a GPU the next batch is drawn, and pinned, while the learner computes. On the CPU that would take
-    the time from the learner itself.
+    For a GPU the next batch is drawn, and pinned, while the learner computes. On the CPU drawing would
+    take the time from the learner itself; there reanalysis begins as soon as a batch is drawn, which is
+    one update ahead (Lightning's own prefetching).
     """
 
     def __init__(self, data: SelfPlayDataModule) -> None:
@@ -43,7 +46,10 @@ class _Stream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         data = self.data
         if not data.draw_ahead:
-            yield from self._draw(data.clock)
+            for drawn in self._draw(data.clock):
+                if data.background is not None:
+                    data.background.begin(drawn, data.updates)
+                yield drawn
             return
         pin = torch.cuda.is_available()
         data.ahead = Ahead(batch.pin_memory() if pin else batch for batch in self._draw(Clock()))
@@ -115,6 +121,8 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.clock = Clock()
         self.draw_ahead = False
         self.ahead: Ahead[Batch] | None = None
+        self.background: InBackground | None = None
+        self._reanalysis_threads = reanalysis_threads(experiment.model.latent_size, self.ranks.local)
         self._steps = np.zeros((self.ranks.size, len(experiment.tasks)), np.int64)
         # Diverged episodes and restarted workers: this rank's, its earlier sittings', all ranks'.
         self._own_faults = np.zeros(2, np.int64)
@@ -186,8 +194,16 @@ class SelfPlayDataModule(L.LightningDataModule):
             )
         return self._buffer
 
-    def start_collecting(self, actor: InferenceModel, device: torch.device) -> None:
-        """Starts the collector thread, from where an earlier run stopped if there was one."""
+    def start_collecting(
+        self, actor: InferenceModel, device: torch.device, reanalyse: Callable[[Batch, int], Targets]
+    ) -> InBackground | None:
+        """Starts the collector thread, from where an earlier run stopped if there was one.
+
+        Returns:
+            On the CPU, what reanalyses batches from when they are drawn.
+        """
+        if device.type == "cpu":
+            self.background = InBackground(reanalyse, self._reanalysis_threads)
         # Ranks agree before each batch, and only from the main thread; in lockstep nothing runs ahead.
         alone = self.ranks.size == 1 and not self.experiment.trainer.deterministic
         self.draw_ahead = device.type == "cuda" and alone
@@ -206,6 +222,7 @@ class SelfPlayDataModule(L.LightningDataModule):
             collected=collected,
         )
         self.collector.start()
+        return self.background
 
     @property
     def control_steps(self) -> NDArray[np.int64]:
@@ -336,6 +353,9 @@ class SelfPlayDataModule(L.LightningDataModule):
             if self.ahead is not None:
                 self.ahead.stop()
                 self.ahead = None
+        if self.background is not None and stage == "fit":
+            self.background.stop()
+            self.background = None
         if self._evaluation_envs is not None:
             self._evaluation_envs.close()
             self._evaluation_envs = None

@@ -21,7 +21,7 @@ from ezm_pl.training.evaluation import Evaluation, EvaluationInterrupted, play_e
 from ezm_pl.training.hardware import search_dtype
 from ezm_pl.training.losses import Losses, losses
 from ezm_pl.training.ranks import Ranks, rank_share
-from ezm_pl.training.reanalysis import reanalyse
+from ezm_pl.training.reanalysis import InBackground, reanalyse
 from ezm_pl.training.skipped import NonFiniteUpdates, diagnosis
 from ezm_pl.world_model import InferenceModel, WorldModel
 
@@ -30,7 +30,8 @@ class EZMModule(L.LightningModule):
     """EfficientZero-Multitask under Lightning.
 
     Three copies of the world model live here: `model` learns, `lagged` is 0 to `refresh_every`
-    updates old and goes to the actors, `target` is one refresh older and reanalyses batches.
+    updates old and goes to the actors, `target` is one refresh older and reanalyses batches (on the
+    CPU one batch ahead, in the background).
 
     Args:
         experiment: the run's spec.
@@ -57,6 +58,7 @@ class EZMModule(L.LightningModule):
         self._generator_states: dict[str, Tensor] = {}
         self._error: tuple[Batch, Tensor] | None = None
         self._drawn: Batch | None = None
+        self._background: InBackground | None = None
         self._copying: tuple[Batch, Tensor, torch.cuda.Event] | None = None
         self._statistics: list[Tensor] = []
         self._latest: tuple[Losses, Batch, Targets] | None = None
@@ -107,6 +109,7 @@ class EZMModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the random streams of the learner."""
+        self._settle()
         checkpoint["generators"] = {name: g.get_state() for name, g in self._generators.items()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -120,20 +123,26 @@ class EZMModule(L.LightningModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Reanalyses a training batch: `Batch` to `(Batch, Targets)`."""
+        """Adds a training batch's targets: `Batch` to `(Batch, Targets)`."""
         if not isinstance(batch, Batch):
             return batch
         self.clock.lap("other")
-        self.target.draw_heads(self.generator("heads"))
-        targets = self.reanalyse(batch)
+        if self._background is None:
+            targets = self.reanalyse(batch, self.global_step)
+        else:
+            targets = self._background.take()
         self.clock.lap("search")
         return batch, targets
 
-    def reanalyse(self, batch: Batch) -> Targets:
-        """Fresh targets from the target network."""
-        return reanalyse(
-            batch, self.target, self.planner, self.share, self.global_step, self.generator("search")
-        )
+    def reanalyse(self, batch: Batch, updates: int) -> Targets:
+        """Fresh targets from the target network, `updates` having been done."""
+        self.target.draw_heads(self.generator("heads"))
+        return reanalyse(batch, self.target, self.planner, self.share, updates, self.generator("search"))
+
+    def _settle(self) -> None:
+        """Waits for what is being reanalysed, before what it uses is changed or saved."""
+        if self._background is not None:
+            self._background.settle()
 
     def training_step(self, batch: tuple[Batch, Targets], batch_idx: int) -> Tensor:
         """One update's loss."""
@@ -229,7 +238,7 @@ class EZMModule(L.LightningModule):
         self.updates = self.data.updates
         self.clock = self.data.clock = Clock(self.device)
         self.data.store.publish(self.updates, self.lagged.state_dict())
-        self.data.start_collecting(self.new_actor(), self.device)
+        self._background = self.data.start_collecting(self.new_actor(), self.device, self.reanalyse)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Finishes the update."""
@@ -248,6 +257,9 @@ class EZMModule(L.LightningModule):
             (windows, error), self._error = self._error, None
             self._set_priorities(windows, error)
         if self.global_step % self.experiment.optim.refresh_every == 0:
+            self.clock.lap("refresh")
+            self._settle()
+            self.clock.lap("search")
             self.refresh()
             self.data.store.publish(self.global_step, self.lagged.state_dict())
         self.data.updated(self.global_step)

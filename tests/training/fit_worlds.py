@@ -59,7 +59,8 @@ def draw_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def started(self: SelfPlayDataModule, *arguments: Any) -> None:
         start(self, *arguments)
-        self.draw_ahead = True
+        self.background.stop()
+        self.background, self.draw_ahead = None, True
 
     monkeypatch.setattr(SelfPlayDataModule, "start_collecting", started)
 

@@ -20,7 +20,7 @@ from lightning.pytorch.loggers.logger import Logger
 
 from ezm_pl.replay import safe_file
 from ezm_pl.spec import dump_experiment
-from ezm_pl.training import CheckpointError, FitResult, evaluate, newest_valid
+from ezm_pl.training import CheckpointError, EZMModule, FitResult, evaluate, newest_valid
 from ezm_pl.training.checkpoint import check_usable, read_checkpoint, write_checkpoint
 from ezm_pl.training.saving import SHORT_WAIT, LastCheckpoint
 
@@ -78,22 +78,33 @@ def test_what_a_checkpoint_holds(finished: tuple[Path, FitResult]) -> None:
 
 
 class Streams(Callback):
-    """The states of all generators that a run starts with."""
+    """The states of all generators that a run starts with: as they are when first asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.states: dict[str, torch.Tensor] = {}
+        made = EZMModule.generator
+
+        def generator(module: EZMModule, purpose: str) -> torch.Generator:
+            found = made(module, purpose)
+            self.states.setdefault(purpose, found.get_state())
+            return found
+
+        monkeypatch.setattr(EZMModule, "generator", generator)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        names = ("heads", "search", "entropy")
-        self.states = {name: module.generator(name).get_state() for name in names}  # type: ignore[operator]
         self.sampling = trainer.datamodule.buffer.generator.bit_generator.state  # type: ignore[attr-defined]
 
 
-def test_random_streams_go_on(folder: Path) -> None:
+def test_random_streams_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the learner and of sampling; the collector starts new ones, as its environments start anew."""
-    at_three, began = read_checkpoint(previous(folder)), Streams()
+    at_three, began = read_checkpoint(previous(folder)), Streams(monkeypatch)
     sampling = replay(fit_experiment(), folder, "previous.ckpt").generator.bit_generator.state
     run(fit_experiment(THREE), folder, began, checkpoint=previous(folder))
+    assert at_three["generators"].keys() == {"heads", "search", "entropy"}
     for name, state in at_three["generators"].items():
         assert torch.equal(began.states[name], state), name
-    fresh = Streams()
+    monkeypatch.undo()
+    fresh = Streams(monkeypatch)
     run(fit_experiment(THREE), folder / "fresh", fresh)
     assert all(not torch.equal(fresh.states[name], state) for name, state in began.states.items())
     assert sampling != fresh.sampling

@@ -58,7 +58,7 @@ class FromMemory(L.LightningDataModule):
 
         self.store.publish = recorded  # type: ignore[method-assign]
 
-    def start_collecting(self, actor: Any, device: torch.device) -> None:
+    def start_collecting(self, actor: Any, device: torch.device, reanalyse: Any) -> None:
         self.actor = actor
 
     def updated(self, updates: int) -> None:
@@ -76,9 +76,9 @@ class Recorded(EZMModule):
         self.tags: list[tuple[int, float]] = []
         self.snapshots: list[dict[str, Tensor]] = []
 
-    def reanalyse(self, batch: Batch) -> Targets:
-        self.tags.append((self.global_step, float(self.target.model.task_embedding[0, 0])))
-        return super().reanalyse(batch)
+    def reanalyse(self, batch: Batch, updates: int) -> Targets:
+        self.tags.append((updates, float(self.target.model.task_embedding[0, 0])))
+        return super().reanalyse(batch, updates)
 
     def everything(self) -> dict[str, Tensor]:
         """Parameters, statistics and optimiser state of the learning copy."""
