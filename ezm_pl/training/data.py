@@ -100,6 +100,7 @@ class SelfPlayDataModule(L.LightningDataModule):
 
     Attributes:
         share: what this rank does of the experiment.
+        background: on the CPU, while collection runs, what reanalyses batches.
         asked_to_stop: set on a rank that a signal has reached.
         interrupted: set once all ranks have agreed to stop.
         in_step: whether all ranks are known to be at the same place, so that they can save together.
@@ -122,6 +123,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.draw_ahead = False
         self.ahead: Ahead[Batch] | None = None
         self.background: InBackground | None = None
+        # Asked for here: once training has begun, torch has fewer in this thread.
         self._reanalysis_threads = reanalysis_threads(experiment.model.latent_size, self.ranks.local)
         self._steps = np.zeros((self.ranks.size, len(experiment.tasks)), np.int64)
         # Diverged episodes and restarted workers: this rank's, its earlier sittings', all ranks'.
@@ -196,11 +198,12 @@ class SelfPlayDataModule(L.LightningDataModule):
 
     def start_collecting(
         self, actor: InferenceModel, device: torch.device, reanalyse: Callable[[Batch, int], Targets]
-    ) -> InBackground | None:
+    ) -> None:
         """Starts the collector thread, from where an earlier run stopped if there was one.
 
-        Returns:
-            On the CPU, what reanalyses batches from when they are drawn.
+        Args:
+            actor: the collector's network. device: that it and the learner compute on.
+            reanalyse: gives a batch's targets; on the CPU `background` calls it from when one is drawn.
         """
         if device.type == "cpu":
             self.background = InBackground(reanalyse, self._reanalysis_threads)
@@ -222,7 +225,6 @@ class SelfPlayDataModule(L.LightningDataModule):
             collected=collected,
         )
         self.collector.start()
-        return self.background
 
     @property
     def control_steps(self) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from ezm_pl.training.evaluation import Evaluation, EvaluationInterrupted, play_e
 from ezm_pl.training.hardware import search_dtype
 from ezm_pl.training.losses import Losses, losses
 from ezm_pl.training.ranks import Ranks, rank_share
-from ezm_pl.training.reanalysis import InBackground, reanalyse
+from ezm_pl.training.reanalysis import reanalyse
 from ezm_pl.training.skipped import NonFiniteUpdates, diagnosis
 from ezm_pl.world_model import InferenceModel, WorldModel
 
@@ -58,7 +58,6 @@ class EZMModule(L.LightningModule):
         self._generator_states: dict[str, Tensor] = {}
         self._error: tuple[Batch, Tensor] | None = None
         self._drawn: Batch | None = None
-        self._background: InBackground | None = None
         self._copying: tuple[Batch, Tensor, torch.cuda.Event] | None = None
         self._statistics: list[Tensor] = []
         self._latest: tuple[Losses, Batch, Targets] | None = None
@@ -127,10 +126,10 @@ class EZMModule(L.LightningModule):
         if not isinstance(batch, Batch):
             return batch
         self.clock.lap("other")
-        if self._background is None:
+        if self.data.background is None:
             targets = self.reanalyse(batch, self.global_step)
         else:
-            targets = self._background.take()
+            targets = self.data.background.take()
         self.clock.lap("search")
         return batch, targets
 
@@ -141,8 +140,8 @@ class EZMModule(L.LightningModule):
 
     def _settle(self) -> None:
         """Waits for what is being reanalysed, before what it uses is changed or saved."""
-        if self._background is not None:
-            self._background.settle()
+        if self.data.background is not None:
+            self.data.background.settle()
 
     def training_step(self, batch: tuple[Batch, Targets], batch_idx: int) -> Tensor:
         """One update's loss."""
@@ -238,7 +237,7 @@ class EZMModule(L.LightningModule):
         self.updates = self.data.updates
         self.clock = self.data.clock = Clock(self.device)
         self.data.store.publish(self.updates, self.lagged.state_dict())
-        self._background = self.data.start_collecting(self.new_actor(), self.device, self.reanalyse)
+        self.data.start_collecting(self.new_actor(), self.device, self.reanalyse)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Finishes the update."""

@@ -109,7 +109,8 @@ class Watched:
     Attributes:
         threads: names of the threads that it ran in.
         busy: while one runs.
-        changed: how often the target network, its heads or the random stream changed under it.
+        changed: how often the target network or its heads changed under it.
+        saves, saved_while_busy: how often the learner's streams were saved, and how often meanwhile.
     """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:

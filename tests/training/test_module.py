@@ -48,7 +48,7 @@ class FromMemory(L.LightningDataModule):
     def __init__(self, batches: list[Batch]) -> None:
         super().__init__()
         self.batches, self.buffer, self.store = batches, Priorities(), WeightStore()
-        self.updates, self.counted = 0, []
+        self.updates, self.counted, self.background = 0, [], None
         self.published: list[tuple[int, float]] = []
         publish = self.store.publish
 
