@@ -28,7 +28,7 @@ def add(group: Group) -> None:
         metavar="JSON",
         help="published curves to draw beside its own; repeatable",
     )
-    report.add_argument("--out", type=Path, metavar="DIR", help="default: mlruns/reports/SWEEP")
+    report.add_argument("--out", type=Path, metavar="DIR", help="default: mlruns/reports/SWEEP-RUN")
     ui = command(group, "ui", _ui, "serve MLflow's UI on this machine")
     ui.add_argument("--port", type=number(1, 65535), default=PORT, help=f"default: {PORT}")
 

@@ -21,6 +21,9 @@ def add(group: Group) -> None:
     add_run(evaluate)
     evaluate.add_argument("--episodes", type=number(1), default=4, help="a task (default: 4)")
     evaluate.add_argument("--seed", type=number(0), default=0)
+    evaluate.add_argument(
+        "--no-search", action="store_true", help="let the policy decide alone: what a slow computer can run"
+    )
     evaluate.add_argument("--video", type=Path, metavar="DIR", help="film an episode of each task into DIR")
     add_run(
         command(group, "learn-check", _learn_check, "check that experiments/learn_check.yaml has learned")
@@ -49,7 +52,14 @@ def _train(args: argparse.Namespace) -> int:
 def _eval(args: argparse.Namespace) -> None:
     from ezm_pl.tracking.evaluate import evaluate_run
 
-    evaluate_run(args.run, episodes=args.episodes, seed=args.seed, video=args.video, console=new_console())
+    evaluate_run(
+        args.run,
+        episodes=args.episodes,
+        seed=args.seed,
+        search=not args.no_search,
+        video=args.video,
+        console=new_console(),
+    )
 
 
 def _learn_check(args: argparse.Namespace) -> int:

@@ -1,11 +1,12 @@
 """Batched Gumbel search over any model with `root` and `step`."""
 
 from ezm_pl.search.halving import Wave, plan_waves
-from ezm_pl.search.planner import Planner
+from ezm_pl.search.planner import Act, Planner, policy_alone
 from ezm_pl.search.proposals import DiscreteProposal, GaussianProposal, Proposal
 from ezm_pl.search.tree import SearchModel, SearchResult, SearchSettings, search
 
 __all__ = [
+    "Act",
     "DiscreteProposal",
     "GaussianProposal",
     "Planner",
@@ -15,5 +16,6 @@ __all__ = [
     "SearchSettings",
     "Wave",
     "plan_waves",
+    "policy_alone",
     "search",
 ]

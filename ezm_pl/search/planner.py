@@ -1,8 +1,9 @@
-"""From a spec to decisions: the search as self-play, reanalysis and evaluation call it."""
+"""From a spec to decisions: by the search, as self-play and reanalysis make them, or by the policy alone."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,6 +12,23 @@ from torch.nn import functional as F
 from ezm_pl.search.proposals import GaussianProposal
 from ezm_pl.search.tree import SearchModel, SearchResult, SearchSettings, search
 from ezm_pl.spec.experiment import SearchSpec
+
+
+class Act(Protocol):
+    """How to decide."""
+
+    def __call__(
+        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator, /
+    ) -> Tensor:
+        """Actions `[B, A]` for observations `[B, O]` of tasks `[B]`; `generator` lives on their device."""
+
+
+@torch.inference_mode()
+def policy_alone(model: Any, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
+    """Decides without a search: the policy's mode, which training has taught what the search chooses."""
+    state, _ = model.root(observation, task)
+    action: Tensor = model.policy(state, task).mode
+    return action
 
 
 class Planner:
@@ -61,3 +79,9 @@ class Planner:
             action=result.actions[torch.arange(batch, device=best.device), best],
             weights=F.one_hot(best, candidates).float(),
         )
+
+    def act(
+        self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator
+    ) -> Tensor:
+        """The chosen actions `[B, A]` of a search (see `Act`)."""
+        return self(model, observation, task, generator).action

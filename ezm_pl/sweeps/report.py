@@ -37,7 +37,7 @@ def make_report(
 
     Args:
         reference: `last`, a run id, or a sweep's name.
-        out: folder to write to; None: `mlruns/reports/<sweep name>`.
+        out: folder to write to; None: `mlruns/reports/<sweep name>-<run id>`.
         published: files of published learning curves to draw beside the sweep's.
         console: where to say what was written.
         uri: of the tracking store; None: the usual one.
@@ -52,7 +52,7 @@ def make_report(
     where = tracking_uri(uri)
     client = open_store(where)
     sweep = read_sweep(client, find_sweep(client, reference, where=shown(where)))
-    folder = out or REPORTS / re.sub(r"[^\w.\-]+", "-", sweep.name)
+    folder = out or REPORTS / re.sub(r"[^\w.\-]+", "-", f"{sweep.name}-{sweep.run_id[:8]}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / PAGE

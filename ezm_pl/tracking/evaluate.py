@@ -10,13 +10,16 @@ from ezm_pl.spec import SpecError
 from ezm_pl.tracking.saved_runs import find_checkpoint
 
 
-def evaluate_run(reference: str, *, episodes: int, seed: int, video: Path | None, console: Console) -> None:
+def evaluate_run(
+    reference: str, *, episodes: int, seed: int, search: bool, video: Path | None, console: Console
+) -> None:
     """Evaluates the checkpoint behind `reference` (see `find_checkpoint`) and prints a table.
 
     Args:
         reference: `last`, a run id, a run folder or a checkpoint.
         episodes: a task.
         seed: of the environments and the search.
+        search: plan; otherwise the policy decides alone.
         video: folder for one MP4 a task; None: no films.
         console: where to print.
 
@@ -33,7 +36,7 @@ def evaluate_run(reference: str, *, episodes: int, seed: int, video: Path | None
         if note:
             console.print(note, style="yellow", markup=False, highlight=False)
         experiment = checkpoint_experiment(checkpoint)
-        evaluation = evaluate(checkpoint, episodes=episodes, seed=seed)
+        evaluation = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
     except CheckpointError as error:
         raise SpecError(f"RUN {reference}: {error}") from None
     console.print(returns_table(evaluation, protocol=experiment.env.protocol))
@@ -42,5 +45,6 @@ def evaluate_run(reference: str, *, episodes: int, seed: int, video: Path | None
         highlight=False,
     )
     if video is not None:
-        for path in film_tasks(checkpoint, evaluation.tasks, video, seed=seed, console=console):
+        films = film_tasks(checkpoint, evaluation.tasks, video, seed=seed, console=console, search=search)
+        for path in films:
             console.print(f"wrote {path}", highlight=False)

@@ -32,6 +32,8 @@ def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
     """
     episodes = evaluation.returns_ezm.shape[1]
     counted = f"mean of {episodes} episode{'s' if episodes > 1 else ''} a task"
+    if not evaluation.searched:
+        counted += ", by the policy alone"
     table = Table(title=f"Returns after {evaluation.updates:,} updates, {counted}")
     table.add_column("task", no_wrap=True)
     for name in (

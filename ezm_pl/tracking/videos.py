@@ -48,9 +48,23 @@ def film_random(task: str, path: Path, *, seed: int) -> None:
 
 
 def film_tasks(
-    checkpoint: Path, tasks: Sequence[str], directory: Path, *, seed: int, console: Console
+    checkpoint: Path,
+    tasks: Sequence[str],
+    directory: Path,
+    *,
+    seed: int,
+    console: Console,
+    search: bool = True,
 ) -> list[Path]:
     """Films an episode of each task as `directory/<task>.mp4`; a line instead where rendering does not work.
+
+    Args:
+        checkpoint: to load.
+        tasks: of those it was trained on.
+        directory: where to write.
+        seed: of the episodes.
+        console: where to say that rendering does not work.
+        search: plan; otherwise the policy decides alone.
 
     Returns:
         The files written.
@@ -61,7 +75,7 @@ def film_tasks(
     written = []
     try:
         for task in tasks:
-            frames, fps = film(checkpoint, task, seed)
+            frames, fps = film(checkpoint, task, seed, search=search)
             path = directory / f"{task}.mp4"
             write_video(frames, path, fps=fps)
             written.append(path)

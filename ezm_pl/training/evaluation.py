@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ezm_pl.envs import MultiTaskVectorEnv
-from ezm_pl.search import Planner
+from ezm_pl.search import Act
 from ezm_pl.spec import Experiment, normalized_score
 from ezm_pl.spec.experiment import Protocol
 from ezm_pl.world_model import InferenceModel
@@ -31,6 +31,7 @@ class Evaluation:
         returns_ezm: `[T, episodes]`; falls do not end the episode.
         returns_humanoidbench: `[T, episodes]`; the sum up to the first fall.
         protocol: whose returns are scored.
+        searched: whether decisions were planned; otherwise the policy decided alone.
     """
 
     tasks: tuple[str, ...]
@@ -39,6 +40,7 @@ class Evaluation:
     returns_ezm: NDArray[np.float64]
     returns_humanoidbench: NDArray[np.float64]
     protocol: Protocol = "ezm"
+    searched: bool = True
 
     def score_of(self, task: str) -> float:
         """Normalised score of a task's mean return: 0 for a random policy, 1 for the success bar."""
@@ -87,7 +89,7 @@ def evaluation_envs(
 def play_episodes(
     envs: MultiTaskVectorEnv,
     model: InferenceModel,
-    planner: Planner,
+    act: Act,
     *,
     seed: int,
     heads: torch.Generator,
@@ -95,14 +97,14 @@ def play_episodes(
     tasks: Sequence[int] | None = None,
     stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Plays one episode in every row of `envs`, planning at every decision.
+    """Plays one episode in every row of `envs`.
 
     Where a worker process was lost on the way, everything is played again: a cut episode has no return.
 
     Args:
         envs: `T` tasks × `episodes` rows, protocol `ezm`; its sizes may be smaller than the model's.
-        model: network that plans.
-        planner: how it plans.
+        model: network that decides.
+        act: how it decides.
         seed: of the environments and of the search's noise: the same seed, the same episodes.
         heads: CPU generator that draws value heads.
         device: of the model.
@@ -117,7 +119,7 @@ def play_episodes(
     """
     state = heads.get_state()
     ids = np.asarray(envs.task_ids if tasks is None else np.asarray(tasks)[envs.task_ids])
-    while (returns := _play_once(envs, ids, model, planner, seed, heads, device, stopped)) is None:
+    while (returns := _play_once(envs, ids, model, act, seed, heads, device, stopped)) is None:
         heads.set_state(state)
     return returns
 
@@ -126,7 +128,7 @@ def _play_once(
     envs: MultiTaskVectorEnv,
     ids: NDArray[np.int64],
     model: InferenceModel,
-    planner: Planner,
+    act: Act,
     seed: int,
     heads: torch.Generator,
     device: torch.device,
@@ -145,7 +147,7 @@ def _play_once(
             raise EvaluationInterrupted("evaluation interrupted")
         model.draw_heads(heads)
         padded[:, : envs.sizes.obs_size] = torch.as_tensor(observation, device=device)
-        action = planner(model, padded, task, generator).action[:, : envs.sizes.action_size]
+        action = act(model, padded, task, generator)[:, : envs.sizes.action_size]
         observation, reward, terminated, truncated, info = envs.step(action.cpu().numpy())
         if (info["lost"] & running).any():
             return None

@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
 from ezm_pl.envs import make, sizes
-from ezm_pl.search import Planner
+from ezm_pl.search import Act, Planner, policy_alone
 from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.training.callbacks import SelfPlayMetrics, TrainingBar
 from ezm_pl.training.checkpoint import (
@@ -257,6 +257,7 @@ def evaluate(
     episodes: int,
     seed: int,
     choice: Literal["best", "random"] | None = None,
+    search: bool = True,
 ) -> Evaluation:
     """Plays evaluation episodes with a checkpoint.
 
@@ -265,30 +266,46 @@ def evaluate(
         episodes: a task.
         seed: of the episodes.
         choice: overrides what the search does with its candidates; None as trained.
+        search: plan; otherwise the policy decides alone.
     """
     experiment, actor, updates, env_steps = load_actor(checkpoint)
     if choice is not None:
         experiment = experiment.model_copy(
             update={"search": experiment.search.model_copy(update={"choice": choice})}
         )
-    task_sizes = sizes(experiment.tasks)
     envs = evaluation_envs(experiment, episodes)
     try:
         ezm, humanoidbench = play_episodes(
             envs,
             actor,
-            Planner(experiment.search, experiment.targets.discount, task_sizes.action_size),
+            _act(experiment, search),
             seed=seed,
             heads=torch.Generator().manual_seed(seed),
             device=actor.model.task_embedding.device,
         )
     finally:
         envs.close()
-    return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, experiment.env.protocol)
+    protocol = experiment.env.protocol
+    return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, search)
 
 
-def film(checkpoint: Path, task: str, seed: int) -> tuple[list[NDArray[np.uint8]], float]:
-    """Films the first `FILM_SECONDS` of an episode of a task, planning at every decision.
+def _act(experiment: Experiment, search: bool) -> Act:
+    """How decisions are made: planned, or by the policy alone."""
+    if not search:
+        return policy_alone
+    return Planner(experiment.search, experiment.targets.discount, sizes(experiment.tasks).action_size).act
+
+
+def film(
+    checkpoint: Path, task: str, seed: int, *, search: bool = True
+) -> tuple[list[NDArray[np.uint8]], float]:
+    """Films the first `FILM_SECONDS` of an episode of a task.
+
+    Args:
+        checkpoint: to load.
+        task: one that it was trained on.
+        seed: of the episode.
+        search: plan; otherwise the policy decides alone.
 
     Returns:
         RGB frames `[H, W, 3]`, one a decision, and their rate in frames a second of simulated time.
@@ -302,7 +319,7 @@ def film(checkpoint: Path, task: str, seed: int) -> tuple[list[NDArray[np.uint8]
         raise ValueError(f"{checkpoint}: was not trained on {task!r}, but on {', '.join(experiment.tasks)}")
     task_sizes = sizes(experiment.tasks)
     device = actor.model.task_embedding.device
-    planner = Planner(experiment.search, experiment.targets.discount, task_sizes.action_size)
+    act = _act(experiment, search)
     generator = torch.Generator(device).manual_seed(seed)
     index = experiment.tasks.index(task)
     env = make(
@@ -322,7 +339,7 @@ def film(checkpoint: Path, task: str, seed: int) -> tuple[list[NDArray[np.uint8]
         while not ended and len(frames) < FILM_SECONDS * rate:
             padded = torch.zeros(1, task_sizes.obs_size, device=device)
             padded[0, : len(observation)] = torch.as_tensor(observation)
-            action = planner(actor, padded, torch.tensor([index], device=device), generator).action[0]
+            action = act(actor, padded, torch.tensor([index], device=device), generator)[0]
             action_size = int(task_sizes.action_sizes[index])
             observation, _, terminated, truncated, _ = env.step(action[:action_size].cpu().numpy())
             frames.append(np.asarray(env.render()))

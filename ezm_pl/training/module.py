@@ -318,7 +318,7 @@ class EZMModule(L.LightningModule):
             return tasks, *play_episodes(
                 self.data.evaluation_envs(),
                 actor,
-                self.planner,
+                self.planner.act,
                 seed=stream_int(seed, "evaluation", rank),
                 heads=torch.Generator().manual_seed(stream_int(seed, "evaluation heads", rank)),
                 device=self.device,

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import logging
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -14,7 +18,7 @@ from gymnasium.utils.env_checker import check_env
 import ezm_pl.envs as envs
 from ezm_pl.envs import registry
 from ezm_pl.envs.core import ControlEnv
-from ezm_pl.envs.humanoid import HumanoidEnv, Task, Terms
+from ezm_pl.envs.humanoid import HumanoidEnv, Task, Terms, _on_warning
 from ezm_pl.envs.scene import BOX, add_solid
 from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
 
@@ -185,6 +189,35 @@ def test_diverging_physics_truncates_with_finite_numbers() -> None:
     np.testing.assert_array_equal(simulation.data.qpos, before)
     assert np.isfinite(env.reset()[0]).all()
     assert not env.step(np.zeros(19))[4]["diverged"]
+
+
+def test_diverging_physics_prints_and_writes_nothing(tmp_path: Path) -> None:
+    """In a process of its own, without dm_control, which would take MuJoCo's warnings for itself."""
+    program = """
+import sys
+import numpy as np
+import ezm_pl.envs as envs
+env = envs.make("h1-walk", protocol="ezm", seed=0)
+env.reset()
+env.step(np.zeros(19))
+env.unwrapped.data.qvel[8] = 1e12
+with np.errstate(all="ignore"):
+    print(env.step(np.zeros(19))[4]["diverged"], "dm_control" in sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("True False\n", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_warnings_of_mujoco_are_seen(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        _on_warning("Nan, Inf or huge value in QACC at DOF 0. The simulation is unstable. Time = 0.0000.")
+        _on_warning("Contact buffer is full. Time = 0.0000.")
+    assert [record.getMessage() for record in caplog.records] == [
+        "MuJoCo: Contact buffer is full. Time = 0.0000."
+    ]
 
 
 @pytest.mark.parametrize("task", HUMANOIDS)

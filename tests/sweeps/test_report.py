@@ -132,6 +132,25 @@ def test_figures_lie_beside_the_page_and_in_mlflow(scaling: tuple[FilledSweep, P
     assert {"report/report.html", "report/score_shared_tasks.png", "report/curves_ezm"} <= logged
 
 
+def test_sweeps_of_one_name_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each would log the other's figures as its own."""
+    monkeypatch.chdir(tmp_path)
+    first, second = new_sweep(tmp_path, "one/name"), new_sweep(tmp_path, "one/name")
+    filled(first, {2: 0.2})
+    pages = [
+        make_report(sweep.run_id, out=None, published=[], console=Console(quiet=True), uri=sweep.uri)
+        for sweep in (first, second)
+    ]
+    assert [page.parent for page in pages] == [
+        Path(f"mlruns/reports/one-name-{sweep.run_id[:8]}") for sweep in (first, second)
+    ]
+    logged = [{entry.path for entry in s.client.list_artifacts(s.run_id, "report")} for s in (first, second)]
+    assert "report/curves_ezm" in logged[0]
+    assert logged[1] == {"report/report.html"}
+
+
 def test_scores_by_hand(store: Path) -> None:
     """Without noise every score is the one that was put in, whatever the task."""
     sweep = new_sweep(store, "scores_by_hand")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
@@ -35,6 +36,9 @@ def test_returns_stand_beside_the_published_numbers() -> None:
     assert cells(table, "h1-walk") == ["h1-walk", "351.2", "15.0", "2.4", "700", "0.500", "801 ± 3 @ 0.84M"]
     assert cells(table, "cartpole") == ["dmc-cartpole-balance", "850.0", "850.0", "-", "-", "0.850", ""]
     assert cells(table, "mean score")[5] == "0.675"
+    assert table.title == "Returns after 10 updates, mean of 2 episodes a task"
+    alone = returns_table(replace(evaluation, searched=False), protocol="ezm")
+    assert alone.title == f"{table.title}, by the policy alone"
 
 
 def test_random_returns_agree_within_15_percent_or_3_points() -> None:

@@ -156,6 +156,9 @@ def test_its_checkpoint_is_evaluated(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "mean of 2 episodes a task" in done.stdout
     assert re.search(r"20 updates, \d+ env steps a task", done.stdout)
+    alone = ran(folder, *command("eval", "--episodes", "1", "--no-search"))
+    assert alone.returncode == 0, alone.stderr
+    assert "by the policy alone" in re.sub(r"\s+", " ", alone.stdout)
 
 
 def test_a_checkpoint_of_another_spec_is_refused(folder: Path) -> None:

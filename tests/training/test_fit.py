@@ -29,6 +29,8 @@ from ezm_pl.training import (
     checkpoint_experiment,
     evaluate,
 )
+from ezm_pl.training.evaluation import evaluation_envs
+from ezm_pl.training.fit import load_actor
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +353,29 @@ def test_evaluation_with_a_random_choice_of_the_candidates(finished: tuple[Path,
     path = last(finished[0])
     best, random = (evaluate(path, episodes=1, seed=3, choice=choice) for choice in ("best", "random"))
     assert (best.returns_ezm != random.returns_ezm).any()
+
+
+def test_evaluation_of_the_policy_alone_is_that_of_its_mode(finished: tuple[Path, FitResult]) -> None:
+    """Against one environment a task, stepped here."""
+    path = last(finished[0])
+    alone = evaluate(path, episodes=1, seed=3, search=False)
+    assert not alone.searched
+    assert (alone.returns_ezm != evaluate(path, episodes=1, seed=3).returns_ezm).any()
+    experiment, actor, *_ = load_actor(path)
+    envs = evaluation_envs(experiment, episodes=1)
+    try:
+        observation, _ = envs.reset(seed=3)
+        task = torch.arange(len(experiment.tasks))
+        total, running = np.zeros(len(task)), np.ones(len(task), bool)
+        while running.any():
+            state, _ = actor.root(torch.as_tensor(observation), task)
+            action = torch.tanh(actor.policy(state, task).mean)
+            observation, reward, terminated, truncated, _ = envs.step(action.numpy())
+            total += reward * running
+            running &= ~(terminated | truncated)
+    finally:
+        envs.close()
+    np.testing.assert_allclose(alone.returns_ezm[:, 0], total, rtol=1e-6)
 
 
 def test_buffers_that_cannot_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
