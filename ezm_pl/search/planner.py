@@ -25,7 +25,10 @@ class Act(Protocol):
 
 @torch.inference_mode()
 def policy_alone(model: Any, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
-    """Decides without a search: the policy's mode, which training has taught what the search chooses."""
+    """Decides without a search: the policy's mode, which training has taught what the search chooses.
+
+    Args and result as for `Act`.
+    """
     state, _ = model.root(observation, task)
     action: Tensor = model.policy(state, task).mode
     return action
