@@ -29,8 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from ezm_pl.envs import MultiTaskVectorEnv, make
-from ezm_pl.envs.humanoid import SUBSTEPS, HumanoidEnv
-from ezm_pl.envs.vector import available_cores
+from ezm_pl.envs.robots.humanoid import SUBSTEPS, HumanoidEnv
+from ezm_pl.envs.stepping.vector import available_cores
 from ezm_pl.spec import resolve_tasks
 
 BLOCK = 25

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
-from ezm_pl.envs.vector import available_cores
+from ezm_pl.envs.stepping.vector import available_cores
 
 
 @dataclass(frozen=True)

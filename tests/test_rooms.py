@@ -52,7 +52,7 @@ def imported(tree: ast.AST, module: str) -> Iterator[tuple[str, int]]:
 
 
 def violations(source: str, module: str) -> list[str]:
-    """What `module` (such as `ezm_pl.envs.h1`) imports against the rules, one line each."""
+    """What `module` (such as `ezm_pl.envs.core`) imports against the rules, one line each."""
     parts = module.split(".")
     room = parts[1] if len(parts) > 1 else ""
     found = []
@@ -109,12 +109,12 @@ def test_every_folder_is_a_known_room() -> None:
     [
         ("ezm_pl.spec.presets", "import torch"),
         ("ezm_pl.spec.presets", "def f():\n    from torch import nn"),
-        ("ezm_pl.envs.h1", "from lightning.pytorch import Trainer"),
-        ("ezm_pl.envs.h1", "from ezm_pl.replay import buffer"),
-        ("ezm_pl.envs.h1", "from ..replay import buffer"),
+        ("ezm_pl.envs.core", "from lightning.pytorch import Trainer"),
+        ("ezm_pl.envs.core", "from ezm_pl.replay import buffer"),
+        ("ezm_pl.envs.core", "from ..replay import buffer"),
         ("ezm_pl.envs.__init__", "from .. import replay"),
-        ("ezm_pl.envs.h1", "import ezm_pl.training"),
-        ("ezm_pl.envs.h1", "import importlib\nimportlib.import_module('torch')"),
+        ("ezm_pl.envs.core", "import ezm_pl.training"),
+        ("ezm_pl.envs.core", "import importlib\nimportlib.import_module('torch')"),
         ("ezm_pl.world_model.model", "from ezm_pl.envs import make"),
         ("ezm_pl.search.tree", "from ezm_pl.world_model.layers import mlp"),
         ("ezm_pl.replay.buffer", "from torch import nn"),
@@ -132,7 +132,7 @@ def test_the_check_can_fail(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("ezm_pl.replay.buffer", "import torch"),
-        ("ezm_pl.envs.h1", "from . import core\nfrom ezm_pl.spec import BUILTIN"),
+        ("ezm_pl.envs.core", "from . import core\nfrom ezm_pl.spec import BUILTIN"),
         ("ezm_pl.training.fit", "import lightning\nfrom ezm_pl.selfplay import Collector"),
         ("ezm_pl.cli", "from ezm_pl.sweeps import study"),
     ],

@@ -11,8 +11,8 @@ import gymnasium
 from ezm_pl.envs.original import HumanoidBenchUnavailable
 from ezm_pl.envs.registry import TaskSizes, make, register, sizes
 from ezm_pl.envs.rendering import RenderingUnavailable, rendering_available
-from ezm_pl.envs.rollouts import random_returns
-from ezm_pl.envs.vector import MultiTaskVectorEnv
+from ezm_pl.envs.stepping.rollouts import random_returns
+from ezm_pl.envs.stepping.vector import MultiTaskVectorEnv
 from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
 
 __all__ = [

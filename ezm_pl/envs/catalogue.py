@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from ezm_pl.envs.balance import Balance, BalanceHard
-from ezm_pl.envs.bookshelf import Bookshelf, BookshelfHard
-from ezm_pl.envs.humanoid import Task
-from ezm_pl.envs.insert import Insert, InsertSmall
-from ezm_pl.envs.locomotion import Crawl, Hurdle, Run, Slide, Stair, Stand, Walk
-from ezm_pl.envs.maze import Maze
-from ezm_pl.envs.pole import Pole
-from ezm_pl.envs.reach import Reach
-from ezm_pl.envs.sit import Sit, SitHard
-from ezm_pl.envs.spoon import Spoon
-from ezm_pl.envs.window import Window
+from ezm_pl.envs.robots.humanoid import Task
+from ezm_pl.envs.tasks.balance import Balance, BalanceHard
+from ezm_pl.envs.tasks.bookshelf import Bookshelf, BookshelfHard
+from ezm_pl.envs.tasks.insert import Insert, InsertSmall
+from ezm_pl.envs.tasks.locomotion import Crawl, Hurdle, Run, Slide, Stair, Stand, Walk
+from ezm_pl.envs.tasks.maze import Maze
+from ezm_pl.envs.tasks.pole import Pole
+from ezm_pl.envs.tasks.reach import Reach
+from ezm_pl.envs.tasks.sit import Sit, SitHard
+from ezm_pl.envs.tasks.spoon import Spoon
+from ezm_pl.envs.tasks.window import Window
 
 LOCOMOTION: dict[str, type[Task]] = {
     "stand": Stand,

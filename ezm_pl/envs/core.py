@@ -15,8 +15,8 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-Protocol = Literal["humanoidbench", "ezm"]
-PROTOCOLS: tuple[Protocol, ...] = ("humanoidbench", "ezm")
+EpisodeProtocol = Literal["humanoidbench", "ezm"]
+PROTOCOLS: tuple[EpisodeProtocol, ...] = ("humanoidbench", "ezm")
 
 FloatArray = NDArray[np.float64]
 Observation = NDArray[np.float32]
@@ -72,7 +72,7 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         *,
         observation_size: int,
         action_size: int,
-        protocol: Protocol,
+        protocol: EpisodeProtocol,
         seed: int | None,
         render_mode: str | None,
         action_repeat: int,
@@ -87,7 +87,7 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.observation_space = Box(-math.inf, math.inf, (observation_size,), np.float32)
         self.action_space = Box(-1.0, 1.0, (action_size,), np.float32)
         self.render_mode = render_mode
-        self.protocol: Protocol = protocol
+        self.protocol: EpisodeProtocol = protocol
         self.action_repeat = positive_int("action_repeat", action_repeat)
         self._full_episode_steps = positive_int("episode_steps", episode_steps)
         self._next_episode_steps = self._full_episode_steps

@@ -21,7 +21,7 @@ import mujoco
 import numpy as np
 
 from ezm_pl.envs import rendering
-from ezm_pl.envs.core import ControlEnv, ControlStep, FloatArray, Observation, Protocol
+from ezm_pl.envs.core import ControlEnv, ControlStep, EpisodeProtocol, FloatArray, Observation
 from ezm_pl.spec.tasks import nearest
 
 PACKAGE = "humanoid_bench"
@@ -138,7 +138,7 @@ class OriginalEnv(ControlEnv):
         self,
         task: str,
         *,
-        protocol: Protocol = "humanoidbench",
+        protocol: EpisodeProtocol = "humanoidbench",
         seed: int | None = None,
         render_mode: str | None = None,
         action_repeat: int = 1,

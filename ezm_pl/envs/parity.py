@@ -17,8 +17,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs.humanoid import SUBSTEPS, HumanoidEnv
 from ezm_pl.envs.registry import make
+from ezm_pl.envs.robots.humanoid import SUBSTEPS, HumanoidEnv
 from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
 
 QPOS_MEDIAN_FACTOR = 2.0

@@ -11,11 +11,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs.core import Protocol
+from ezm_pl.envs.core import EpisodeProtocol
 from ezm_pl.spec.tasks import BUILTIN, DMC, HUMANOID_BENCH, REGISTERED, TaskFacts, nearest, task_facts
 
 if TYPE_CHECKING:
-    from ezm_pl.envs.humanoid import Task
+    from ezm_pl.envs.robots.humanoid import Task
 
 Backend = Literal["auto", "builtin", "humanoid_bench"]
 BACKENDS: tuple[Backend, ...] = ("auto", "builtin", "humanoid_bench")
@@ -25,7 +25,7 @@ def make(
     task: str,
     *,
     backend: Backend = "auto",
-    protocol: Protocol = "humanoidbench",
+    protocol: EpisodeProtocol = "humanoidbench",
     seed: int | None = None,
     render_mode: str | None = None,
     action_repeat: int = 1,
@@ -63,7 +63,7 @@ def make(
 
         return OriginalEnv(task, **settings)
     if task in DMC:
-        from ezm_pl.envs.dmc import DMControlEnv
+        from ezm_pl.envs.tasks.dmc import DMControlEnv
 
         return DMControlEnv(task, **settings)
     if task_facts(task) is None:
@@ -76,7 +76,7 @@ def make(
                 return OriginalEnv(task, **settings)
         raise ValueError(f"task {task!r} is not built in yet; backend 'humanoid_bench' may have it")
     from ezm_pl.envs.catalogue import CATALOGUE
-    from ezm_pl.envs.humanoid import HumanoidEnv
+    from ezm_pl.envs.robots.humanoid import HumanoidEnv
 
     robot, kind = CATALOGUE[task]
     return HumanoidEnv(robot, kind, **settings)
@@ -101,7 +101,7 @@ def register(
         ValueError: an unknown robot, or a name or task that cannot be.
     """
     from ezm_pl.envs.catalogue import CATALOGUE
-    from ezm_pl.envs.humanoid import ROBOTS, HumanoidEnv
+    from ezm_pl.envs.robots.humanoid import ROBOTS, HumanoidEnv
 
     if not name or ":" in name:
         raise ValueError(f"a task's name must not be empty or hold a colon: {name!r}")

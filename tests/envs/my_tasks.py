@@ -5,9 +5,9 @@ from __future__ import annotations
 import mujoco
 
 from ezm_pl.envs import register
-from ezm_pl.envs.humanoid import Task, Terms
-from ezm_pl.envs.rewards import distance, tolerance
-from ezm_pl.envs.scene import SPHERE, add_picture
+from ezm_pl.envs.robots.humanoid import Task, Terms
+from ezm_pl.envs.tasks.rewards import distance, tolerance
+from ezm_pl.envs.tasks.scene import SPHERE, add_picture
 
 
 class Bell(Task):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ezm_pl.envs as envs
-from ezm_pl.envs.humanoid import HumanoidEnv
+from ezm_pl.envs.robots.humanoid import HumanoidEnv
 from ezm_pl.spec.tasks import HUMANOID_BENCH
 
 STEPS = int(os.environ.get("EZM_NOISE_STEPS", "10000"))

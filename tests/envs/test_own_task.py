@@ -13,7 +13,7 @@ import yaml
 
 import ezm_pl.envs as envs
 from ezm_pl.envs import catalogue
-from ezm_pl.envs.humanoid import Task
+from ezm_pl.envs.robots.humanoid import Task
 from ezm_pl.spec import SpecError, build_experiment, normalized_score, resolve_tasks
 from ezm_pl.spec.tasks import REGISTERED
 

@@ -10,9 +10,9 @@ import pytest
 from dm_control.utils import rewards as dm_rewards
 
 import ezm_pl.envs as envs
-from ezm_pl.envs import rewards
-from ezm_pl.envs.bookshelf import Bookshelf
-from ezm_pl.envs.humanoid import HumanoidEnv
+from ezm_pl.envs.robots.humanoid import HumanoidEnv
+from ezm_pl.envs.tasks import rewards
+from ezm_pl.envs.tasks.bookshelf import Bookshelf
 
 
 def made(task: str, **settings: Any) -> HumanoidEnv:

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 import ezm_pl.envs as envs
-from ezm_pl.envs import registry, vector
-from ezm_pl.envs.workers import WorkerError
+from ezm_pl.envs import registry
+from ezm_pl.envs.stepping import vector
+from ezm_pl.envs.stepping.workers import WorkerError
 
 TASKS = ["h1-pole", "dmc-cartpole-balance", "h1-maze"]
 

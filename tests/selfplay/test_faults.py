@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from ezm_pl.envs import MultiTaskVectorEnv, sizes
-from ezm_pl.envs.humanoid import HumanoidEnv
+from ezm_pl.envs.robots.humanoid import HumanoidEnv
 from ezm_pl.replay import ReplayBuffer
 from ezm_pl.selfplay import Collector, CollectorError, Pacing, WeightStore, collector
 from ezm_pl.spec import Experiment, build_experiment

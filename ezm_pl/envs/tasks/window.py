@@ -12,11 +12,20 @@ import mujoco
 import numpy as np
 
 from ezm_pl.envs.core import FloatArray
-from ezm_pl.envs.h1 import add_velocity_sensor
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.locomotion import standing, upright
-from ezm_pl.envs.rewards import distance, quiet_forces, tolerance
-from ezm_pl.envs.scene import BOX, CYLINDER, SPHERE, STEEL, Z_TO_Y, add_invisible, add_picture, add_solid
+from ezm_pl.envs.robots.h1 import add_velocity_sensor
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.locomotion import standing, upright
+from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
+from ezm_pl.envs.tasks.scene import (
+    BOX,
+    CYLINDER,
+    SPHERE,
+    STEEL,
+    Z_TO_Y,
+    add_invisible,
+    add_picture,
+    add_solid,
+)
 
 
 class Window(Task):

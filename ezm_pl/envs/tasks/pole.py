@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import mujoco
 
-from ezm_pl.envs.humanoid import Simulation, Terms
-from ezm_pl.envs.locomotion import Walk, moving
-from ezm_pl.envs.scene import BOX, CYLINDER, add_solid
+from ezm_pl.envs.robots.humanoid import Simulation, Terms
+from ezm_pl.envs.tasks.locomotion import Walk, moving
+from ezm_pl.envs.tasks.scene import BOX, CYLINDER, add_solid
 
 
 class Pole(Walk):

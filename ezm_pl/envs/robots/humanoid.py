@@ -17,8 +17,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs import h1, hand
-from ezm_pl.envs.core import ControlEnv, ControlStep, FloatArray, Observation, Protocol
+from ezm_pl.envs.core import ControlEnv, ControlStep, EpisodeProtocol, FloatArray, Observation
+from ezm_pl.envs.robots import h1, hand
 
 TIMESTEP = 0.002
 SUBSTEPS = 10
@@ -235,7 +235,7 @@ class HumanoidEnv(ControlEnv):
         robot: str,
         task: type[Task],
         *,
-        protocol: Protocol = "humanoidbench",
+        protocol: EpisodeProtocol = "humanoidbench",
         seed: int | None = None,
         render_mode: str | None = None,
         action_repeat: int = 1,
@@ -282,12 +282,12 @@ class HumanoidEnv(ControlEnv):
         mujoco.mj_resetData(model, data)
         noise = self.task.reset_noise
         data.qpos[:] = self.initial_qpos + self.np_random.uniform(-noise, noise, model.nq)
-        self._settle()
+        self._forward_kinematics()
         self.task.reset(self.np_random)
-        self._settle()
+        self._forward_kinematics()
         self._extra = self.task.observation()
 
-    def _settle(self) -> None:
+    def _forward_kinematics(self) -> None:
         """Brings everything up to date with qpos, whose quaternions may be off unit length."""
         # The benchmark's MuJoCo normalised them in place as a side effect; today's does not.
         mujoco.mj_normalizeQuat(self.sim.model, self.sim.data.qpos)

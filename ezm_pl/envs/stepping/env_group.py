@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from ezm_pl.envs.registry import TaskSizes, make
 
 Batch = dict[str, NDArray[Any]]
-"""What a group says of a step: the arrays of `RowGroup`'s observation."""
+"""What a group says of a step: the arrays of `EnvGroup`'s observation."""
 
 
-class RowGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
+class EnvGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     """A run of R padded environments that step and reset together, each on its own.
 
     To `AsyncVectorEnv` it looks like one environment that never ends: everything per row travels in
@@ -108,7 +108,7 @@ def _length(space: gymnasium.Space[Any]) -> int:
 
 
 def group_space(rows: int, width: int) -> DictSpace:
-    """The space of a `RowGroup`'s observation: R rows, O wide."""
+    """The space of an `EnvGroup`'s observation: R rows, O wide."""
 
     def box(shape: tuple[int, ...], dtype: Any) -> Box:
         if np.issubdtype(dtype, np.integer):

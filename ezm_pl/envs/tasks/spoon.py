@@ -13,10 +13,10 @@ import mujoco
 import numpy as np
 
 from ezm_pl.envs.core import FloatArray
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.locomotion import standing, upright
-from ezm_pl.envs.rewards import distance, quiet_forces, tolerance
-from ezm_pl.envs.scene import (
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.locomotion import standing, upright
+from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
+from ezm_pl.envs.tasks.scene import (
     BOX,
     CYLINDER,
     DARK_WOOD,

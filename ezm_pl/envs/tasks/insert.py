@@ -10,10 +10,10 @@ from typing import ClassVar
 import mujoco
 
 from ezm_pl.envs.core import FloatArray
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.locomotion import standing, upright
-from ezm_pl.envs.rewards import distance, quiet_forces, tolerance
-from ezm_pl.envs.scene import BOX, DARK_WOOD, WOOD, add_invisible, add_picture, add_solid
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.locomotion import standing, upright
+from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
+from ezm_pl.envs.tasks.scene import BOX, DARK_WOOD, WOOD, add_invisible, add_picture, add_solid
 
 DARK = (0.2, 0.2, 0.2, 1.0)
 LIGHT = (0.8, 0.8, 0.8, 1.0)

@@ -11,8 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from ezm_pl.envs.core import FloatArray
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.rewards import distance
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.rewards import distance
 
 
 class Reach(Task):

@@ -10,9 +10,9 @@ import math
 import mujoco
 import numpy as np
 
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.rewards import INF, quiet_forces, stillness, tolerance
-from ezm_pl.envs.scene import BOX, WOOD, add_invisible, add_picture
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.rewards import INF, quiet_forces, stillness, tolerance
+from ezm_pl.envs.tasks.scene import BOX, WOOD, add_invisible, add_picture
 
 
 class Sit(Task):

@@ -6,7 +6,7 @@ from typing import Any
 
 import mujoco
 
-from ezm_pl.envs.h1 import Vector
+from ezm_pl.envs.robots.h1 import Vector
 
 GREY = (0.5, 0.5, 0.5, 1.0)
 BOX = mujoco.mjtGeom.mjGEOM_BOX

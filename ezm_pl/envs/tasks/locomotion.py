@@ -9,9 +9,9 @@ from typing import ClassVar
 
 import mujoco
 
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.rewards import INF, distance, quiet_forces, stillness, tolerance
-from ezm_pl.envs.scene import BOX, MESH, add_invisible, add_picture, add_solid
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.rewards import INF, distance, quiet_forces, stillness, tolerance
+from ezm_pl.envs.tasks.scene import BOX, MESH, add_invisible, add_picture, add_solid
 
 STAND_HEIGHT = 1.65
 """Height of the head above which the robot counts as standing, m."""

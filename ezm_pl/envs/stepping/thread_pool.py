@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 
-class Crew:
+class ThreadPool:
     """Does jobs 0 to N - 1 over and over, in the calling thread and in `helpers` more.
 
     Jobs are taken one by one, those that took longest the last time first, so that nobody waits long for
@@ -72,5 +72,5 @@ class _Call:
                 self.seconds[n] = time.perf_counter() - start
                 if self.failures:
                     return
-        except BaseException as error:  # noqa: BLE001 - raised by `Crew.each`
+        except BaseException as error:  # noqa: BLE001 - raised by `ThreadPool.each`
             self.failures.append(error)

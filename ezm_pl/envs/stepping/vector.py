@@ -1,7 +1,7 @@
 """Many environments of many tasks, stepped together, padded to one size.
 
 Rows are task-major: `num_envs` rows of the first task, then of the second, and so on. Whatever the
-mode, the work is done by `RowGroup`s, each a run of rows: one group in the calling thread (`sync`), the
+mode, the work is done by `EnvGroup`s, each a run of rows: one group in the calling thread (`sync`), the
 same with threads that take rows beside the caller (`threads`), or groups in processes of their own, as
 the sub-environments of a `gymnasium.vector.AsyncVectorEnv` whose shared memory carries observations,
 rewards and flags (`async`). Row seeds do not depend on the grouping, so every mode gives the same
@@ -20,11 +20,11 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import NDArray
 
-from ezm_pl.envs.core import Protocol, positive_int
-from ezm_pl.envs.crew import Crew
+from ezm_pl.envs.core import EpisodeProtocol, positive_int
 from ezm_pl.envs.registry import Backend, sizes
-from ezm_pl.envs.rows import Batch, RowGroup
-from ezm_pl.envs.workers import Workers
+from ezm_pl.envs.stepping.env_group import Batch, EnvGroup
+from ezm_pl.envs.stepping.thread_pool import ThreadPool
+from ezm_pl.envs.stepping.workers import Workers
 
 Mode = Literal["auto", "threads", "async", "sync"]
 MODES: tuple[Mode, ...] = ("auto", "threads", "async", "sync")
@@ -72,7 +72,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         num_envs: int,
         seed: int,
         backend: Backend = "auto",
-        protocol: Protocol = "ezm",
+        protocol: EpisodeProtocol = "ezm",
         mode: Mode = "auto",
         action_repeat: int = 1,
         episode_steps: int | None = None,
@@ -80,8 +80,8 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         worker_timeout: float = 300.0,
         max_worker_restarts: int = 0,
     ) -> None:
-        self._groups: list[RowGroup] = []
-        self._crew: Crew | None = None
+        self._groups: list[EnvGroup] = []
+        self._pool: ThreadPool | None = None
         self._processes: Workers | None = None
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, not {mode!r}")
@@ -123,9 +123,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         if mode == "async":
             self._processes = Workers(arguments, timeout=worker_timeout, max_restarts=max_worker_restarts)
         else:
-            self._groups = [RowGroup(*a) for a in arguments]
+            self._groups = [EnvGroup(*a) for a in arguments]
             if mode == "threads":
-                self._crew = Crew(self.num_envs, workers - 1)
+                self._pool = ThreadPool(self.num_envs, workers - 1)
         self.closed = False
 
     def _row_seeds(self, seed: int) -> list[int]:
@@ -195,8 +195,8 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
                 out["truncated"][rows] = out["lost"][rows] = 1
         else:
             (group,) = self._groups
-            if self._crew is not None:
-                self._crew.each(lambda row: group.step_row(row, given[row]))
+            if self._pool is not None:
+                self._pool.each(lambda row: group.step_row(row, given[row]))
             else:
                 group.step(given)
             out = _joined([group.out])
@@ -215,9 +215,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
 
     def close_extras(self, **kwargs: Any) -> None:
         """Ends every thread and process."""
-        if self._crew is not None:
-            self._crew.close()
-            self._crew = None
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
         for group in self._groups:
             group.close()
         if self._processes is not None:

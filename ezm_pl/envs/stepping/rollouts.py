@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs.core import Protocol, positive_int
+from ezm_pl.envs.core import EpisodeProtocol, positive_int
 from ezm_pl.envs.registry import Backend
-from ezm_pl.envs.vector import Mode, MultiTaskVectorEnv
+from ezm_pl.envs.stepping.vector import Mode, MultiTaskVectorEnv
 
 
 def random_returns(
     tasks: Sequence[str],
     episodes: int,
     seed: int,
-    protocol: Protocol = "humanoidbench",
+    protocol: EpisodeProtocol = "humanoidbench",
     mode: Mode = "auto",
     action_repeat: int = 1,
     backend: Backend = "auto",

@@ -13,11 +13,11 @@ import mujoco
 import numpy as np
 
 from ezm_pl.envs.core import FloatArray
-from ezm_pl.envs.h1 import Vector, set_inertial
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.locomotion import standing, upright
-from ezm_pl.envs.rewards import distance, quiet_forces, tolerance
-from ezm_pl.envs.scene import BOX, CYLINDER, HIDDEN_GROUP, SPHERE, WOOD, Z_TO_Y, add_solid
+from ezm_pl.envs.robots.h1 import Vector, set_inertial
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.locomotion import standing, upright
+from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
+from ezm_pl.envs.tasks.scene import BOX, CYLINDER, HIDDEN_GROUP, SPHERE, WOOD, Z_TO_Y, add_solid
 
 BOOK_QUAT = (0.7085408516371904, -0.0031526762495705015, -0.0034787480650862517, 0.7056541791172296)
 BOOK_INERTIA = (0.014334850302859215, 0.009709300003996921, 0.0055503816765057066)

@@ -11,10 +11,10 @@ from typing import ClassVar
 import mujoco
 import numpy as np
 
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.locomotion import standing, upright
-from ezm_pl.envs.rewards import distance, quiet_forces, tolerance
-from ezm_pl.envs.scene import BOX, SPHERE, add_picture, add_solid
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.locomotion import standing, upright
+from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
+from ezm_pl.envs.tasks.scene import BOX, SPHERE, add_picture, add_solid
 
 
 class Maze(Task):

@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs import h1
-from ezm_pl.envs.h1 import Servo, Vector, add_servo, set_inertial
+from ezm_pl.envs.robots import h1
+from ezm_pl.envs.robots.h1 import Servo, Vector, add_servo, set_inertial
 
 WRIST_YAW = (-0.15, 1.57)
 CONTACT: dict[str, Any] = {"solref": [0.005, 1], "solimp": [0.5, 0.99, 0.0001, 0.5, 2]}

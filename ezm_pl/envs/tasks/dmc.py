@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ezm_pl.envs.core import ControlEnv, ControlStep, FloatArray, Observation, Protocol
+from ezm_pl.envs.core import ControlEnv, ControlStep, EpisodeProtocol, FloatArray, Observation
 from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
 
 # dm_control reports its choice of a renderer, and its own models' use of deprecated attributes.
@@ -39,7 +39,7 @@ class DMControlEnv(ControlEnv):
         self,
         name: str,
         *,
-        protocol: Protocol = "humanoidbench",
+        protocol: EpisodeProtocol = "humanoidbench",
         seed: int | None = None,
         render_mode: str | None = None,
         action_repeat: int = 1,

@@ -10,10 +10,10 @@ from typing import ClassVar
 
 import mujoco
 
-from ezm_pl.envs.humanoid import Simulation, Task, Terms
-from ezm_pl.envs.locomotion import STAND_HEIGHT, upright
-from ezm_pl.envs.rewards import INF, quiet_forces, stillness, tolerance
-from ezm_pl.envs.scene import BOX, SPHERE, add_solid
+from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
+from ezm_pl.envs.tasks.locomotion import STAND_HEIGHT, upright
+from ezm_pl.envs.tasks.rewards import INF, quiet_forces, stillness, tolerance
+from ezm_pl.envs.tasks.scene import BOX, SPHERE, add_solid
 
 
 class Balance(Task):

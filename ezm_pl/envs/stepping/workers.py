@@ -19,7 +19,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from numpy.typing import NDArray
 
-from ezm_pl.envs.rows import Batch, RowGroup, group_space
+from ezm_pl.envs.stepping.env_group import Batch, EnvGroup, group_space
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +31,8 @@ class WorkerError(RuntimeError):
     """Worker processes died or hung more often than they may be restarted."""
 
 
-class WorkerGroup(RowGroup):
-    """A `RowGroup` that lives in a process of its own, and builds its environments only there."""
+class WorkerGroup(EnvGroup):
+    """An `EnvGroup` that lives in a process of its own, and builds its environments only there."""
 
     def __init__(self, *arguments: Any) -> None:
         self._arguments: tuple[Any, ...] | None = arguments
@@ -83,12 +83,12 @@ class _traceback_in_message:
 
 
 class Workers:
-    """`RowGroup`s, each in a process of its own.
+    """`EnvGroup`s, each in a process of its own.
 
     Each is the one sub-environment of an `AsyncVectorEnv`: one can be replaced while the others go on.
 
     Args:
-        groups: the arguments of each `RowGroup`.
+        groups: the arguments of each `EnvGroup`.
         timeout: seconds after which a worker that has not answered a step counts as hung.
         max_restarts: how many restarts there may be in all.
 

@@ -1,0 +1,1 @@
+"""The robots, and the environment around a robot in a task."""

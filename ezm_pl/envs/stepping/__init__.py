@@ -1,0 +1,1 @@
+"""Stepping many environments at once: groups, threads, worker processes, the vector environment."""
