@@ -124,7 +124,7 @@ def _check_task(folder: Path, task: str, floor: dict[str, float]) -> ParityRow:
     steps = len(record["qpos"])
     qpos, reward, obs = np.zeros(steps), np.zeros(steps), np.zeros(steps)
     agree = np.zeros(steps, bool)
-    state_size = env.model.nq + env.model.nv
+    state_size = sum(part.size for part in env.task.state())
     odd_terms: set[str] = set()
     for i in range(steps):
         env.restore(record["qpos"][i], record["qvel"][i], record["warmstart"][i], internal[i])

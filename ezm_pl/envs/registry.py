@@ -30,6 +30,7 @@ def make(
     render_mode: str | None = None,
     action_repeat: int = 1,
     episode_steps: int | None = None,
+    quirks: bool = True,
 ) -> gymnasium.Env[Any, Any]:
     """One environment of one task: float32 observations, actions in [-1, 1], unpadded.
 
@@ -43,6 +44,8 @@ def make(
         render_mode: `rgb_array` or None.
         action_repeat: control steps (20 ms) that an action is held for; rewards are summed.
         episode_steps: control steps of an episode; the task's own by default.
+        quirks: whether a HumanoidBench task keeps the benchmark's plain bugs (named in its class's
+            docstring), with which published numbers were made; without, it does what was meant.
 
     Raises:
         ValueError: an unknown task (with the nearest name), one not built in, or a bad setting.
@@ -61,6 +64,8 @@ def make(
     if backend == "humanoid_bench" and task not in DMC and task not in REGISTERED:
         from ezm_pl.envs.original import OriginalEnv
 
+        if not quirks:
+            raise ValueError("backend 'humanoid_bench' is the original, quirks and all: quirks must be true")
         return OriginalEnv(task, **settings)
     if task in DMC:
         from ezm_pl.envs.tasks.dmc import DMControlEnv
@@ -79,7 +84,7 @@ def make(
     from ezm_pl.envs.robots.humanoid import HumanoidEnv
 
     robot, kind = CATALOGUE[task]
-    return HumanoidEnv(robot, kind, **settings)
+    return HumanoidEnv(robot, kind, quirks=quirks, **settings)
 
 
 def register(

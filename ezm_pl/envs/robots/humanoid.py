@@ -126,19 +126,27 @@ class Simulation:
 class Task:
     """What a HumanoidBench task is, beyond the robot. One instance a simulation.
 
+    Attributes:
+        quirks: whether the benchmark's plain bugs are kept, each named in its task's docstring.
+        reset_noise: half width of the uniform noise on every entry of the initial qpos.
+
     Class attributes:
         episode_steps: control steps of a full episode.
-        reset_noise: half width of the uniform noise on every entry of the initial qpos.
         start: where the pelvis starts, before noise, m.
+        start_quaternion: how the pelvis is turned there.
+        pose: joint angles that episodes start from, before noise, rad; all others are 0.
         extra_qpos: initial qpos of what the task adds, after the robot's.
         several_contacts: whether a pair of convex shapes may touch in several points at once. The
             benchmark has that off but for the bookshelf, MuJoCo from 3.17 on has it on by default.
         camera: which camera renders it.
     """
 
+    quirks: bool = True
+    reset_noise: float = 0.01
     episode_steps: ClassVar[int] = 1000
-    reset_noise: ClassVar[float] = 0.01
     start: ClassVar[Sequence[float]] = (0.0, 0.0, h1.STANDING_HEIGHT)
+    start_quaternion: ClassVar[Sequence[float]] = h1.UNIT_QUATERNION
+    pose: ClassVar[Mapping[str, float]] = h1.STANDING_POSE
     extra_qpos: ClassVar[Sequence[float]] = ()
     several_contacts: ClassVar[bool] = False
     camera: ClassVar[str] = "cam_default"
@@ -151,6 +159,9 @@ class Task:
     def build(cls, spec: mujoco.MjSpec) -> None:
         """Adds the task's own things to the scene; nothing, unless overridden."""
 
+    def forget(self) -> None:
+        """Drops what outlives an episode: before the first reset and before every one with a seed."""
+
     def reset(self, rng: np.random.Generator) -> None:
         """Starts an episode from the noisy initial state that the simulation is in already.
 
@@ -160,8 +171,12 @@ class Task:
     def restore(self, internal: Mapping[str, Sequence[float]]) -> None:
         """Takes over task-side state as recorded (`internal` of `parity/*.npz`)."""
 
+    def state(self) -> Sequence[FloatArray]:
+        """Live views of what the observation begins with: all of `qpos` and `qvel`, unless overridden."""
+        return self.sim.data.qpos, self.sim.data.qvel
+
     def observation(self) -> Sequence[FloatArray]:
-        """Parts of the observation after `qpos` and `qvel`; asked for before the reward, as there."""
+        """Parts of the observation after `state()`; asked for before the reward, as there."""
         return ()
 
     def markers(self) -> Sequence[FloatArray]:
@@ -209,11 +224,11 @@ def compiled_model(robot: str, task: type[Task]) -> mujoco.MjModel:
 
 
 def standing_qpos(model: mujoco.MjModel, task: type[Task], robot_nq: int) -> FloatArray:
-    """The initial qpos [nq] before noise: knees bent, the task's things in their places."""
+    """The initial qpos [nq] before noise: the robot in the task's pose, its things in their places."""
     qpos = np.zeros(model.nq)
     qpos[:3] = task.start
-    qpos[3] = 1.0
-    for joint, angle in h1.STANDING_POSE.items():
+    qpos[3:7] = task.start_quaternion
+    for joint, angle in task.pose.items():
         qpos[model.joint(joint).qposadr[0]] = angle
     if len(task.extra_qpos) != model.nq - robot_nq:
         wanted = model.nq - robot_nq
@@ -228,6 +243,7 @@ class HumanoidEnv(ControlEnv):
     Args:
         robot: a name of `ROBOTS`.
         task: the task's class.
+        quirks: whether the benchmark's plain bugs are kept (its published numbers were made with them).
     """
 
     def __init__(
@@ -235,6 +251,7 @@ class HumanoidEnv(ControlEnv):
         robot: str,
         task: type[Task],
         *,
+        quirks: bool = True,
         protocol: EpisodeProtocol = "humanoidbench",
         seed: int | None = None,
         render_mode: str | None = None,
@@ -248,6 +265,7 @@ class HumanoidEnv(ControlEnv):
         model = compiled_model(robot, task)
         self.sim = Simulation(model, ROBOTS[robot].nq)
         self.task = task(self.sim)
+        self.task.quirks = quirks
         self.initial_qpos = standing_qpos(model, task, self.sim.robot_nq)
         low, high = model.actuator_ctrlrange.T
         self._ctrl_middle, self._ctrl_half = 0.5 * (high + low), 0.5 * (high - low)
@@ -255,9 +273,10 @@ class HumanoidEnv(ControlEnv):
         self._qpos, self._qvel, self._ctrl = self.sim.data.qpos, self.sim.data.qvel, self.sim.data.ctrl
         self._frames: Any = None
         mujoco.mj_forward(model, self.sim.data)
+        self._state = tuple(self.task.state())
         self._extra = self.task.observation()
         super().__init__(
-            observation_size=model.nq + model.nv + sum(part.size for part in self._extra),
+            observation_size=sum(part.size for part in (*self._state, *self._extra)),
             action_size=model.nu,
             protocol=protocol,
             seed=seed,
@@ -280,6 +299,8 @@ class HumanoidEnv(ControlEnv):
     def _start_episode(self, reseeded: bool) -> None:
         model, data = self.sim.model, self.sim.data
         mujoco.mj_resetData(model, data)
+        if reseeded:
+            self.task.forget()
         noise = self.task.reset_noise
         data.qpos[:] = self.initial_qpos + self.np_random.uniform(-noise, noise, model.nq)
         self._forward_kinematics()
@@ -350,7 +371,7 @@ class HumanoidEnv(ControlEnv):
         return ControlStep(0.0, {"per_timestep_reward": 0.0}, diverged=True)
 
     def _observation(self) -> Observation:
-        return np.concatenate((self._qpos, self._qvel, *self._extra), dtype=np.float32)
+        return np.concatenate((*self._state, *self._extra), dtype=np.float32)
 
     def render(self) -> Any:
         """A frame [480, 640, 3] uint8, or None without `render_mode`."""
