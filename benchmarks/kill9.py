@@ -31,7 +31,7 @@ from rich.table import Table
 from ezm_pl.envs import sizes
 from ezm_pl.replay import ReplayBuffer, ReplayStore
 from ezm_pl.spec import build_experiment
-from ezm_pl.tracking.metrics import COUNTERS
+from ezm_pl.tracking.runs.metrics import COUNTERS
 from ezm_pl.tracking.store import open_store
 from ezm_pl.training import SelfPlayDataModule, newest_valid
 from ezm_pl.training.checkpoint import read_checkpoint, replay_of, shard
@@ -58,7 +58,7 @@ def spec(updates: int) -> dict:
 
 
 @dataclass
-class Sitting:
+class Session:
     """One process of the run: where it began, what MLflow saw of it, what the disk had when it was killed."""
 
     began: int
@@ -80,29 +80,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        sittings = killed_run(folder, args.kills, args.seed)
+        sessions = killed_run(folder, args.kills, args.seed)
         buffer = check_end(folder)
     table = Table("kill", "began at", "last logged", "checkpoint", "lost updates", "seconds")
-    for number, sitting in enumerate(sittings, 1):
-        row = (number, sitting.began, sitting.logged, sitting.saved, sitting.lost, f"{sitting.seconds:.1f}")
+    for number, session in enumerate(sessions, 1):
+        row = (number, session.began, session.logged, session.saved, session.lost, f"{session.seconds:.1f}")
         table.add_row(*map(str, row))
     Console(width=100).print(table)
-    lost = [sitting.lost for sitting in sittings]
+    lost = [session.lost for session in sessions]
     print(
-        f"{len(sittings)} kills, {len(sittings)} resumed; lost updates: mean {np.mean(lost):.1f}, "
+        f"{len(sessions)} kills, {len(sessions)} resumed; lost updates: mean {np.mean(lost):.1f}, "
         f"most {max(lost)} (trainer.checkpoint_every: {EVERY}); "
         f"{len(buffer)} transitions in the end, consistent"
     )
 
 
-def killed_run(folder: Path, kills: int, seed: int) -> list[Sitting]:
+def killed_run(folder: Path, kills: int, seed: int) -> list[Session]:
     """Trains in `folder` to the end, killed `kills` times on the way."""
     random = np.random.default_rng(seed)
     document = spec(updates=25 * kills)
     (folder / "spec.yaml").write_text(yaml.safe_dump(document))
-    sittings: list[Sitting] = []
+    sessions: list[Session] = []
     run: Path | None = None
-    while len(sittings) < kills:
+    while len(sessions) < kills:
         began, seen = (saved_step(run), logged_step(folder, run)) if run else (0, 0)
         started = time.perf_counter()
         process = start(folder, resume=run is not None)
@@ -118,15 +118,15 @@ def killed_run(folder: Path, kills: int, seed: int) -> list[Sitting]:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        sitting = Sitting(began, logged_step(folder, run), saved_step(run), time.perf_counter() - started)
-        assert sitting.saved >= began, f"kill {len(sittings) + 1}: the checkpoint is older than before"
-        assert sitting.lost <= EVERY, f"kill {len(sittings) + 1}: {sitting.lost} updates lost"
-        sittings.append(sitting)
-        print(f"kill {len(sittings)}: {sitting}", file=sys.stderr, flush=True)
+        session = Session(began, logged_step(folder, run), saved_step(run), time.perf_counter() - started)
+        assert session.saved >= began, f"kill {len(sessions) + 1}: the checkpoint is older than before"
+        assert session.lost <= EVERY, f"kill {len(sessions) + 1}: {session.lost} updates lost"
+        sessions.append(session)
+        print(f"kill {len(sessions)}: {session}", file=sys.stderr, flush=True)
     process = start(folder, resume=True)
     code = process.wait()
     assert code == 0, (folder / "out.txt").read_text()[-2000:]
-    return sittings
+    return sessions
 
 
 def start(folder: Path, *, resume: bool) -> subprocess.Popen[bytes]:

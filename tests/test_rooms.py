@@ -120,8 +120,8 @@ def test_every_folder_is_a_known_room() -> None:
         ("ezm_pl.replay.buffer", "from torch import nn"),
         ("ezm_pl.training.fit", "import mlflow"),
         ("ezm_pl.training.fit", "from ezm_pl.tracking import logger"),
-        ("ezm_pl.tracking.runs", "from ezm_pl import cli"),
-        ("ezm_pl.tracking.runs", "from ezm_pl.commands import train"),
+        ("ezm_pl.tracking.runs.train", "from ezm_pl import cli"),
+        ("ezm_pl.tracking.runs.train", "from ezm_pl.commands import train"),
     ],
 )
 def test_the_check_can_fail(module: str, source: str) -> None:

@@ -52,7 +52,7 @@ def _add_pictures(envs: Group) -> None:
 
 
 def _list(_: argparse.Namespace) -> None:
-    from ezm_pl.tracking.tables import tasks_table
+    from ezm_pl.tracking.results.tables import tasks_table
 
     new_console().print(tasks_table())
 
@@ -61,7 +61,7 @@ def _show(args: argparse.Namespace) -> None:
     (task,) = named_tasks([args.task], most=1)
     from ezm_pl.envs import RenderingUnavailable, sizes
     from ezm_pl.envs.pictures import frame, reward_terms
-    from ezm_pl.tracking.tables import task_facts
+    from ezm_pl.tracking.results.tables import task_facts
 
     size, terms = sizes([task]), reward_terms(task)
     console = new_console()
@@ -87,7 +87,7 @@ def _sheet(args: argparse.Namespace) -> None:
 def _random(args: argparse.Namespace) -> int:
     tasks = named_tasks(args.tasks or ["hb-medium"])
     from ezm_pl.envs import HumanoidBenchUnavailable, random_returns
-    from ezm_pl.tracking.tables import random_table
+    from ezm_pl.tracking.results.tables import random_table
 
     try:
         returns = random_returns(tasks, args.episodes, args.seed, backend=args.backend)
@@ -101,7 +101,7 @@ def _random(args: argparse.Namespace) -> int:
 def _parity(args: argparse.Namespace) -> int:
     tasks = named_tasks(args.tasks) if args.tasks else None
     from ezm_pl.envs.parity import check
-    from ezm_pl.tracking.tables import parity_table
+    from ezm_pl.tracking.results.tables import parity_table
 
     try:
         rows = check(args.directory, tasks)
@@ -114,7 +114,7 @@ def _parity(args: argparse.Namespace) -> int:
 
 def _record(args: argparse.Namespace) -> None:
     (task,) = named_tasks([args.task], most=1)
-    from ezm_pl.tracking.videos import film_random
+    from ezm_pl.tracking.results.videos import film_random
 
     path = args.out or Path(f"{task}.mp4")
     film_random(task, path, seed=args.seed)

@@ -34,7 +34,7 @@ def add(group: Group) -> None:
 
 
 def _figure(args: argparse.Namespace) -> None:
-    from ezm_pl.tracking.draw import draw_returns
+    from ezm_pl.tracking.results.draw import draw_returns
 
     draw_returns(args.run, args.out, published=args.published, console=new_console())
 

@@ -44,13 +44,13 @@ def _train(args: argparse.Namespace) -> int:
     experiment, preset = load_spec(args)
     console = new_console()
     console.print(f"{args.spec}, preset {preset}", highlight=False)
-    from ezm_pl.tracking.runs import train
+    from ezm_pl.tracking.runs.train import train
 
     return train(experiment, resume=args.resume, console=console)
 
 
 def _eval(args: argparse.Namespace) -> None:
-    from ezm_pl.tracking.evaluate import evaluate_run
+    from ezm_pl.tracking.runs.evaluate import evaluate_run
 
     evaluate_run(
         args.run,
@@ -63,8 +63,8 @@ def _eval(args: argparse.Namespace) -> None:
 
 
 def _learn_check(args: argparse.Namespace) -> int:
-    from ezm_pl.tracking.saved_runs import find_checkpoint
-    from ezm_pl.tracking.tables import learn_check_table
+    from ezm_pl.tracking.results.tables import learn_check_table
+    from ezm_pl.tracking.runs.run_lookup import find_checkpoint
     from ezm_pl.training import CheckpointError
     from ezm_pl.training.learn_check import learn_check
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ezm_pl.spec import HUMANOID_BENCH
-from ezm_pl.tracking import sweep_tags as tags
-from ezm_pl.tracking.statistics import Interval
-from ezm_pl.tracking.sweep_runs import Sweep
-from ezm_pl.tracking.sweep_scores import PointScore, Score
+from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.sweep.runs import Sweep
+from ezm_pl.tracking.sweep.scores import PointScore, Score
+from ezm_pl.tracking.sweep.statistics import Interval
 
 FEW_SEEDS = 5
 """Below this many seeds a bootstrap of seeds is too narrow on average."""

@@ -14,13 +14,13 @@ from ezm_pl.spec import SpecError
 from ezm_pl.sweeps import report_tables as tables
 from ezm_pl.sweeps.findings import count, limits, listed, summary
 from ezm_pl.sweeps.importance import LEAST_TRIALS, STEADY_TRIALS, importances
-from ezm_pl.tracking import html
-from ezm_pl.tracking import sweep_tags as tags
-from ezm_pl.tracking.curves import Curve, published_curves, run_curves
+from ezm_pl.tracking.results import html
+from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
 from ezm_pl.tracking.store import open_store, shown, tracking_uri
-from ezm_pl.tracking.sweep_figures import curves_figure, importance_figure, scaling_figure, slice_figure
-from ezm_pl.tracking.sweep_runs import Sweep, find_sweep, read_sweep
-from ezm_pl.tracking.sweep_scores import Band, PointScore, band, score_points
+from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.sweep.figures import curves_figure, importance_figure, scaling_figure, slice_figure
+from ezm_pl.tracking.sweep.runs import Sweep, find_sweep, read_sweep
+from ezm_pl.tracking.sweep.scores import Band, PointScore, band, score_points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

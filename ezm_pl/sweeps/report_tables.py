@@ -9,10 +9,10 @@ import numpy as np
 from ezm_pl.spec import HUMANOID_BENCH
 from ezm_pl.spec.tasks import TaskFacts, task_facts
 from ezm_pl.sweeps.findings import count, score_text
-from ezm_pl.tracking import html
-from ezm_pl.tracking import sweep_tags as tags
-from ezm_pl.tracking.sweep_runs import SeedRun, Sweep, Trial
-from ezm_pl.tracking.sweep_scores import PointScore, Score, pruning
+from ezm_pl.tracking.results import html
+from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.sweep.runs import SeedRun, Sweep, Trial
+from ezm_pl.tracking.sweep.scores import PointScore, Score, pruning
 
 _NONE = "–"
 

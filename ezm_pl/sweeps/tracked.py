@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.sweep_plan import Point, SweepPlan
 from ezm_pl.sweeps.queue import Claim, Queue, slot_of
-from ezm_pl.tracking import sweep_tags as tags
 from ezm_pl.tracking.store import experiment_id, open_store, tracking_uri
+from ezm_pl.tracking.sweep import tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

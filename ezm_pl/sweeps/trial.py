@@ -12,9 +12,9 @@ from rich.console import Console
 from ezm_pl.spec import Experiment
 from ezm_pl.sweeps.queue import Claim
 from ezm_pl.sweeps.tracked import TrackedSweep, trial_name
-from ezm_pl.tracking import sweep_tags as tags
-from ezm_pl.tracking.runs import Part, train
-from ezm_pl.tracking.saved_runs import RUNS, SPEC
+from ezm_pl.tracking.runs.run_lookup import RUNS, SPEC
+from ezm_pl.tracking.runs.train import Part, train
+from ezm_pl.tracking.sweep import tags
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

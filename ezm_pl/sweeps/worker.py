@@ -14,7 +14,7 @@ from ezm_pl.spec.sweep_plan import SweepPlan
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
 from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage
-from ezm_pl.tracking.signals import INTERRUPTED_EXIT, as_interrupt
+from ezm_pl.tracking.runs.signals import INTERRUPTED_EXIT, signals_as_sigint
 from ezm_pl.tracking.store import shown
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _find(storage: Storage, reference: str, where: str) -> SweepPlan:
 
 def _work(queue: Queue, where: str, console: Console) -> int:
     try:
-        with as_interrupt():
+        with signals_as_sigint():
             return _work_through(queue, where, console)
     except KeyboardInterrupt:
         console.print(
@@ -130,7 +130,7 @@ def _work_on(claim: Claim, queue: Queue, tracked: TrackedSweep, console: Console
     from optuna.trial import TrialState
 
     from ezm_pl.sweeps.trial import run_trial
-    from ezm_pl.tracking import sweep_tags as tags
+    from ezm_pl.tracking.sweep import tags
 
     with queue.alive(claim):
         try:

@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 
 from ezm_pl.spec.tasks import task_facts
-from ezm_pl.tracking import sweep_tags as tags
 from ezm_pl.tracking.store import open_store
+from ezm_pl.tracking.sweep import tags
 
 MINUTE = 60_000
 

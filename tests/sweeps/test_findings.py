@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ezm_pl.sweeps.findings import verdicts
-from ezm_pl.tracking.statistics import bootstrap_iqm
-from ezm_pl.tracking.sweep_runs import Point, Trial
-from ezm_pl.tracking.sweep_scores import PointScore, Score
+from ezm_pl.tracking.sweep.runs import Point, Trial
+from ezm_pl.tracking.sweep.scores import PointScore, Score
+from ezm_pl.tracking.sweep.statistics import bootstrap_iqm
 
 
 def scored(label: str, seeds: list[float]) -> tuple[PointScore, Score]:

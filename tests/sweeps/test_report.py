@@ -15,9 +15,9 @@ from sweep_store import FilledSweep, new_sweep
 from ezm_pl.cli import main
 from ezm_pl.spec import SUITES, SpecError
 from ezm_pl.sweeps.report import make_report
-from ezm_pl.tracking import sweep_tags as tags
-from ezm_pl.tracking.sweep_runs import find_sweep, read_sweep
-from ezm_pl.tracking.sweep_scores import pruning, score_points
+from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.sweep.runs import find_sweep, read_sweep
+from ezm_pl.tracking.sweep.scores import pruning, score_points
 
 TWO, FOUR = SUITES["hb-2"], SUITES["hb-4"]
 

@@ -16,8 +16,8 @@ from sweep_worlds import environment, ezm, run_ezm, write
 from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.sweeps.queue import stored_sweeps
 from ezm_pl.sweeps.storage import open_storage
-from ezm_pl.tracking import sweep_tags as tags
 from ezm_pl.tracking.store import open_store
+from ezm_pl.tracking.sweep import tags
 
 PATIENCE = 900
 pytestmark = pytest.mark.timeout(2 * PATIENCE)

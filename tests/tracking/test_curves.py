@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from ezm_pl.spec import Experiment, SpecError
-from ezm_pl.tracking.curves import published_curves, run_curves
-from ezm_pl.tracking.draw import draw_returns
-from ezm_pl.tracking.figures import returns_figure
-from ezm_pl.tracking.logger import RunLogger
-from ezm_pl.tracking.run import Run, new_run
+from ezm_pl.tracking.results.curves import published_curves, run_curves
+from ezm_pl.tracking.results.draw import draw_returns
+from ezm_pl.tracking.results.returns_figure import returns_figure
+from ezm_pl.tracking.runs.logger import RunLogger
+from ezm_pl.tracking.runs.mlflow_run import Run, new_run
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_the_logger_leaves_status_and_params_alone(run: Run, experiment: Experim
     assert "anything" not in stored.data.params
 
 
-def test_curves_span_sittings_and_an_evaluation_counts_once(run: Run, experiment: Experiment) -> None:
+def test_curves_span_sessions_and_an_evaluation_counts_once(run: Run, experiment: Experiment) -> None:
     curves = run_curves(run.client, run.run_id)
     assert set(curves) == set(experiment.tasks)
     ezm, falls = curves["h1-walk"]

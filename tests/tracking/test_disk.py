@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from ezm_pl.spec import Experiment
-from ezm_pl.tracking.logger import RunLogger
-from ezm_pl.tracking.run import new_run
+from ezm_pl.tracking.runs.logger import RunLogger
+from ezm_pl.tracking.runs.mlflow_run import new_run
 
 SPEC = {"name": "trial", "preset": "smoke", "tasks": ["h1-walk"]}
 
@@ -76,7 +76,7 @@ def test_read_only_mlruns_are_one_line(disk: Path, used: bool) -> None:
     Path("spec.yaml").write_text(yaml.safe_dump(SPEC))
     if used:  # in a process of its own: an open database would keep the disk busy
         make = (
-            "from ezm_pl.spec import load_experiment; from ezm_pl.tracking.run import new_run; "
+            "from ezm_pl.spec import load_experiment; from ezm_pl.tracking.runs.mlflow_run import new_run; "
             "new_run(load_experiment('spec.yaml'))"
         )
         subprocess.run([sys.executable, "-c", make], check=True, timeout=250)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from ezm_pl.spec import Experiment
-from ezm_pl.tracking.logger import RunLogger
-from ezm_pl.tracking.run import Run, new_run
+from ezm_pl.tracking.runs.logger import RunLogger
+from ezm_pl.tracking.runs.mlflow_run import Run, new_run
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def run(workplace: Path, experiment: Experiment) -> Run:
     return new_run(experiment)
 
 
-def sitting(run: Run, *metrics: tuple[int, dict[str, float]]) -> None:
+def session(run: Run, *metrics: tuple[int, dict[str, float]]) -> None:
     """What one process logs, sent to the last point."""
     logger = RunLogger(run.client, run.run_id)
     for step, values in metrics:
@@ -34,8 +34,8 @@ def test_updates_that_are_repeated_are_not_written_again(run: Run) -> None:
     """Killed at update 6, resumed from the checkpoint of update 3."""
     first = [(n, {"train/loss/total": float(n), "env_steps": 10.0 * n}) for n in range(1, 7)]
     second = [(n, {"train/loss/total": 100.0 + n, "env_steps": 10.0 * n}) for n in range(4, 10)]
-    sitting(run, *first, (4, {"eval/score": 0.4, "env_steps": 40.0}))
-    sitting(
+    session(run, *first, (4, {"eval/score": 0.4, "env_steps": 40.0}))
+    session(
         run, *second, (4, {"eval/score": 0.5, "env_steps": 40.0}), (8, {"eval/score": 0.8, "env_steps": 80.0})
     )
     losses = points(run, "train/loss/total")
@@ -48,16 +48,16 @@ def test_updates_that_are_repeated_are_not_written_again(run: Run) -> None:
 
 def test_what_was_not_written_before_the_crash_is_written_after_it(run: Run) -> None:
     """Each metric goes on behind its own last step."""
-    sitting(run, (5, {"train/loss/total": 1.0}))
-    sitting(run, (5, {"train/loss/total": 2.0, "selfplay/h1-walk/return": 3.0}))
+    session(run, (5, {"train/loss/total": 1.0}))
+    session(run, (5, {"train/loss/total": 2.0, "selfplay/h1-walk/return": 3.0}))
     assert points(run, "train/loss/total") == [(5, 1.0)]
     assert points(run, "selfplay/h1-walk/return") == [(5, 3.0)]
 
 
 def test_a_counter_waits_until_it_has_caught_up(run: Run) -> None:
-    sitting(run, (5, {"env_steps": 100.0, "eval/score": 0.1}))
+    session(run, (5, {"env_steps": 100.0, "eval/score": 0.1}))
     later = ((6, 90.0), (7, 100.0), (8, 110.0))
-    sitting(run, *((step, {"env_steps": steps, "eval/score": 0.2}) for step, steps in later))
+    session(run, *((step, {"env_steps": steps, "eval/score": 0.2}) for step, steps in later))
     assert points(run, "env_steps") == [(5, 100.0), (7, 100.0), (8, 110.0)]
     assert [step for step, _ in points(run, "by_env_steps/score")] == [100, 110]
     assert [step for step, _ in points(run, "eval/score")] == [5, 6, 7, 8]

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from ezm_pl.spec import Experiment, SpecError, build_experiment, flatten, load_experiment
-from ezm_pl.tracking.run import Run, new_run, only_writer, reopened_run, run_name
-from ezm_pl.tracking.saved_runs import find_checkpoint, find_run
+from ezm_pl.tracking.runs.mlflow_run import Run, new_run, reopened_run, run_lock, run_name
+from ezm_pl.tracking.runs.run_lookup import find_checkpoint, find_run
 
 SECRET = "hunter2-from-the-environment"
 
@@ -91,9 +91,9 @@ def test_a_run_of_another_store_is_refused(run: Run, experiment: Experiment, tmp
 
 def test_two_processes_cannot_train_one_run(run: Run) -> None:
     refused = pytest.raises(SpecError, match="is being trained by another process")
-    with only_writer(run.directory), refused, only_writer(run.directory):
+    with run_lock(run.directory), refused, run_lock(run.directory):
         pass
-    with only_writer(run.directory):
+    with run_lock(run.directory):
         pass
 
 

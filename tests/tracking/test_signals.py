@@ -6,14 +6,14 @@ import signal
 
 import pytest
 
-from ezm_pl.tracking.signals import as_interrupt, undisturbed
+from ezm_pl.tracking.runs.signals import defer_sigint, signals_as_sigint
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_they_interrupt(number: signal.Signals) -> None:
     before = signal.signal(number, signal.SIG_DFL)  # `nohup pytest` ignores one of them
     try:
-        with pytest.raises(KeyboardInterrupt), as_interrupt():
+        with pytest.raises(KeyboardInterrupt), signals_as_sigint():
             signal.raise_signal(number)
         assert signal.getsignal(number) is signal.SIG_DFL
     finally:
@@ -23,7 +23,7 @@ def test_they_interrupt(number: signal.Signals) -> None:
 def test_an_ignored_signal_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with as_interrupt():
+        with signals_as_sigint():
             signal.raise_signal(signal.SIGHUP)
     finally:
         signal.signal(signal.SIGHUP, before)
@@ -31,9 +31,9 @@ def test_an_ignored_signal_stays_ignored() -> None:
 
 def test_interrupts_wait_for_the_end_of_a_short_write() -> None:
     written = []
-    with pytest.raises(KeyboardInterrupt), undisturbed():
+    with pytest.raises(KeyboardInterrupt), defer_sigint():
         signal.raise_signal(signal.SIGINT)
         written.append("all of it")
     assert written == ["all of it"]
-    with undisturbed():
+    with defer_sigint():
         pass

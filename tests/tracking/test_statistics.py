@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ezm_pl.tracking.statistics import Interval, bootstrap_iqm, iqm
+from ezm_pl.tracking.sweep.statistics import Interval, bootstrap_iqm, iqm
 
 
 def test_iqm_by_hand() -> None:

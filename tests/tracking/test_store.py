@@ -29,7 +29,7 @@ def test_passwords_are_not_shown() -> None:
 def test_telemetry_is_off(workplace: Path) -> None:
     """In a process of its own: MLflow asks its environment when it is first imported."""
     code = """
-import ezm_pl.sweeps.trial, ezm_pl.sweeps.worker, ezm_pl.tracking.runs
+import ezm_pl.sweeps.trial, ezm_pl.sweeps.worker, ezm_pl.tracking.runs.train
 from ezm_pl.tracking.store import open_store
 open_store("sqlite:///mlruns/mlflow.db")
 from mlflow.telemetry.client import get_telemetry_client

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ezm_pl.tracking.tables import random_table, returns_table, task_facts, tasks_table
+from ezm_pl.tracking.results.tables import random_table, returns_table, task_facts, tasks_table
 from ezm_pl.training import Evaluation
 
 

@@ -228,7 +228,7 @@ def test_stopped_before_its_first_update_and_resumed(folder: Path) -> None:
 def test_a_failure_reaches_the_user_and_marks_the_run(
     folder: Path, experiment: Experiment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ezm_pl.tracking.runs import train
+    from ezm_pl.tracking.runs.train import train
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("in the middle of training")

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ezm_pl.spec import BUILTIN, Experiment, SpecError, differences, load_experiment
-from ezm_pl.tracking.curves import run_curves
-from ezm_pl.tracking.figures import returns_figure
-from ezm_pl.tracking.run import Run, Status, new_run, only_writer, reopened_run
-from ezm_pl.tracking.saved_runs import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
-from ezm_pl.tracking.sender import UNSENT, send_left
-from ezm_pl.tracking.signals import as_interrupt, undisturbed
+from ezm_pl.tracking.results.curves import run_curves
+from ezm_pl.tracking.results.returns_figure import returns_figure
+from ezm_pl.tracking.results.tables import returns_table
+from ezm_pl.tracking.results.videos import film_tasks
+from ezm_pl.tracking.runs.mlflow_run import Run, Status, new_run, reopened_run, run_lock
+from ezm_pl.tracking.runs.run_lookup import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
+from ezm_pl.tracking.runs.sender import UNSENT, send_left
+from ezm_pl.tracking.runs.signals import defer_sigint, signals_as_sigint
 from ezm_pl.tracking.store import first_line, shown, store_errors, tracking_uri
-from ezm_pl.tracking.tables import returns_table
-from ezm_pl.tracking.videos import film_tasks
 
 # What the end of a run needs is imported before it starts: hours later the sources may have been edited.
 
@@ -78,14 +78,14 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         checkpoint, note = _checkpoint(saved, experiment) if saved else (None, None)
     with ExitStack() as stack:
         if saved:
-            stack.enter_context(only_writer(saved.directory))
-        stopped = stack.enter_context(as_interrupt())
+            stack.enter_context(run_lock(saved.directory))
+        stopped = stack.enter_context(signals_as_sigint())
         run: Run | None = None
         try:
-            with undisturbed(), _one_line_store_errors(experiment):
+            with defer_sigint(), _one_line_store_errors(experiment):
                 run = _open(experiment, saved, part)
             if not saved:
-                stack.enter_context(only_writer(run.directory))
+                stack.enter_context(run_lock(run.directory))
             where = shown(tracking_uri(experiment.tracking.uri))
             _say(f"run {run.name} ({run.run_id}), tracked in {where}", console)
             _say(memory, console)
@@ -93,7 +93,7 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
                 _say(note, console, "yellow")
         except KeyboardInterrupt:
             if run is not None:
-                with undisturbed():
+                with defer_sigint():
                     _end(run, "KILLED", console)
             return stopped.exit_code
         return 0 if _train(run, experiment, checkpoint, console, part) else stopped.exit_code
@@ -118,7 +118,7 @@ def _train(
     logger = None
     tell = functools.partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        from ezm_pl.tracking.logger import RunLogger
+        from ezm_pl.tracking.runs.logger import RunLogger
         from ezm_pl.training import fit
 
         logger = RunLogger(run.client, run.run_id, tell)
@@ -139,7 +139,7 @@ def _train(
     except (KeyboardInterrupt, SystemExit):  # Lightning answers SIGTERM with a SystemExit
         status = "KILLED"
     finally:
-        with undisturbed():
+        with defer_sigint():
             if logger is not None:
                 again = _LAST_TRY_SECONDS if result is None else 0.0
                 unsent = logger.sender.close(again, run.directory / UNSENT)
@@ -184,11 +184,11 @@ def _train_other_rank(experiment: Experiment) -> int:
 
     Returns 0 also when interrupted: rank 0 says so, and launchers take anything else for a failure.
     """
-    from ezm_pl.tracking.logger import quiet_lightning
+    from ezm_pl.tracking.runs.logger import quiet_lightning
     from ezm_pl.training import fit
 
     quiet_lightning()
-    with as_interrupt(), _one_line_errors():
+    with signals_as_sigint(), _one_line_errors():
         fit(experiment, RUNS)
     return 0
 
@@ -213,7 +213,7 @@ def _check_tasks(experiment: Experiment) -> None:
 
 def _check_settings(experiment: Experiment) -> str:
     """A line on the memory of the replay; `SpecError` for a trainer, a batch or a replay that cannot work."""
-    from ezm_pl.tracking.logger import quiet_lightning
+    from ezm_pl.tracking.runs.logger import quiet_lightning
     from ezm_pl.training import check_settings
 
     quiet_lightning()
@@ -290,7 +290,7 @@ def _say_result(result: FitResult, experiment: Experiment, console: Console) -> 
     if result.evaluations:
         console.print(returns_table(result.evaluations[-1], protocol=experiment.env.protocol))
     else:
-        console.print("no evaluation in this sitting")
+        console.print("no evaluation in this session")
     steps = result.env_steps
     console.print(
         f"{result.updates:,} updates, {steps.mean():,.0f} env steps a task ({steps.sum():,.0f} in all), "

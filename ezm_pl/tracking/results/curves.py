@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.spec import SpecError
-from ezm_pl.tracking.metrics import BY_ENV_STEPS
+from ezm_pl.tracking.runs.metrics import BY_ENV_STEPS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -40,7 +40,7 @@ class Curve:
 
 
 def run_curves(client: MlflowClient, run_id: str) -> dict[str, list[Curve]]:
-    """Task to its evaluation curves, over all sittings of a run (the newest value where two share a step)."""
+    """Task to its evaluation curves, over all sessions of a run (the newest value where two share a step)."""
     curves: dict[str, list[Curve]] = {}
     for name in sorted(client.get_run(run_id).data.metrics):
         match = _RETURN.fullmatch(name)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from ezm_pl.tracking.metrics import BY_ENV_STEPS, COUNTERS, ENV_STEPS, EVALUATION
-from ezm_pl.tracking.sender import Sender
+from ezm_pl.tracking.runs.metrics import BY_ENV_STEPS, COUNTERS, ENV_STEPS, EVALUATION
+from ezm_pl.tracking.runs.sender import Sender
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from ezm_pl.spec.tasks import task_facts
-from ezm_pl.tracking.curves import Curve
-from ezm_pl.tracking.sweep_scores import Band, PointScore
+from ezm_pl.tracking.results.curves import Curve
+from ezm_pl.tracking.sweep.scores import Band, PointScore
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; markers differ as well."""

@@ -33,7 +33,7 @@ class Stopped:
 
 
 @contextmanager
-def as_interrupt() -> Iterator[Stopped]:
+def signals_as_sigint() -> Iterator[Stopped]:
     """Inside, SIGTERM, SIGUSR1 and SIGHUP act as Ctrl-C does. One that was ignored (`nohup`) stays ignored.
 
     SIGUSR1 is what SLURM can be told to send ahead of time (`--signal=USR1@120`).
@@ -56,7 +56,7 @@ def as_interrupt() -> Iterator[Stopped]:
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def defer_sigint() -> Iterator[None]:
     """Inside, Ctrl-C waits until the block has ended: for short writes that must not be left half done."""
     waiting: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from ezm_pl.spec import HUMANOID_BENCH
-from ezm_pl.tracking.curves import Curve
+from ezm_pl.tracking.results.curves import Curve
 
 _STYLE = {"ezm": ("#1f5fbf", "-", "o"), "humanoidbench": ("#d1620a", "--", "s")}
 _PUBLISHED = {"ezm": "#8fb2e5", "humanoidbench": "#eeb98c"}

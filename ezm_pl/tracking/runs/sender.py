@@ -122,7 +122,7 @@ class Sender:
 
 
 def send_left(client: MlflowClient, run_id: str, left: Path) -> int:
-    """Sends what an earlier sitting has left in a file, and removes it; how many points there were.
+    """Sends what an earlier session has left in a file, and removes it; how many points there were.
 
     Lines that cannot be read (a disk that was full cuts the last one) are passed over.
     """

@@ -6,7 +6,7 @@ ENV_STEPS = "env_steps"
 COUNTERS = (
     ENV_STEPS, "selfplay/diverged_episodes", "selfplay/worker_restarts", "train/skipped_updates",
 )  # fmt: skip
-"""Metrics that only ever grow over a run, through all of its sittings."""
+"""Metrics that only ever grow over a run, through all of its sessions."""
 
 EVALUATION = "eval/"
 """Prefix of evaluation metrics: `eval/<task>/return_ezm` and the like."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ezm_pl.spec import SpecError
-from ezm_pl.tracking.saved_runs import find_run
+from ezm_pl.tracking.runs.run_lookup import find_run
 from ezm_pl.tracking.store import open_store, shown, tracking_uri
 
 
@@ -19,8 +19,8 @@ def draw_returns(reference: str, output: Path, *, published: Path | None, consol
     """
     from mlflow.exceptions import MlflowException
 
-    from ezm_pl.tracking.curves import published_curves, run_curves
-    from ezm_pl.tracking.figures import returns_figure
+    from ezm_pl.tracking.results.curves import published_curves, run_curves
+    from ezm_pl.tracking.results.returns_figure import returns_figure
 
     others = published_curves(published) if published else None
     run_id = find_run(reference, option="RUN").run_id

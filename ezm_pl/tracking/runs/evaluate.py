@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ezm_pl.spec import SpecError
-from ezm_pl.tracking.saved_runs import find_checkpoint
+from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
 
 def evaluate_run(
@@ -27,8 +27,8 @@ def evaluate_run(
         SpecError: no such run, or a checkpoint that cannot be read.
     """
     saved = find_checkpoint(reference, option="RUN")
-    from ezm_pl.tracking.tables import returns_table
-    from ezm_pl.tracking.videos import film_tasks
+    from ezm_pl.tracking.results.tables import returns_table
+    from ezm_pl.tracking.results.videos import film_tasks
     from ezm_pl.training import CheckpointError, checkpoint_experiment, evaluate, newest_valid
 
     try:

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.spec import normalized_score
-from ezm_pl.tracking import sweep_tags as tags
-from ezm_pl.tracking.curves import Curve
-from ezm_pl.tracking.statistics import Interval, bootstrap_iqm, iqm
-from ezm_pl.tracking.sweep_runs import Point, SeedRun, Sweep, Trial
+from ezm_pl.tracking.results.curves import Curve
+from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.sweep.runs import Point, SeedRun, Sweep, Trial
+from ezm_pl.tracking.sweep.statistics import Interval, bootstrap_iqm, iqm
 
 
 @dataclass(frozen=True)

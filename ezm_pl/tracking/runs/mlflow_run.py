@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from ezm_pl.spec import Experiment, SpecError, dump_experiment
 from ezm_pl.tracking.host import git_tags, host_tags
-from ezm_pl.tracking.params import spec_params
-from ezm_pl.tracking.saved_runs import RUNS, SPEC, SavedRun
+from ezm_pl.tracking.runs.params import spec_params
+from ezm_pl.tracking.runs.run_lookup import RUNS, SPEC, SavedRun
 from ezm_pl.tracking.store import experiment_id, open_store, shown, tracking_uri
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def run_name(experiment: Experiment) -> str:
 
 
 @contextmanager
-def only_writer(directory: Path) -> Iterator[None]:
+def run_lock(directory: Path) -> Iterator[None]:
     """Holds a run's folder for this process.
 
     Raises:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ezm_pl.spec import SpecError
-from ezm_pl.tracking import sweep_tags as tags
-from ezm_pl.tracking.metrics import ENV_STEPS, EVALUATION
+from ezm_pl.tracking.runs.metrics import ENV_STEPS, EVALUATION
+from ezm_pl.tracking.sweep import tags
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

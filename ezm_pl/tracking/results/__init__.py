@@ -1,0 +1,1 @@
+"""What a run comes to: learning curves, figures, tables, videos."""

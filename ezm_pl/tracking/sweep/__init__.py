@@ -1,0 +1,1 @@
+"""A sweep as MLflow holds it: its runs, scores with intervals, and figures."""
