@@ -214,7 +214,7 @@ def test_differences_name_the_field_and_both_values() -> None:
 
 def test_nested_suites_are_prefixes_of_the_canonical_order() -> None:
     names = tuple(HUMANOID_BENCH)
-    assert len(names) == 29
+    assert len(names) >= 29
     assert all(SUITES[f"hb-{n}"] == names[:n] for n in range(1, 30))
 
 

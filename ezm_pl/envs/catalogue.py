@@ -5,10 +5,12 @@ from __future__ import annotations
 from ezm_pl.envs.robots.humanoid import Task
 from ezm_pl.envs.tasks.balance import Balance, BalanceHard
 from ezm_pl.envs.tasks.bookshelf import Bookshelf, BookshelfHard
+from ezm_pl.envs.tasks.door import Door
 from ezm_pl.envs.tasks.insert import Insert, InsertSmall
 from ezm_pl.envs.tasks.locomotion import Crawl, Hurdle, Run, Slide, Stair, Stand, Walk
 from ezm_pl.envs.tasks.maze import Maze
 from ezm_pl.envs.tasks.pole import Pole
+from ezm_pl.envs.tasks.push import Push
 from ezm_pl.envs.tasks.reach import Reach
 from ezm_pl.envs.tasks.sit import Sit, SitHard
 from ezm_pl.envs.tasks.spoon import Spoon
@@ -38,6 +40,8 @@ HANDS_ONLY: dict[str, type[Task]] = {
     "insert_small": InsertSmall,
     "bookshelf_simple": Bookshelf,
     "bookshelf_hard": BookshelfHard,
+    "push": Push,
+    "door": Door,
 }
 
 CATALOGUE: dict[str, tuple[str, type[Task]]] = {

@@ -2,44 +2,45 @@
 
 A recording is `<task>.npz`, numbers only (see TASKS.md, "Parity"): the state before each control
 step, the action, and what the original package on its pinned MuJoCo made of them. Each step is
-replayed from its own recorded state, so that errors do not pile up.
+replayed from its own recorded state, so that errors do not pile up. `events/<task>.npz`, where there
+is one, holds staged steps in which the rare branches of a reward fire; there, every step must agree.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ezm_pl.envs.parity_facts import compare_facts
 from ezm_pl.envs.registry import make
-from ezm_pl.envs.robots.humanoid import SUBSTEPS, HumanoidEnv
+from ezm_pl.envs.robots.humanoid import HumanoidEnv
 from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
 
 QPOS_MEDIAN_FACTOR = 2.0
 QPOS_P90_FACTOR = 2.5
 """Bounds on errors of qpos, as multiples of `floor.json`: the original model's own, moved to MuJoCo 3.17."""
-REWARD_MEDIAN = 5e-3
-REWARD_P90 = 5e-2
+REWARD_BOUNDS = (5e-3, 5e-2)
+"""Bounds on the median and the 90th percentile of the reward's error ..."""
+OBJECT_REWARD_BOUNDS = (1e-3, 5e-3)
+"""... and those of `OBJECT_TASKS`."""
+OBJECT_TASKS = tuple(HUMANOID_BENCH)[tuple(HUMANOID_BENCH).index("h1hand-push") :]
+"""The tasks of `parity-objects`: the end of the canonical order."""
 TERMINATED_AGREEMENT = 0.98
-RELATIVE = 1e-6
-"""Facts are equal when they agree to this share of the largest entry."""
-
-OWN_HULLS = ("ankle_link", "distal")
-"""Geoms of bodies so named are built from measured outlines: their frames are their own."""
-
-
-NOT_TERMS = frozenset({"terminated_reason"})
-"""Recorded beside the reward terms, but none."""
-PAPER_SUCCESS = {"h1hand-crawl": 700.0}
-"""Success bars that the package's code gives otherwise than its paper, which the task table follows."""
-STAND_INS = "_vision"
-"""Bodies so named are pictures of goals, which the original moves about in the model itself."""
+FIRST_OBSERVATION = 1e-5
+"""Bound on the error of an episode's first observation."""
+EVENT_REWARD = 1e-2
+EVENT_STATE = 1e-2
+"""Bounds on the reward's and the task-side state's error in every step of the events."""
+FINGERS = ("lh_", "rh_")
+"""Joints so named are left out where the floor is given for the body alone (`body_median`)."""
+NOT_TERMS = frozenset({"terminated_reason", "success"})
+"""Recorded beside the reward terms in some tasks, but none."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,13 @@ class ParityRow:
         qpos_median, qpos_p90: of the max abs error of `qpos_next` over the steps.
         qpos_median_bound, qpos_p90_bound: what they may be.
         reward_median, reward_p90: of the reward's abs error.
+        reward_bounds: what they may be.
         terminated: share of steps on which the termination agrees.
-        obs_median: of the max abs error of the observation's entries after qpos and qvel; 0 if none.
+        obs_median: of the max abs error of the observation's entries after `Task.state`; 0 if none.
+        first_obs: the largest error of an episode's first observation.
         terms: reward terms whose names differ.
+        events: staged steps replayed, 0 where none are recorded.
+        odd_events: one line for each of them that differs.
     """
 
     task: str
@@ -67,9 +72,13 @@ class ParityRow:
     qpos_p90_bound: float
     reward_median: float
     reward_p90: float
+    reward_bounds: tuple[float, float]
     terminated: float
     obs_median: float
+    first_obs: float
     terms: tuple[str, ...]
+    events: int
+    odd_events: tuple[str, ...]
 
     @property
     def passed(self) -> bool:
@@ -77,12 +86,35 @@ class ParityRow:
         return (
             not self.facts
             and not self.terms
+            and not self.odd_events
             and self.qpos_median <= self.qpos_median_bound
             and self.qpos_p90 <= self.qpos_p90_bound
-            and self.reward_median <= REWARD_MEDIAN
-            and self.reward_p90 <= REWARD_P90
+            and self.reward_median <= self.reward_bounds[0]
+            and self.reward_p90 <= self.reward_bounds[1]
             and self.terminated >= TERMINATED_AGREEMENT
+            and self.first_obs <= FIRST_OBSERVATION
         )
+
+
+class Recording:
+    """A recording, read: arrays by name, and its JSON texts as what they hold."""
+
+    def __init__(self, path: Path) -> None:
+        with np.load(path) as stored:
+            self.arrays: dict[str, NDArray[Any]] = {key: stored[key] for key in stored}
+        self.internal: list[dict[str, Any]] = self.json("internal")
+        self.steps = len(self.arrays["qpos"])
+
+    def __getitem__(self, key: str) -> NDArray[Any]:
+        return self.arrays[key]
+
+    def json(self, key: str) -> Any:
+        """The text of an entry, parsed."""
+        return json.loads(str(self.arrays[key]))
+
+    def restore(self, env: HumanoidEnv, step: int) -> None:
+        """Puts `env` where the original was before a step."""
+        env.restore(self["qpos"][step], self["qvel"][step], self["warmstart"][step], self.internal[step])
 
 
 def recorded_tasks(directory: Path | str) -> tuple[str, ...]:
@@ -94,7 +126,7 @@ def check(directory: Path | str, tasks: Sequence[str] | None = None) -> list[Par
     """Replays recordings and compares.
 
     Args:
-        directory: holds `<task>.npz` and `floor.json`.
+        directory: holds `<task>.npz`, `floor.json` and maybe `events/<task>.npz`.
         tasks: which; by default every built-in task with a recording.
 
     Raises:
@@ -112,184 +144,100 @@ def _check_task(folder: Path, task: str, floor: dict[str, float]) -> ParityRow:
     path = folder / f"{task}.npz"
     if not path.is_file():
         raise FileNotFoundError(f"no recording of {task}: {path} is missing")
-    env = make(task, backend="builtin")
+    env = make(task, backend="builtin", seed=0)
     assert isinstance(env, HumanoidEnv)
-    with np.load(path) as recording:
-        record = {key: recording[key] for key in recording}
-    facts = json.loads(str(record["facts"]))
-    internal = json.loads(str(record["internal"]))
-    parts = json.loads(str(record["reward_parts"]))
-    env.reset(seed=0)
+    env.reset()
+    record = Recording(path)
+    facts = record.json("facts")
+    mismatches = compare_facts(env, task, facts)
+    parts = record.json("reward_parts")
+    median, p90, compared = floor["median"], floor["p90"], np.ones(env.model.nq, bool)
+    if "body_median" in floor:
+        median, p90, compared = floor["body_median"], floor["body_p90"], _body_entries(env)
 
-    steps = len(record["qpos"])
-    qpos, reward, obs = np.zeros(steps), np.zeros(steps), np.zeros(steps)
-    agree = np.zeros(steps, bool)
+    qpos, reward, obs = np.zeros(record.steps), np.zeros(record.steps), np.zeros(record.steps)
+    agree = np.zeros(record.steps, bool)
     state_size = sum(part.size for part in env.task.state())
     odd_terms: set[str] = set()
-    for i in range(steps):
-        env.restore(record["qpos"][i], record["qvel"][i], record["warmstart"][i], internal[i])
+    for i in range(record.steps):
+        record.restore(env, i)
         got, got_reward, terminated, _, info = env.step(record["action"][i])
-        qpos[i] = np.abs(env.data.qpos - record["qpos_next"][i]).max()
+        qpos[i] = np.abs(env.data.qpos - record["qpos_next"][i])[compared].max()
         reward[i] = abs(got_reward - record["reward"][i])
         agree[i] = terminated == record["terminated"][i]
         if got.size > state_size:
             obs[i] = np.abs(got[state_size:] - record["obs"][i][state_size:]).max()
         odd_terms |= (set(info["reward_terms"]) ^ set(parts[i])) - NOT_TERMS
-    mismatches = compare_facts(env, task, facts)
+    first_obs = _first_observations(env, record)
+    events = folder / "events" / path.name
+    steps, odd_events = _check_events(env, Recording(events)) if events.is_file() else (0, [])
     env.close()
     return ParityRow(
         task=task,
-        steps=steps,
+        steps=record.steps,
         facts=tuple(mismatches),
         qpos_median=float(np.median(qpos)),
         qpos_p90=float(np.percentile(qpos, 90)),
-        qpos_median_bound=QPOS_MEDIAN_FACTOR * floor["median"],
-        qpos_p90_bound=QPOS_P90_FACTOR * floor["p90"],
+        qpos_median_bound=QPOS_MEDIAN_FACTOR * median,
+        qpos_p90_bound=QPOS_P90_FACTOR * p90,
         reward_median=float(np.median(reward)),
         reward_p90=float(np.percentile(reward, 90)),
+        reward_bounds=OBJECT_REWARD_BOUNDS if task in OBJECT_TASKS else REWARD_BOUNDS,
         terminated=float(agree.mean()),
         obs_median=float(np.median(obs)),
+        first_obs=first_obs,
         terms=tuple(sorted(odd_terms)),
+        events=steps,
+        odd_events=tuple(odd_events),
     )
 
 
-def compare_facts(env: HumanoidEnv, task: str, facts: dict[str, Any]) -> list[str]:
-    """One line for every recorded fact that the compiled model does not share.
-
-    Of geoms, those that can be touched are compared, in order: the original draws each twice.
-    """
-    model = env.model
-    names = _names
-    bodies = names(model.body, model.nbody)
-    ours: dict[str, Any] = {
-        "task": task,
-        "nq": model.nq,
-        "nv": model.nv,
-        "nu": model.nu,
-        "nbody": model.nbody,
-        "obs_dim": env.observation_space.shape[0] if env.observation_space.shape else None,
-        "frame_skip": SUBSTEPS,
-        "max_episode_steps": env.episode_steps,
-        "actuators": names(model.actuator, model.nu),
-        "joints": names(model.joint, model.njnt),
-        "bodies": bodies,
-        "timestep": model.opt.timestep,
-        "total_mass": model.body_mass.sum(),
-        "success_bar": PAPER_SUCCESS.get(task, HUMANOID_BENCH[task].success_score),
-        "reset_randomness": env.task.reset_noise,
-        "gainprm": model.actuator_gainprm[:, 0],
-        "biasprm": model.actuator_biasprm[:, :3],
-        "ctrlrange": model.actuator_ctrlrange,
-        "forcerange": model.actuator_forcerange,
-    }
-    for key in ("body_mass", "jnt_axis", "jnt_range"):
-        ours[key] = getattr(model, key)
-    for key in ("dof_damping", "dof_armature", "dof_frictionloss"):
-        ours[key] = getattr(model, key)
-    lines = [_difference(key, ours[key], facts[key]) for key in ours]
-    lines.append(_placement_difference("key_qpos", env.initial_qpos, facts["key_qpos"]))
-
-    # What stands still, or weighs nothing, has no inertia that matters (and MuJoCo 3.1.6 sums it oddly).
-    moving = (model.body_weldid > 0) & (model.body_mass > 0)
-    if len(facts["body_mass"]) == model.nbody:
-        ours_ipos, recorded_ipos = model.body_ipos[moving], np.array(facts["body_ipos"])[moving]
-        lines.append(_placement_difference("body_ipos", ours_ipos, recorded_ipos))
-        tensors = [
-            _inertia_tensors(np.asarray(inertia)[moving], np.asarray(quat)[moving])
-            for inertia, quat in (
-                (model.body_inertia, model.body_iquat),
-                (facts["body_inertia"], facts["body_iquat"]),
-            )
-        ]
-        # Body by body: a share of the heaviest body's inertia would be a lot for a fingertip.
-        for name, a, b in zip(np.array(bodies)[moving], *tensors, strict=True):
-            largest = np.abs(b).max()
-            lines.append(_placement_difference(f"inertia of {name}", a / largest, b / largest))
-        placed = np.array([not name.endswith(STAND_INS) for name in bodies])
-        for key, compare in (("body_pos", _placement_difference), ("body_quat", _rotation_difference)):
-            lines.append(compare(key, getattr(model, key)[placed], np.array(facts[key])[placed]))
-    lines += _compare_geoms(model, facts, bodies)
-    lines += _compare_sites(model, facts, bodies)
-    return [line for line in lines if line]
+def _body_entries(env: HumanoidEnv) -> NDArray[np.bool_]:
+    """Which entries of qpos [nq] are not the fingers'."""
+    entries = np.ones(env.model.nq, bool)
+    for i in range(env.model.njnt):
+        joint = env.model.joint(i)
+        if joint.name.startswith(FINGERS):
+            entries[joint.qposadr[0]] = False
+    return entries
 
 
-def _inertia_tensors(inertia: NDArray[Any], quat: NDArray[Any]) -> NDArray[np.float64]:
-    """Principal inertias [n, 3] and axes [n, 4] -> tensors [n, 3, 3]: the same however axes are ordered."""
-    tensors = np.zeros((len(inertia), 3, 3))
-    for tensor, principal, q in zip(tensors, inertia, quat, strict=True):
-        rotation = np.zeros(9)
-        mujoco.mju_quat2Mat(rotation, np.asarray(q, float))
-        axes = rotation.reshape(3, 3)
-        tensor[...] = axes @ np.diag(principal) @ axes.T
-    return tensors
+def _first_observations(env: HumanoidEnv, record: Recording) -> float:
+    """The largest error of an observation that a reset returned, from the state it was made of."""
+    begins = np.flatnonzero(np.diff(record["episode"], prepend=-1))
+    internal = record.json("first_internal") if "first_internal" in record.arrays else None
+    worst = 0.0
+    for episode, step in enumerate(begins):
+        state = record.internal[step] if internal is None else internal[episode]
+        got = env.restore(record["qpos"][step], record["qvel"][step], internal=state)
+        worst = max(worst, float(np.abs(got - record["first_obs"][episode]).max()))
+    return worst
 
 
-def _compare_geoms(model: Any, facts: dict[str, Any], bodies: list[str]) -> list[str]:
-    mine = np.flatnonzero(model.geom_contype | model.geom_conaffinity)
-    theirs = np.flatnonzero(np.array(facts["geom_contype"]) | np.array(facts["geom_conaffinity"]))
-    if len(mine) != len(theirs):
-        return [f"touchable geoms: {len(mine)}, recorded {len(theirs)}"]
-    at = np.array(facts["geom_bodyid"])[theirs]
+def _check_events(env: HumanoidEnv, record: Recording) -> tuple[int, list[str]]:
+    """The number of staged steps, and one line for each that differs."""
     lines = []
-    for key in ("type", "bodyid", "friction", "solref", "solimp", "contype", "conaffinity"):
-        recorded = np.array(facts[f"geom_{key}"])[theirs]
-        lines.append(_difference(f"geom_{key}", getattr(model, f"geom_{key}")[mine], recorded))
-    framed = np.array([not facts["bodies"][body].endswith(OWN_HULLS) for body in at])
-    for key, compare in (
-        ("size", _placement_difference),
-        ("pos", _placement_difference),
-        ("quat", _rotation_difference),
-    ):
-        recorded = np.array(facts[f"geom_{key}"])[theirs][framed]
-        lines.append(compare(f"geom_{key}", getattr(model, f"geom_{key}")[mine][framed], recorded))
-    return lines
+    for i in range(record.steps):
+        record.restore(env, i)
+        _, reward, terminated, _, _ = env.step(record["action"][i])
+        odd = []
+        if abs(reward - record["reward"][i]) > EVENT_REWARD:
+            odd.append(f"reward {reward:.4f}, recorded {record['reward'][i]:.4f}")
+        if terminated != record["terminated"][i]:
+            odd.append(f"terminated {terminated}, recorded {record['terminated'][i]}")
+        # What comes after is recorded with the next step, where that is of the same episode.
+        if i + 1 < record.steps and record["episode"][i + 1] == record["episode"][i]:
+            odd += _state_differences(env.task.internal(), record.internal[i + 1])
+        if odd:
+            lines.append(f"event {i} ({record['label'][i]}): {'; '.join(odd)}")
+    return record.steps, lines
 
 
-def _compare_sites(model: Any, facts: dict[str, Any], bodies: list[str]) -> list[str]:
+def _state_differences(ours: Mapping[str, Any], recorded: Mapping[str, Any]) -> list[str]:
+    """One line for each entry of the task-side state that differs."""
     lines = []
-    own = {name: i for i, name in enumerate(_names(model.site, model.nsite))}
-    for name, body, pos in zip(facts["sites"], facts["site_bodyid"], facts["site_pos"], strict=True):
-        if name in own:
-            lines.append(_placement_difference(f"site {name}", model.site_pos[own[name]], pos))
-            mine, theirs = bodies[model.site_bodyid[own[name]]], facts["bodies"][body]
-            if mine != theirs:
-                lines.append(f"site {name}: in {mine}, recorded in {theirs}")
+    for key, value in recorded.items():
+        mine, theirs = np.asarray(ours.get(key, []), float), np.asarray(value, float)
+        if mine.shape != theirs.shape or (np.abs(mine - theirs) > EVENT_STATE).any():
+            lines.append(f"{key} {mine.tolist()}, recorded {theirs.tolist()}")
     return lines
-
-
-def _names(accessor: Callable[[int], Any], count: int) -> list[str]:
-    return [accessor(i).name for i in range(count)]
-
-
-def _difference(name: str, ours: Any, recorded: Any, absolute: float = 1e-9) -> str:
-    """An empty string where equal: names exactly, numbers to a share of `RELATIVE` or `absolute`."""
-    if isinstance(recorded, str):
-        return "" if ours == recorded else f"{name}: {ours!r}, recorded {recorded!r}"
-    if isinstance(recorded, list) and recorded and isinstance(recorded[0], str):
-        recorded = [text or "" for text in recorded]
-        odd = [(a, b) for a, b in zip(ours, recorded, strict=False) if a != b]
-        if len(ours) != len(recorded):
-            return f"{name}: {len(ours)}, recorded {len(recorded)}"
-        return f"{name}: {odd[0][0]!r}, recorded {odd[0][1]!r} ({len(odd)} differ)" if odd else ""
-    a, b = np.asarray(ours, float), np.asarray(recorded, float)
-    if a.shape != b.shape:
-        return f"{name}: shape {a.shape}, recorded {b.shape}"
-    error = np.abs(a - b)
-    far = error > np.maximum(absolute, RELATIVE * np.abs(b))
-    if not far.any():
-        return ""
-    worst = np.unravel_index(np.argmax(np.where(far, error, 0)), a.shape)
-    where = f"[{', '.join(map(str, worst))}]" if worst else ""
-    return f"{name}{where}: {a[worst]:.9g}, recorded {b[worst]:.9g} ({int(far.sum())} differ)"
-
-
-def _placement_difference(name: str, ours: Any, recorded: Any) -> str:
-    """As `_difference`, for places and sizes: equal to a micrometre."""
-    return _difference(name, ours, recorded, absolute=1e-6)
-
-
-def _rotation_difference(name: str, ours: NDArray[Any], recorded: NDArray[Any]) -> str:
-    """As `_placement_difference`, for quaternions [n, 4], whose sign means nothing."""
-    ours = np.asarray(ours, float)
-    sign = np.where((ours * recorded).sum(axis=1, keepdims=True) < 0, -1.0, 1.0)
-    return _placement_difference(name, ours * sign, recorded)

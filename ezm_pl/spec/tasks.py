@@ -85,10 +85,16 @@ def _rows() -> Iterable[TaskFacts]:
         ("hurdle", 2.2, 700, (474, 47), (212, 34)),
         ("maze", 106.4, 1200, (377, 3), (335, 16)),
     ]
+    objects: list[tuple] = [
+        ("push", 163, 83, 81, 500, -278, 700),
+        ("door", 155, 78, 77, 1000, 5.6, 600),
+    ]
     for task, obs, nq, nv, steps, random, success, ezm, brc in hand:
         yield TaskFacts(f"h1hand-{task}", obs, 61, nq, nv, steps, random, success, ezm, ezm and 1.28, brc)
     for task, random, success, ezm, brc in bare:
         yield TaskFacts(f"h1-{task}", 51, 19, 26, 25, 1000, random, success, ezm, 0.84, brc)
+    for task, obs, nq, nv, steps, random, success in objects:
+        yield TaskFacts(f"h1hand-{task}", obs, 61, nq, nv, steps, random, success)
 
 
 HUMANOID_BENCH: dict[str, TaskFacts] = {facts.name: facts for facts in _rows()}

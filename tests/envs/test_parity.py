@@ -2,36 +2,69 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ezm_pl.envs import parity
+from ezm_pl.envs import parity, parity_facts
 from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
 
-RECORDINGS = Path(
-    os.environ.get("EZM_PARITY_DIR", Path(__file__).resolve().parents[2].parent / "shared" / "parity")
-)
+SHARED = Path(__file__).resolve().parents[2].parent / "shared"
+RECORDINGS = Path(os.environ.get("EZM_PARITY_DIR", SHARED / "parity"))
+OBJECT_RECORDINGS = Path(os.environ.get("EZM_PARITY_OBJECTS_DIR", SHARED / "parity-objects"))
 TASKS = [task for task in HUMANOID_BENCH if task in BUILTIN]
 
 
-@pytest.mark.skipif(
-    not (RECORDINGS / "floor.json").is_file(),
-    reason=f"no parity recordings in {RECORDINGS}: set EZM_PARITY_DIR",
-)
+def recordings(task: str) -> Path:
+    """The folder with a task's recording; skips the test where it is not."""
+    folder = OBJECT_RECORDINGS if task in parity.OBJECT_TASKS else RECORDINGS
+    if not (folder / f"{task}.npz").is_file():
+        pytest.skip(f"no recording of {task} in {folder}: set EZM_PARITY_DIR, EZM_PARITY_OBJECTS_DIR")
+    return folder
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_is_the_originals(task: str) -> None:
-    (row,) = parity.check(RECORDINGS, [task])
+    (row,) = parity.check(recordings(task), [task])
     assert row.facts == ()
     assert row.terms == ()
+    assert row.odd_events == ()
     assert row.steps > 100
+    assert (row.events > 0) == (task in parity.OBJECT_TASKS)
     assert row.qpos_median <= row.qpos_median_bound
     assert row.qpos_p90 <= row.qpos_p90_bound
-    assert row.reward_median <= parity.REWARD_MEDIAN
-    assert row.reward_p90 <= parity.REWARD_P90
+    assert row.reward_median <= row.reward_bounds[0]
+    assert row.reward_p90 <= row.reward_bounds[1]
     assert row.terminated >= parity.TERMINATED_AGREEMENT
+    assert row.first_obs <= parity.FIRST_OBSERVATION
     assert row.passed
+
+
+def test_an_event_that_differs_is_named(tmp_path: Path) -> None:
+    task = "h1hand-push"
+    folder = recordings(task)
+    (tmp_path / "events").mkdir()
+    for name in ("floor.json", f"{task}.npz"):
+        shutil.copy(folder / name, tmp_path / name)
+    with np.load(folder / "events" / f"{task}.npz") as stored:
+        event = dict(stored)
+    event["reward"] = event["reward"] + np.array([0.0, 0.5, 0.0, 0.0])
+    internal = json.loads(str(event["internal"]))
+    internal[3]["goal"] = [0.0, 0.0, 1.0]  # which step 2 is to have left
+    event["internal"] = np.array(json.dumps(internal))
+    np.savez(tmp_path / "events" / f"{task}.npz", **event)
+    (row,) = parity.check(tmp_path, [task])
+    assert not row.passed
+    assert [line.split(":")[0] for line in row.odd_events] == [
+        "event 1 (just outside)",
+        "event 2 (at goal)",
+        "event 3 (at goal)",
+    ]
+    assert "reward" in row.odd_events[0] and "goal" in row.odd_events[1] and "reward" in row.odd_events[2]
 
 
 def test_a_folder_without_recordings_is_one_clear_error(tmp_path: Path) -> None:
@@ -41,7 +74,7 @@ def test_a_folder_without_recordings_is_one_clear_error(tmp_path: Path) -> None:
 
 def test_a_wrong_model_is_noticed() -> None:
     """The comparison of facts can fail: numbers, names, shapes."""
-    assert parity._difference("body_mass", [1.0, 2.0], [1.0, 2.0]) == ""
-    assert "body_mass[1]" in parity._difference("body_mass", [1.0, 2.00001], [1.0, 2.0])
-    assert "'a', recorded 'c'" in parity._difference("joints", ["a", "b"], ["c", "b"])
-    assert "shape" in parity._difference("gainprm", [1.0], [1.0, 2.0])
+    assert parity_facts._difference("body_mass", [1.0, 2.0], [1.0, 2.0]) == ""
+    assert "body_mass[1]" in parity_facts._difference("body_mass", [1.0, 2.00001], [1.0, 2.0])
+    assert "'a', recorded 'c'" in parity_facts._difference("joints", ["a", "b"], ["c", "b"])
+    assert "shape" in parity_facts._difference("gainprm", [1.0], [1.0, 2.0])

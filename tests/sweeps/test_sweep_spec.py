@@ -11,12 +11,13 @@ from sweep_worlds import write
 from ezm_pl.cli import main
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.sweep_plan import changes, from_document, load_sweep
+from ezm_pl.spec.tasks import HUMANOID_BENCH
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 
 BAD_TASKS = {
-    "0": "TASKS: a number of tasks from 1 to 29 expected, got 0",
-    "30": "TASKS: a number of tasks from 1 to 29 expected, got 30",
+    "0": f"TASKS: a number of tasks from 1 to {len(HUMANOID_BENCH)} expected, got 0",
+    "99": f"TASKS: a number of tasks from 1 to {len(HUMANOID_BENCH)} expected, got 99",
     "a": "TASKS: unknown task 'a'",
     "hb-mediun": "TASKS: unknown task 'hb-mediun'; did you mean 'hb-medium'?",
     "8,,16": "TASKS: an entry is empty in '8,,16'; write it as 8,16,29",

@@ -24,9 +24,9 @@ def standing(height: float) -> float:
     return tolerance(height, STAND_HEIGHT, INF, margin=STAND_HEIGHT / 4)
 
 
-def upright(uprightness: float, bound: float = 0.9) -> float:
+def upright(uprightness: float, bound: float = 0.9, margin: float = 1.9) -> float:
     """1 with the torso upright, falling linearly."""
-    return tolerance(uprightness, bound, INF, margin=1.9, sigmoid="linear")
+    return tolerance(uprightness, bound, INF, margin=margin, sigmoid="linear")
 
 
 def moving(speed: float, target: float) -> float:

@@ -1,10 +1,11 @@
-"""Small helpers to furnish a scene: boxes, cylinders and walls that touch and show at once."""
+"""Small helpers to furnish a scene: solid shapes, bodies that move, joints, cameras."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import mujoco
+import numpy as np
 
 from ezm_pl.envs.robots.h1 import Vector
 
@@ -18,6 +19,11 @@ MESH = mujoco.mjtGeom.mjGEOM_MESH
 WOOD = (0.72, 0.55, 0.38, 1.0)
 DARK_WOOD = (0.42, 0.3, 0.2, 1.0)
 STEEL = (0.7, 0.72, 0.75, 1.0)
+CARDBOARD = (0.76, 0.6, 0.42, 1.0)
+RED = (0.8, 0.25, 0.2, 1.0)
+GREEN = (0.3, 0.6, 0.3, 1.0)
+BLUE = (0.2, 0.4, 0.75, 1.0)
+YELLOW = (0.9, 0.75, 0.2, 1.0)
 
 Z_TO_X = (0.5**0.5, 0.0, 0.5**0.5, 0.0)
 """Lays a cylinder along x ..."""
@@ -48,3 +54,35 @@ def add_invisible(
 ) -> mujoco.MjsGeom:
     """A massless geom that is only touched."""
     return add_solid(body, kind, size, pos, group=HIDDEN_GROUP, mass=0, **settings)
+
+
+def add_free_body(spec: mujoco.MjSpec, name: str, pos: Vector, quat: Vector = (1, 0, 0, 0)) -> mujoco.MjsBody:
+    """A body that moves freely, by the joint `free_<name>`."""
+    body = spec.worldbody.add_body(name=name, pos=pos, quat=quat)
+    body.add_freejoint(name=f"free_{name}")
+    return body
+
+
+def add_hinge(
+    body: mujoco.MjsBody, name: str, axis: Vector, limits: Vector, pos: Vector = (0, 0, 0), **settings: Any
+) -> mujoco.MjsJoint:
+    """A hinge limited to `limits`, rad."""
+    hinge = mujoco.mjtJoint.mjJNT_HINGE
+    return body.add_joint(name=name, type=hinge, axis=axis, pos=pos, limited=True, range=limits, **settings)
+
+
+def add_slide(
+    body: mujoco.MjsBody, name: str, axis: Vector, limits: Vector, pos: Vector = (0, 0, 0), **settings: Any
+) -> mujoco.MjsJoint:
+    """A slide limited to `limits`, m."""
+    slide = mujoco.mjtJoint.mjJNT_SLIDE
+    return body.add_joint(name=name, type=slide, axis=axis, pos=pos, limited=True, range=limits, **settings)
+
+
+def add_camera(spec: mujoco.MjSpec, name: str, pos: Vector, target: Vector) -> None:
+    """A camera that stands at `pos` and looks at `target`, upright."""
+    forward = np.subtract(target, pos)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    camera = spec.worldbody.add_camera(name=name, pos=pos)
+    camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
+    camera.alt.xyaxes = [*right, *np.cross(right, forward)]

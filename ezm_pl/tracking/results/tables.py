@@ -145,6 +145,7 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
     for name in ("steps", "facts\ndiffering", "qpos\nmedian", "qpos\np90", "reward\nmedian", "reward\np90"):
         table.add_column(name, justify="right")
     table.add_column("termination\nagrees", justify="right")
+    table.add_column("events\ndiffering", justify="right")
     table.add_column("passed", justify="right")
     for row in rows:
         table.add_row(
@@ -156,9 +157,10 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
             f"{row.reward_median:.1e}",
             f"{row.reward_p90:.1e}",
             f"{row.terminated:.1%}",
+            f"{len(row.odd_events)} / {row.events}" if row.events else "-",
             "yes" if row.passed else "NO",
         )
-        for fact in (*row.facts, *row.terms):
+        for fact in (*row.facts, *row.terms, *row.odd_events):
             table.add_row("", escape(fact))
     return table, all(row.passed for row in rows)
 
