@@ -22,6 +22,7 @@ from ezm_pl.spec import (
     load_experiment,
 )
 from ezm_pl.spec.presets import merge
+from ezm_pl.spec.sweep import point_label, point_tasks
 
 GOOD: dict[str, Any] = {"name": "trial", "preset": "smoke", "tasks": ["h1-stand", "h1-walk"]}
 
@@ -214,8 +215,19 @@ def test_differences_name_the_field_and_both_values() -> None:
 
 def test_nested_suites_are_prefixes_of_the_canonical_order() -> None:
     names = tuple(HUMANOID_BENCH)
-    assert len(names) >= 29
-    assert all(SUITES[f"hb-{n}"] == names[:n] for n in range(1, 30))
+    assert len(names) >= 34
+    assert all(SUITES[f"hb-{n}"] == names[:n] for n in range(1, len(names) + 1) if n != 14)
+    assert SUITES["hb-29"] == (*SUITES["hb-hard-20"], *SUITES["hb-medium"])
+    assert SUITES["hb-all"] == names
+    assert {*SUITES["hb-locomotion"], *SUITES["hb-manipulation"]} == {*names}
+
+
+def test_the_fields_suite_of_h1_tasks_has_the_name_of_no_prefix() -> None:
+    """`hb-14` is the 14 tasks without hands; 14 as a number of tasks is the first 14, `hb-hard`."""
+    assert len(SUITES["hb-14"]) == 14
+    assert all(HUMANOID_BENCH[task].action_size == 19 for task in SUITES["hb-14"])
+    assert point_tasks(14) == SUITES["hb-hard"] == tuple(HUMANOID_BENCH)[:14]
+    assert point_label(14) == "hb-hard" and point_label(16) == "hb-16"
 
 
 @pytest.mark.parametrize(

@@ -2,51 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+
+from ezm_pl.envs import tasks
 from ezm_pl.envs.robots.humanoid import Task
-from ezm_pl.envs.tasks.balance import Balance, BalanceHard
-from ezm_pl.envs.tasks.bookshelf import Bookshelf, BookshelfHard
-from ezm_pl.envs.tasks.door import Door
-from ezm_pl.envs.tasks.insert import Insert, InsertSmall
-from ezm_pl.envs.tasks.locomotion import Crawl, Hurdle, Run, Slide, Stair, Stand, Walk
-from ezm_pl.envs.tasks.maze import Maze
-from ezm_pl.envs.tasks.pole import Pole
-from ezm_pl.envs.tasks.push import Push
-from ezm_pl.envs.tasks.reach import Reach
-from ezm_pl.envs.tasks.sit import Sit, SitHard
-from ezm_pl.envs.tasks.spoon import Spoon
-from ezm_pl.envs.tasks.window import Window
+from ezm_pl.spec.tasks import HUMANOID_BENCH
 
-LOCOMOTION: dict[str, type[Task]] = {
-    "stand": Stand,
-    "walk": Walk,
-    "run": Run,
-    "stair": Stair,
-    "crawl": Crawl,
-    "pole": Pole,
-    "slide": Slide,
-    "hurdle": Hurdle,
-    "maze": Maze,
-}
 
-HANDS_ONLY: dict[str, type[Task]] = {
-    "sit_simple": Sit,
-    "reach": Reach,
-    "sit_hard": SitHard,
-    "balance_simple": Balance,
-    "balance_hard": BalanceHard,
-    "window": Window,
-    "spoon": Spoon,
-    "insert_normal": Insert,
-    "insert_small": InsertSmall,
-    "bookshelf_simple": Bookshelf,
-    "bookshelf_hard": BookshelfHard,
-    "push": Push,
-    "door": Door,
-}
+def _task_classes() -> dict[str, type[Task]]:
+    """Every class with a `name` of its own in the modules of `ezm_pl.envs.tasks`, by that name."""
+    found: dict[str, type[Task]] = {}
+    for module in pkgutil.iter_modules(tasks.__path__, f"{tasks.__name__}."):
+        classes = inspect.getmembers(importlib.import_module(module.name), inspect.isclass)
+        found |= {kind.name: kind for _, kind in classes if issubclass(kind, Task) and "name" in vars(kind)}
+    return found
 
-CATALOGUE: dict[str, tuple[str, type[Task]]] = {
-    f"{robot}-{name}": (robot, task) for robot in ("h1", "h1hand") for name, task in LOCOMOTION.items()
-} | {f"h1hand-{name}": ("h1hand", task) for name, task in HANDS_ONLY.items()}
+
+def _catalogue() -> dict[str, tuple[str, type[Task]]]:
+    classes = _task_classes()
+    return {row: (row.split("-")[0], classes[row.split("-")[1]]) for row in HUMANOID_BENCH}
+
+
+CATALOGUE = _catalogue()
+"""Full name -> (robot, task's class): HumanoidBench in canonical order, then what `register` adds."""
 
 
 def description(task: str) -> str:

@@ -7,10 +7,13 @@
 from __future__ import annotations
 
 import abc
+import copy
 import math
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import gymnasium
+import mujoco
 import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
@@ -20,6 +23,56 @@ PROTOCOLS: tuple[EpisodeProtocol, ...] = ("humanoidbench", "ezm")
 
 FloatArray = NDArray[np.float64]
 Observation = NDArray[np.float32]
+
+INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION
+"""What MuJoCo's next steps depend on: time, qpos, qvel, ctrl, applied forces, mocap poses, warm start, ..."""
+
+PLAIN = (np.ndarray, np.generic, list, tuple, dict, set, int, float, str, type(None))
+"""Types of attributes that are state to be saved as they are; others are machinery."""
+
+
+def physics_state(model: mujoco.MjModel, data: mujoco.MjData) -> FloatArray:
+    """MuJoCo's full integration state, a vector [S] float64."""
+    state = np.empty(mujoco.mj_stateSize(model, INTEGRATION))
+    mujoco.mj_getState(model, data, state, INTEGRATION)
+    return state
+
+
+def restore_physics(model: mujoco.MjModel, data: mujoco.MjData, state: FloatArray) -> None:
+    """Puts a simulation into a state [S] of `physics_state`, with everything derived from it up to date.
+
+    Raises:
+        ValueError: the state is of another model.
+    """
+    size = mujoco.mj_stateSize(model, INTEGRATION)
+    if state.shape != (size,):
+        raise ValueError(f"the state has {state.size} numbers, this task's has {size}: it is another task's")
+    mujoco.mj_resetData(model, data)
+    mujoco.mj_setState(model, data, state, INTEGRATION)
+    mujoco.mj_forward(model, data)
+    # The solver of `mj_forward` has moved the warm start.
+    mujoco.mj_setState(model, data, state, INTEGRATION)
+
+
+@dataclass(frozen=True)
+class EnvState:
+    """A saved environment: whatever the rest of its episode, and the episodes after it, depend on.
+
+    It holds copies only, can be pickled, and may be restored as often as wanted, into any environment that
+    was made with the same settings.
+
+    Attributes:
+        generator: the state of `np_random`.
+        elapsed: control steps taken in the episode.
+        episode_steps, next_episode_steps: the time limits of this episode and of the next one.
+        simulation: what the kind of environment saves.
+    """
+
+    generator: dict[str, Any]
+    elapsed: int
+    episode_steps: int
+    next_episode_steps: int
+    simulation: dict[str, Any]
 
 
 class ControlStep(NamedTuple):
@@ -178,6 +231,37 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         }
         return self._observation(), total, terminated, truncated, info
 
+    def state(self) -> EnvState:
+        """Saves the environment. `restore` continues from here exactly, episodes to come included.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode has been started.
+        """
+        if not self._started:
+            raise gymnasium.error.ResetNeeded("state() before reset(): call reset() first")
+        return EnvState(
+            generator=copy.deepcopy(dict(self.np_random.bit_generator.state)),
+            elapsed=self._elapsed,
+            episode_steps=self._episode_steps,
+            next_episode_steps=self._next_episode_steps,
+            simulation=copy.deepcopy(self._saved()),
+        )
+
+    def restore(self, state: EnvState) -> Observation:
+        """Goes back to a saved state; returns its observation [O] float32.
+
+        Raises:
+            ValueError: the state is another task's.
+        """
+        self._load(copy.deepcopy(state.simulation))
+        self.np_random.bit_generator.state = copy.deepcopy(state.generator)
+        self._elapsed = state.elapsed
+        self._episode_steps = state.episode_steps
+        self._next_episode_steps = state.next_episode_steps
+        self._pending_seed = None
+        self._started = True
+        return self._observation()
+
     def _checked_action(self, action: Any) -> FloatArray:
         """`action` as float64 [A], clipped to [-1, 1]."""
         values = np.asarray(action, dtype=np.float64)
@@ -199,3 +283,11 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     @abc.abstractmethod
     def _observation(self) -> Observation:
         """The present observation, a fresh array [O] float32."""
+
+    @abc.abstractmethod
+    def _saved(self) -> dict[str, Any]:
+        """The simulation's state, and what the task keeps beside it (`state` copies them)."""
+
+    @abc.abstractmethod
+    def _load(self, saved: dict[str, Any]) -> None:
+        """Takes over what `_saved` gave, which is its own to keep."""

@@ -21,7 +21,16 @@ import mujoco
 import numpy as np
 
 from ezm_pl.envs import rendering
-from ezm_pl.envs.core import ControlEnv, ControlStep, EpisodeProtocol, FloatArray, Observation
+from ezm_pl.envs.core import (
+    PLAIN,
+    ControlEnv,
+    ControlStep,
+    EpisodeProtocol,
+    FloatArray,
+    Observation,
+    physics_state,
+    restore_physics,
+)
 from ezm_pl.spec.tasks import nearest
 
 PACKAGE = "humanoid_bench"
@@ -169,9 +178,24 @@ class OriginalEnv(ControlEnv):
         # let the first be over, and start every episode from what it left.
         with _kept_generator(0):
             self._env.reset(seed=0)
-        plain = (np.ndarray, list, dict, int, float)
-        task_side = vars(self._env.task)
-        self._fresh = {name: copy.deepcopy(v) for name, v in task_side.items() if isinstance(v, plain)}
+        self._fresh = copy.deepcopy(self._task_side())
+
+    def _task_side(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self._env.task).items() if isinstance(value, PLAIN)}
+
+    def _saved(self) -> dict[str, Any]:
+        return {
+            "physics": physics_state(self._env.model, self._env.data),
+            "bodies": self._env.model.body_pos.copy(),  # some of its tasks move a target there
+            "task": self._task_side(),
+            "observation": self._last,
+        }
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        self._env.model.body_pos[:] = saved["bodies"]
+        restore_physics(self._env.model, self._env.data, saved["physics"])
+        vars(self._env.task).update(saved["task"])
+        self._last = saved["observation"]
 
     def _start_episode(self, reseeded: bool) -> None:
         seed = int(self.np_random.integers(2**31))

@@ -106,7 +106,8 @@ def register(
         ValueError: an unknown robot, or a name or task that cannot be.
     """
     from ezm_pl.envs.catalogue import CATALOGUE
-    from ezm_pl.envs.robots.humanoid import ROBOTS, HumanoidEnv
+    from ezm_pl.envs.robots.humanoid import HumanoidEnv
+    from ezm_pl.envs.robots.simulation import ROBOTS
 
     if not name or ":" in name:
         raise ValueError(f"a task's name must not be empty or hold a colon: {name!r}")

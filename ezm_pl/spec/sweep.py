@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ezm_pl.spec.experiment import PositiveFloat, PositiveInt, Real, Strict, Switch
-from ezm_pl.spec.tasks import HUMANOID_BENCH, resolve_tasks
+from ezm_pl.spec.tasks import SUITES, first_tasks, resolve_tasks
 
 Choice = bool | int | float | str | None
 GridPoint = int | str | tuple[str, ...]
@@ -160,11 +160,8 @@ def point_tasks(point: object) -> tuple[str, ...]:
     Raises:
         ValueError: there are no such tasks.
     """
-    most = len(HUMANOID_BENCH)
     if isinstance(point, int) and not isinstance(point, bool):
-        if not 1 <= point <= most:
-            raise ValueError(f"a number of tasks from 1 to {most} expected, got {point}")
-        return resolve_tasks(f"hb-{point}")
+        return first_tasks(point)
     if isinstance(point, str):
         return resolve_tasks(point)
     if isinstance(point, list | tuple) and all(isinstance(name, str) for name in point):
@@ -175,7 +172,8 @@ def point_tasks(point: object) -> tuple[str, ...]:
 def point_label(point: GridPoint) -> str:
     """A grid point in a word: `hb-8`, `h1-walk`, `3-tasks`."""
     if isinstance(point, int):
-        return f"hb-{point}"
+        # `hb-14` is the field's suite of another 14 tasks; the first 14 are `hb-hard`.
+        return next(name for name in (f"hb-{point}", "hb-hard") if SUITES[name] == first_tasks(point))
     if isinstance(point, str):
         return point
     return point[0] if len(point) == 1 else f"{len(point)}-tasks"

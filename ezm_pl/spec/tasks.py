@@ -26,7 +26,7 @@ class TaskFacts:
         random_score: published return of a uniform-random policy.
         success_score: the benchmark's success bar, a return.
         ezm_return: EZ-M's published final return (mean, std over 3 seeds), `ezm` protocol, or None.
-        ezm_million_steps: environment steps a task (millions) behind `ezm_return`, or None.
+        ezm_million_steps: environment steps per task (millions) behind `ezm_return`, or None.
         brc_return: BRC's published final return (mean, std over 5 seeds), `humanoidbench` protocol, or None.
     """
 
@@ -47,58 +47,64 @@ class TaskFacts:
         return (episode_return - self.random_score) / (self.success_score - self.random_score)
 
 
-_HAND = ("h1hand", 61)
-_BARE = ("h1", 19)
+ACTUATORS = {"h1": 19, "h1hand": 61}
+"""Actuators of each robot. `h1` has no hands, `h1hand` two Shadow Hands."""
+EZM_MILLION_STEPS = {"h1": 0.84, "h1hand": 1.28}
+"""Environment steps per task (millions) behind EZ-M's returns."""
+
+_TABLE: tuple[tuple, ...] = (
+    # task, observation, nq, nv, steps, random, success, EZ-M, BRC
+    ("h1hand-stand", 151, 76, 75, 1000, 12.0, 800, (888, 3), (917, 33)),
+    ("h1hand-walk", 151, 76, 75, 1000, 2.5, 700, (890, 40), (943, 1)),
+    ("h1hand-run", 151, 76, 75, 1000, 1.9, 700, (818, 83), (782, 78)),
+    ("h1hand-pole", 151, 76, 75, 1000, 19.7, 700, (874, 42), (792, 42)),
+    ("h1hand-slide", 151, 76, 75, 1000, 3.1, 700, (626, 90), (804, 63)),
+    ("h1hand-hurdle", 151, 76, 75, 1000, 2.4, 700, (430, 64), (171, 10)),
+    ("h1hand-sit_simple", 151, 76, 75, 1000, 10.8, 750, (828, 41), (824, 72)),
+    ("h1hand-reach", 157, 76, 75, 1000, -50.0, 12000, (4685, 152), (4975, 652)),
+    ("h1hand-crawl", 151, 76, 75, 1000, 278.9, 800, (663, 102), (935, 35)),
+    ("h1hand-stair", 151, 76, 75, 1000, 3.2, 700, (423, 60), (111, 36)),
+    ("h1hand-maze", 151, 76, 75, 1000, 106.2, 1200, (377, 4), (326, 28)),
+    ("h1hand-sit_hard", 164, 83, 81, 1000, 2.5, 750, (356, 28), (668, 154)),
+    ("h1hand-balance_simple", 164, 83, 81, 1000, 10.2, 800, (212, 19), (136, 17)),
+    ("h1hand-balance_hard", 177, 90, 87, 1000, 10.0, 800, (156, 25), (81, 7)),
+    ("h1hand-window", 171, 87, 84, 1000, 2.7, 650, None, (151, 57)),
+    ("h1hand-spoon", 167, 83, 81, 1000, 4.7, 650, None, (344, 27)),
+    ("h1hand-insert_normal", 190, 97, 93, 500, 1.7, 350, None, (192, 10)),
+    ("h1hand-insert_small", 190, 97, 93, 500, 1.7, 350, None, (175, 23)),
+    ("h1hand-bookshelf_simple", 308, 160, 147, 1000, 16.8, 2000, None, (828, 12)),
+    ("h1hand-bookshelf_hard", 308, 160, 147, 1000, 14.8, 2000, None, (639, 81)),
+    ("h1-stand", 51, 26, 25, 1000, 10.5, 800, (772, 4), (799, 25)),
+    ("h1-walk", 51, 26, 25, 1000, 2.4, 700, (801, 3), (840, 6)),
+    ("h1-run", 51, 26, 25, 1000, 2.0, 700, (771, 7), (745, 32)),
+    ("h1-stair", 51, 26, 25, 1000, 3.1, 700, (430, 31), (399, 121)),
+    ("h1-crawl", 51, 26, 25, 1000, 272.7, 700, (821, 124), (938, 14)),
+    ("h1-pole", 51, 26, 25, 1000, 20.1, 700, (864, 13), (871, 47)),
+    ("h1-slide", 51, 26, 25, 1000, 3.2, 700, (541, 110), (815, 16)),
+    ("h1-hurdle", 51, 26, 25, 1000, 2.2, 700, (474, 47), (212, 34)),
+    ("h1-maze", 51, 26, 25, 1000, 106.4, 1200, (377, 3), (335, 16)),
+    ("h1-reach", 57, 26, 25, 1000, 260.3, 12000, None, None),
+    ("h1-sit_simple", 51, 26, 25, 1000, 9.4, 750, None, None),
+    ("h1-sit_hard", 64, 33, 31, 1000, 2.4, 750, None, None),
+    ("h1-balance_simple", 64, 33, 31, 1000, 9.4, 800, None, None),
+    ("h1-balance_hard", 77, 40, 37, 1000, 9.0, 800, None, None),
+    ("h1hand-push", 163, 83, 81, 500, -278.0, 700, None, None),
+    ("h1hand-door", 155, 78, 77, 1000, 5.6, 600, None, None),
+)
 
 
 def _rows() -> Iterable[TaskFacts]:
-    hand: list[tuple] = [
-        ("stand", 151, 76, 75, 1000, 12.0, 800, (888, 3), (917, 33)),
-        ("walk", 151, 76, 75, 1000, 2.5, 700, (890, 40), (943, 1)),
-        ("run", 151, 76, 75, 1000, 1.9, 700, (818, 83), (782, 78)),
-        ("pole", 151, 76, 75, 1000, 19.7, 700, (874, 42), (792, 42)),
-        ("slide", 151, 76, 75, 1000, 3.1, 700, (626, 90), (804, 63)),
-        ("hurdle", 151, 76, 75, 1000, 2.4, 700, (430, 64), (171, 10)),
-        ("sit_simple", 151, 76, 75, 1000, 10.8, 750, (828, 41), (824, 72)),
-        ("reach", 157, 76, 75, 1000, -50.0, 12000, (4685, 152), (4975, 652)),
-        ("crawl", 151, 76, 75, 1000, 278.9, 800, (663, 102), (935, 35)),
-        ("stair", 151, 76, 75, 1000, 3.2, 700, (423, 60), (111, 36)),
-        ("maze", 151, 76, 75, 1000, 106.2, 1200, (377, 4), (326, 28)),
-        ("sit_hard", 164, 83, 81, 1000, 2.5, 750, (356, 28), (668, 154)),
-        ("balance_simple", 164, 83, 81, 1000, 10.2, 800, (212, 19), (136, 17)),
-        ("balance_hard", 177, 90, 87, 1000, 10.0, 800, (156, 25), (81, 7)),
-        ("window", 171, 87, 84, 1000, 2.7, 650, None, (151, 57)),
-        ("spoon", 167, 83, 81, 1000, 4.7, 650, None, (344, 27)),
-        ("insert_normal", 190, 97, 93, 500, 1.7, 350, None, (192, 10)),
-        ("insert_small", 190, 97, 93, 500, 1.7, 350, None, (175, 23)),
-        ("bookshelf_simple", 308, 160, 147, 1000, 16.8, 2000, None, (828, 12)),
-        ("bookshelf_hard", 308, 160, 147, 1000, 14.8, 2000, None, (639, 81)),
-    ]
-    bare: list[tuple] = [
-        ("stand", 10.5, 800, (772, 4), (799, 25)),
-        ("walk", 2.4, 700, (801, 3), (840, 6)),
-        ("run", 2.0, 700, (771, 7), (745, 32)),
-        ("stair", 3.1, 700, (430, 31), (399, 121)),
-        ("crawl", 272.7, 700, (821, 124), (938, 14)),
-        ("pole", 20.1, 700, (864, 13), (871, 47)),
-        ("slide", 3.2, 700, (541, 110), (815, 16)),
-        ("hurdle", 2.2, 700, (474, 47), (212, 34)),
-        ("maze", 106.4, 1200, (377, 3), (335, 16)),
-    ]
-    objects: list[tuple] = [
-        ("push", 163, 83, 81, 500, -278, 700),
-        ("door", 155, 78, 77, 1000, 5.6, 600),
-    ]
-    for task, obs, nq, nv, steps, random, success, ezm, brc in hand:
-        yield TaskFacts(f"h1hand-{task}", obs, 61, nq, nv, steps, random, success, ezm, ezm and 1.28, brc)
-    for task, random, success, ezm, brc in bare:
-        yield TaskFacts(f"h1-{task}", 51, 19, 26, 25, 1000, random, success, ezm, 0.84, brc)
-    for task, obs, nq, nv, steps, random, success in objects:
-        yield TaskFacts(f"h1hand-{task}", obs, 61, nq, nv, steps, random, success)
+    for name, obs, nq, nv, steps, random, success, ezm, brc in _TABLE:
+        robot = name.split("-")[0]
+        budget = EZM_MILLION_STEPS[robot] if ezm else None
+        yield TaskFacts(name, obs, ACTUATORS[robot], nq, nv, steps, random, success, ezm, budget, brc)
 
 
 HUMANOID_BENCH: dict[str, TaskFacts] = {facts.name: facts for facts in _rows()}
-"""The 29 tasks in canonical order: `hb-N` is the first N."""
+"""HumanoidBench's tasks in canonical order.
+
+A new one takes a row in `_TABLE` and a class with that name in `ezm_pl/envs/tasks/`.
+"""
 
 REGISTERED: dict[str, TaskFacts] = {}
 """Tasks of one's own, `<module>:<name>`, entered by `ezm_pl.envs.register` when the module is imported."""
@@ -121,13 +127,40 @@ _names = tuple(HUMANOID_BENCH)
 BUILTIN: tuple[str, ...] = (*_names, *DMC)
 """Names that the built-in backend can make today."""
 
+LOCOMOTION = {
+    *("stand", "walk", "run", "reach", "hurdle", "crawl", "maze", "stair", "slide", "pole"),
+    *("sit_simple", "sit_hard", "balance_simple", "balance_hard"),
+}
+"""What HumanoidBench counts as locomotion; the rest is manipulation."""
+
+_locomotion = tuple(name for name in _names if name.split("-")[1] in LOCOMOTION)
+
 SUITES: dict[str, tuple[str, ...]] = {
-    "hb-medium": _names[20:],
+    "hb-medium": _names[20:29],
     "hb-hard": _names[:14],
     "hb-hard-20": _names[:20],
     **{f"hb-{n}": _names[:n] for n in range(1, len(_names) + 1)},
+    "hb-14": _names[20:34],
+    "hb-all": _names,
+    "hb-locomotion": _locomotion,
+    "hb-manipulation": tuple(name for name in _names if name not in _locomotion),
 }
-"""Suite name to task names, in canonical order."""
+"""Suite name to task names, in canonical order.
+
+`hb-N` is the first N tasks, except `hb-14`: the field's suite of 14 H1 tasks without hands. The first 14
+are `hb-hard`.
+"""
+
+
+def first_tasks(count: int) -> tuple[str, ...]:
+    """The first `count` tasks of HumanoidBench in canonical order.
+
+    Raises:
+        ValueError: there are not so many.
+    """
+    if not 1 <= count <= len(_names):
+        raise ValueError(f"a number of tasks from 1 to {len(_names)} expected, got {count}")
+    return _names[:count]
 
 
 def task_facts(task: str) -> TaskFacts | None:

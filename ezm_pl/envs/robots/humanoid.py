@@ -10,15 +10,25 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs.core import ControlEnv, ControlStep, EpisodeProtocol, FloatArray, Observation
-from ezm_pl.envs.robots import h1, hand
+from ezm_pl.envs.core import (
+    ControlEnv,
+    ControlStep,
+    EnvState,
+    EpisodeProtocol,
+    FloatArray,
+    Observation,
+    physics_state,
+    restore_physics,
+)
+from ezm_pl.envs.robots import h1
+from ezm_pl.envs.robots.simulation import ROBOTS, Simulation
 
 TIMESTEP = 0.002
 SUBSTEPS = 10
@@ -39,90 +49,6 @@ if mujoco.get_mju_user_warning() is None:  # a user's own, or dm_control's, stay
     mujoco.set_mju_user_warning(_on_warning)
 
 
-class RobotKind(NamedTuple):
-    """A robot: how to build it, and its size in qpos."""
-
-    build: Callable[[mujoco.MjSpec], None]
-    nq: int
-
-
-ROBOTS: dict[str, RobotKind] = {
-    "h1": RobotKind(h1.add_h1, 26),
-    "h1hand": RobotKind(hand.add_h1hand, 76),
-}
-
-
-class Robot:
-    """Live views of a humanoid's state: plain floats and arrays that follow `mj_step` by themselves.
-
-    As in the benchmark, positions of sites and bodies are those of the last physics step's start
-    (what `mj_step` leaves in `mjData`), joint positions those of its end.
-
-    Attributes:
-        qpos: the robot's own generalised positions; [:3] is the pelvis, [3:7] its orientation.
-        com_velocity: [3], m/s, of the whole robot's centre of mass, world frame.
-        forces: [A], N m, of the actuators.
-        head, imu, left_foot, right_foot, left_hand, right_hand: [3] site positions, m.
-        pelvis_position, pelvis_quaternion: [3] and [4], of the pelvis.
-    """
-
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, nq: int) -> None:
-        self.qpos: FloatArray = data.qpos[:nq]
-        self.forces: FloatArray = data.actuator_force
-        self.pelvis_position: FloatArray = data.body("pelvis").xpos
-        self.pelvis_quaternion: FloatArray = data.body("pelvis").xquat
-        self.head: FloatArray = data.site("head").xpos
-        self.imu: FloatArray = data.site("imu").xpos
-        self.left_foot: FloatArray = data.site("left_foot").xpos
-        self.right_foot: FloatArray = data.site("right_foot").xpos
-        self.left_hand: FloatArray = data.site("left_hand").xpos
-        self.right_hand: FloatArray = data.site("right_hand").xpos
-        self.com_velocity: FloatArray = data.sensor("pelvis_velocity").data
-        self._torso: FloatArray = data.body("torso_link").xmat
-
-    @property
-    def head_height(self) -> float:
-        """Height of the head, m."""
-        return float(self.head[2])
-
-    @property
-    def height(self) -> float:
-        """Height of the pelvis, m, at the end of the last physics step."""
-        return float(self.qpos[2])
-
-    @property
-    def uprightness(self) -> float:
-        """Cosine of the angle between the torso's axis and the vertical."""
-        return float(self._torso[8])
-
-
-class Simulation:
-    """A compiled model (shared between environments of a process), its own data, and the robot in it."""
-
-    def __init__(self, model: mujoco.MjModel, robot_nq: int) -> None:
-        self.model = model
-        self.data = mujoco.MjData(model)
-        self.robot = Robot(model, self.data, robot_nq)
-        self.robot_nq = robot_nq
-
-    def geoms(self, *names: str) -> frozenset[int]:
-        """Ids of geoms by name."""
-        return frozenset(self.model.geom(name).id for name in names)
-
-    def geoms_of(self, *bodies: str) -> frozenset[int]:
-        """Ids of the geoms of bodies, by the bodies' names."""
-        wanted = [self.model.body(name).id for name in bodies]
-        return frozenset(np.flatnonzero(np.isin(self.model.geom_bodyid, wanted)).tolist())
-
-    def touching(self, geoms: frozenset[int]) -> bool:
-        """Whether any contact involves one of `geoms`."""
-        return self.data.ncon > 0 and not geoms.isdisjoint(self.data.contact.geom.ravel().tolist())
-
-    def contacts(self) -> list[list[int]]:
-        """Pairs of geom ids in contact."""
-        return self.data.contact.geom.tolist() if self.data.ncon else []
-
-
 class Task:
     """What a HumanoidBench task is, beyond the robot. One instance a simulation.
 
@@ -131,6 +57,9 @@ class Task:
         reset_noise: half width of the uniform noise on every entry of the initial qpos.
 
     Class attributes:
+        name: for a task of HumanoidBench, its name there, without the robot's.
+        own_state: names of the attributes that change from step to step or episode to episode. They are
+            saved and restored with the environment.
         episode_steps: control steps of a full episode.
         start: where the pelvis starts, before noise, m.
         start_quaternion: how the pelvis is turned there.
@@ -145,6 +74,8 @@ class Task:
 
     quirks: bool = True
     reset_noise: float = 0.01
+    name: ClassVar[str]
+    own_state: ClassVar[tuple[str, ...]] = ()
     episode_steps: ClassVar[int] = 1000
     start: ClassVar[Sequence[float]] = (0.0, 0.0, h1.STANDING_HEIGHT)
     start_quaternion: ClassVar[Sequence[float]] = h1.UNIT_QUATERNION
@@ -327,17 +258,31 @@ class HumanoidEnv(ControlEnv):
         mujoco.mj_normalizeQuat(self.sim.model, self.sim.data.qpos)
         mujoco.mj_forward(self.sim.model, self.sim.data)
 
+    def _saved(self) -> dict[str, Any]:
+        return {
+            "physics": physics_state(self.sim.model, self.sim.data),
+            "task": {name: getattr(self.task, name) for name in self.task.own_state},
+            "extra": [np.array(part) for part in self._extra],
+        }
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        restore_physics(self.sim.model, self.sim.data, saved["physics"])
+        for name, value in saved["task"].items():
+            setattr(self.task, name, value)
+        self._extra = saved["extra"]
+
     def restore(
         self,
-        qpos: NDArray[Any],
-        qvel: NDArray[Any],
+        state: EnvState | NDArray[Any],
+        qvel: NDArray[Any] | None = None,
         warmstart: NDArray[Any] | None = None,
         internal: Mapping[str, Any] | None = None,
     ) -> Observation:
-        """Puts the simulation into a recorded state, ready for `step`.
+        """Puts the simulation into a saved state (`state()`), or into a recorded one, ready for `step`.
 
         Args:
-            qpos: [nq]. qvel: [nv].
+            state: what `state()` returned, alone; or a recorded qpos [nq], and
+            qvel: [nv].
             warmstart: [nv], the constraint solver's starting point (`qacc_warmstart`).
             internal: task-side state, each a flat list; see `parity/` in TASKS.md.
 
@@ -347,12 +292,14 @@ class HumanoidEnv(ControlEnv):
         Raises:
             ValueError: arrays of the wrong size.
         """
+        if isinstance(state, EnvState):
+            return super().restore(state)
         model, data = self.sim.model, self.sim.data
-        for name, given, size in (("qpos", qpos, model.nq), ("qvel", qvel, model.nv)):
-            if np.shape(given) != (size,):
-                raise ValueError(f"{name} has shape {np.shape(given)}, this task's is {(size,)}")
+        for name, given, size in (("qpos", state, model.nq), ("qvel", qvel, model.nv)):
+            if np.shape(given) != (size,):  # type: ignore[arg-type]
+                raise ValueError(f"{name} has shape {np.shape(given)}, this task's is {(size,)}")  # type: ignore[arg-type]
         mujoco.mj_resetData(model, data)
-        data.qpos[:], data.qvel[:] = qpos, qvel
+        data.qpos[:], data.qvel[:] = state, qvel
         mujoco.mj_forward(model, data)
         if warmstart is not None:
             if np.shape(warmstart) != (model.nv,):

@@ -22,6 +22,7 @@ class Balance(Task):
     Nothing but the ball may touch the floor, and nothing but floor and board the ball.
     """
 
+    name = "balance_simple"
     start = (-0.1, 0.0, 1.38)
     extra_qpos: ClassVar[Sequence[float]] = (0, 0, 0.37, 1, 0, 0, 0)
     BOARD_HEIGHT: ClassVar[float] = 0.37
@@ -74,6 +75,7 @@ class Balance(Task):
 class BalanceHard(Balance):
     """Stand still on a board on a ball that rolls."""
 
+    name = "balance_hard"
     extra_qpos = (*Balance.extra_qpos, 0, 0, 0.17, 1, 0, 0, 0)
 
     @classmethod

@@ -35,6 +35,8 @@ class Bookshelf(Task):
     follow them: -24 is the first thing, -13 the last. The observation ends with the present one's.
     """
 
+    name = "bookshelf_simple"
+    own_state = ("done", "things", "goals")
     reset_noise = 0.0
     several_contacts = True
     camera = "cam_hand_visible"
@@ -209,6 +211,7 @@ class Bookshelf(Task):
 class BookshelfHard(Bookshelf):
     """Carry five things, in turn, each to its place on the shelf: others in every episode."""
 
+    name = "bookshelf_hard"
     BOOK_FLAT_HEIGHT = 1.255
     HEADPHONE = ((0.85, 0, 1.58), (0.8689313, -0.06692531, 0.12250874, 0.47483787))
 

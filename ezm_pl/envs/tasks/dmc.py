@@ -10,13 +10,26 @@ import math
 import warnings
 from typing import Any
 
+import mujoco
 import numpy as np
 
-from ezm_pl.envs.core import ControlEnv, ControlStep, EpisodeProtocol, FloatArray, Observation
+from ezm_pl.envs.core import (
+    PLAIN,
+    ControlEnv,
+    ControlStep,
+    EpisodeProtocol,
+    FloatArray,
+    Observation,
+    physics_state,
+    restore_physics,
+)
 from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
 
 # dm_control reports its choice of a renderer, and its own models' use of deprecated attributes.
 logging.getLogger("absl").setLevel(logging.ERROR)
+
+RESET_MODEL = ("geom_pos", "geom_size", "light_pos", "site_pos", "site_size", "wrap_prm")
+"""Fields of the model that the suite's tasks change when an episode starts: targets above all."""
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -108,6 +121,30 @@ class DMControlEnv(ControlEnv):
         if finite:
             self._last = flat
         return finite
+
+    def _saved(self) -> dict[str, Any]:
+        physics, task = self._env.physics, vars(self._env.task)
+        return {
+            "physics": physics_state(physics.model.ptr, physics.data.ptr),
+            "model": {name: getattr(physics.model, name).copy() for name in RESET_MODEL},
+            "task": {name: value for name, value in task.items() if isinstance(value, PLAIN)},
+            "random": self._random.get_state(),
+            "steps": self._env._step_count,
+            "ended": self._env._reset_next_step,
+            "observation": self._last,
+        }
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        physics = self._env.physics
+        for name, value in saved["model"].items():
+            getattr(physics.model, name)[...] = value
+        restore_physics(physics.model.ptr, physics.data.ptr, saved["physics"])
+        # dm_control ends a control step with the first half of the next physics step.
+        mujoco.mj_step1(physics.model.ptr, physics.data.ptr)
+        vars(self._env.task).update(saved["task"])
+        self._random.set_state(saved["random"])
+        self._env._step_count, self._env._reset_next_step = saved["steps"], saved["ended"]
+        self._last = saved["observation"]
 
     def _observation(self) -> Observation:
         return self._last.copy()

@@ -35,6 +35,7 @@ class Door(Task):
     its frame costs a little. Both settings keep it.
     """
 
+    name = "door"
     native_ccd = False
     camera = "cam_door"
     extra_qpos = (0, 0)

@@ -22,6 +22,7 @@ LIGHT = (0.8, 0.8, 0.8, 1.0)
 class Insert(Task):
     """Lift two cups onto the ends of a bar, within 500 control steps."""
 
+    name = "insert_normal"
     episode_steps = 500
     camera = "cam_inhand"
     extra_qpos = (0.8, -0.2, 0.95, 1, 0, 0, 0, 0.8, 0.2, 0.95, 1, 0, 0, 0, 0.6, 0, 0.95, 1, 0, 0, 0)
@@ -104,6 +105,7 @@ class Insert(Task):
 class InsertSmall(Insert):
     """Lift two small cups onto the ends of a thin bar, within 500 control steps."""
 
+    name = "insert_small"
     CUP = (0.02, 0.005, 0.01)
     WALL = 0.005
     MARKS = (0.005, 0.01)

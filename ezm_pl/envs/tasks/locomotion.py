@@ -37,6 +37,7 @@ def moving(speed: float, target: float) -> float:
 class Walk(Task):
     """Walk forwards (along x) at 1 m/s or more."""
 
+    name = "walk"
     speed: ClassVar[float] = WALK_SPEED
     upright_bound: ClassVar[float] = 0.9
 
@@ -63,6 +64,8 @@ class Walk(Task):
 class Stand(Walk):
     """Stand still."""
 
+    name = "stand"
+
     def reward(self) -> tuple[float, Terms]:
         terms = self.posture()
         terms["dont_move"] = stillness(self.robot.com_velocity)
@@ -72,12 +75,14 @@ class Stand(Walk):
 class Run(Walk):
     """Run forwards at 5 m/s or more."""
 
+    name = "run"
     speed = RUN_SPEED
 
 
 class Crawl(Task):
     """Crawl forwards through a tunnel, at 1 m/s or more. Nothing ends the episode early."""
 
+    name = "crawl"
     CRAWL_HEIGHT: ClassVar[float] = 0.8
 
     @classmethod
@@ -133,6 +138,7 @@ class Climb(Walk):
 class Stair(Climb):
     """Walk up and down four flights of stairs."""
 
+    name = "stair"
     FLIGHTS: ClassVar[dict[str, float]] = {"50": 3, "40": 9, "30": 15, "20": 21}
     """A flight's name and where it stands on x."""
     LAYERS: ClassVar[int] = 5
@@ -163,6 +169,7 @@ class Stair(Climb):
 class Slide(Climb):
     """Walk up and down nine wedges."""
 
+    name = "slide"
     WEDGES: ClassVar[int] = 9
     LENGTH: ClassVar[float] = 10.0
     START: ClassVar[float] = 0.3
@@ -185,6 +192,7 @@ class Slide(Climb):
 class Hurdle(Walk):
     """Run forwards at 5 m/s over hurdles, without touching the barriers at the sides and behind."""
 
+    name = "hurdle"
     speed = RUN_SPEED
     upright_bound = 0.8
     camera = "cam_hurdle"

@@ -20,6 +20,8 @@ from ezm_pl.envs.tasks.scene import BOX, SPHERE, add_picture, add_solid
 class Maze(Task):
     """Reach the checkpoints in turn, at 2 m/s along the way; each reached pays a bonus once."""
 
+    name = "maze"
+    own_state = ("stage", "heading")
     camera = "cam_maze"
     SPEED: ClassVar[float] = 2.0
     REACHED: ClassVar[float] = 0.4

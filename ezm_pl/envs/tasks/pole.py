@@ -17,6 +17,7 @@ from ezm_pl.envs.tasks.scene import BOX, CYLINDER, add_solid
 class Pole(Walk):
     """Walk forwards at 0.5 m/s or more between staggered rows of poles."""
 
+    name = "pole"
     speed = 0.5
     ROWS: ClassVar[int] = 41
     EVEN_ROW: ClassVar[tuple[float, ...]] = (1.5, 0.0, -1.5)

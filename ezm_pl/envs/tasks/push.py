@@ -25,6 +25,8 @@ class Push(Task):
     and the right shoulder are turned); as nothing says which was meant, both settings keep it.
     """
 
+    name = "push"
+    own_state = ("goal",)
     episode_steps = 500
     native_ccd = False
     camera = "cam_tabletop"

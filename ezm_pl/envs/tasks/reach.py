@@ -18,6 +18,8 @@ from ezm_pl.envs.tasks.rewards import distance
 class Reach(Task):
     """Stay upright and hold the left hand at a random goal. Nothing ends the episode early."""
 
+    name = "reach"
+    own_state = ("goal",)
     GOAL_LOW: ClassVar[tuple[float, ...]] = (-2, -2, 0.2)
     GOAL_HIGH: ClassVar[tuple[float, ...]] = (2, 2, 2)
 

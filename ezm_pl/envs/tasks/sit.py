@@ -18,6 +18,8 @@ from ezm_pl.envs.tasks.scene import BOX, WOOD, add_invisible, add_picture
 class Sit(Task):
     """Sit down, upright and still, on a chair right behind."""
 
+    name = "sit_simple"
+
     def __init__(self, sim: Simulation) -> None:
         super().__init__(sim)
         self._chair = sim.data.body("chair").xpos
@@ -67,6 +69,7 @@ class Sit(Task):
 class SitHard(Sit):
     """Sit down on a loose chair, from somewhere in front of it and facing anywhere."""
 
+    name = "sit_hard"
     extra_qpos = (-0.25, 0, 0, 1, 0, 0, 0)
 
     @classmethod

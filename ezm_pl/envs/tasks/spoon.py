@@ -32,6 +32,8 @@ from ezm_pl.envs.tasks.scene import (
 class Spoon(Task):
     """Keep the spoon's bowl at a point that circles in the pot, once in 40 control steps."""
 
+    name = "spoon"
+    own_state = ("steps",)
     camera = "cam_tabletop"
     extra_qpos = (0.75, 0.2, 0.9, 1, 0, 0, 0)
     CENTRE: ClassVar[tuple[float, ...]] = (0.75, -0.1, 0.95)

@@ -31,6 +31,8 @@ from ezm_pl.envs.tasks.scene import (
 class Window(Task):
     """Hold the wiper with both hands, press it to the pane and move it up and down."""
 
+    name = "window"
+    own_state = ("first_head",)
     camera = "cam_hand_visible"
     extra_qpos = (0.45, 0, 1.085, 1, 0, 0, 0, 1, 0, 0, 0)
     COLUMNS: ClassVar[tuple[float, ...]] = (-0.975, -0.325, 0.325, 0.975)
