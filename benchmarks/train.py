@@ -40,7 +40,7 @@ from ezm_pl.spec import Experiment, build_experiment, resolve_tasks
 from ezm_pl.spec.presets import merge
 from ezm_pl.training import fit
 from ezm_pl.training.batch import Batch
-from ezm_pl.training.losses import losses
+from ezm_pl.training.losses import losses, unroll
 
 
 @dataclass(frozen=True)
@@ -143,13 +143,9 @@ def update_flops(module: Any) -> float:
     batch = Batch(*(x.to(module.device) for x in Batch.from_windows(windows)))
     with flop_counter() as counter, module.trainer.precision_plugin.train_step_context():
         targets = module.reanalyse(batch, module.updates)
+        noise = module.generator("entropy")
         found = losses(
-            module.model,
-            batch,
-            targets,
-            experiment.loss,
-            experiment.targets.discount,
-            module.generator("entropy"),
+            unroll(module.model, batch, targets, experiment.targets, noise, module.spread), experiment.loss
         )
         found.total.backward()
     module.zero_grad()

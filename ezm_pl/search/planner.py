@@ -61,6 +61,7 @@ class Planner:
             spec.policy_share,
             spec.wide_std,
             spec.correct_proposal,
+            spec.mode_candidate,
         )
         self.random_choice = spec.choice == "random"
 

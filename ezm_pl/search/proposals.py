@@ -49,12 +49,14 @@ class GaussianProposal:
         root_scales: std scale of each root candidate, `[R]`.
         interior_scales: std scale of each interior candidate, `[C]`.
         corrected: whether weights are corrected for the width of the proposal (see `log_ratio`).
+        mode: whether the first root candidate is the policy's mode.
     """
 
     action_size: int
     root_scales: tuple[float, ...]
     interior_scales: tuple[float, ...]
     corrected: bool = False
+    mode: bool = False
 
     @classmethod
     def mixed(
@@ -65,6 +67,7 @@ class GaussianProposal:
         policy_share: float,
         wide_std: float,
         corrected: bool = False,
+        mode: bool = False,
     ) -> GaussianProposal:
         """`policy_share` of the root candidates from the policy, the others with std × `wide_std`.
 
@@ -76,6 +79,7 @@ class GaussianProposal:
             (1.0,) * own + (wide_std,) * (root - own),
             tuple(wide_std if i % 2 else 1.0 for i in range(interior)),
             corrected,
+            mode,
         )
 
     def root(
@@ -83,6 +87,8 @@ class GaussianProposal:
     ) -> tuple[Tensor, Tensor]:
         shape = (state.shape[0], len(self.root_scales), self.action_size)
         noise = torch.randn(shape, generator=generator, device=state.device)
+        if self.mode:
+            noise[:, 0] = 0
         return self._draw(model, state, task, noise, self.root_scales)
 
     def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:

@@ -69,6 +69,9 @@ class ModelSpec(Strict):
     max_log_std: Real = 2.0
     initial_log_std: Real | None = Field(None, description="log std before training; null: the middle")
     max_mean: PositiveFloat | None = Field(None, description="soft bound of the pre-tanh mean; null: none")
+    head_norm: Literal["batch", "layer"] = Field(
+        "batch", description="normalisation inside the heads; layer: the same in training and in search"
+    )
 
     @model_validator(mode="after")
     def _log_std_order(self) -> ModelSpec:
@@ -94,6 +97,7 @@ class SearchSpec(Strict):
     correct_proposal: bool = Field(
         False, description="weigh improved-policy targets by policy over proposal density"
     )
+    mode_candidate: Switch = Field(False, description="the policy's mode is the first root candidate")
     c_visit: NonNegativeFloat = 50.0
     c_scale: NonNegativeFloat = 0.1
     range_floor: PositiveFloat = 0.01
@@ -139,6 +143,9 @@ class TargetSpec(Strict):
     search_value_age: NonNegativeInt = Field(
         200_000, description="newest transitions a task that never use it"
     )
+    search_every: PositiveInt = Field(
+        1, description="reanalysis searches every so many positions of a window; values are fresh at all"
+    )
     return_scaling: Switch = Field(
         False, description="divide each task's rewards by the scale of its returns"
     )
@@ -153,6 +160,12 @@ class LossSpec(Strict):
     entropy: NonNegativeFloat = 5e-3
     temporal: NonNegativeFloat = 5.0
     path: NonNegativeFloat = 0.25
+    observation: NonNegativeFloat = Field(0.0, description="decode observations from imagined latents")
+    pathwise: NonNegativeFloat = Field(0.0, description="the policy climbs the model's own Q")
+
+    def of(self, term: str) -> float:
+        """The weight of a term."""
+        return float(getattr(self, term))
 
 
 class OptimSpec(Strict):
@@ -165,6 +178,12 @@ class OptimSpec(Strict):
     total_updates: PositiveInt = 600_000
     final_updates: NonNegativeInt = Field(20_000, description="updates after collection has ended")
     refresh_every: PositiveInt = Field(5, description="updates between refreshes of actor and target")
+    averaging: Annotated[Real, Field(ge=0, lt=1)] = Field(
+        0.0, description="per-update decay of the average of the weights that acts, evaluates and bootstraps"
+    )
+    decay_share: Fraction = Field(
+        0.0, description="share of the updates, at the end, over which the learning rate falls to a tenth"
+    )
     max_skipped_updates: PositiveInt = Field(
         100, description="updates in a row that may be skipped as not finite before the run stops"
     )

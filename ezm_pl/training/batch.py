@@ -44,8 +44,8 @@ class Targets(NamedTuple):
     Attributes:
         reward: `[B, U]`.
         value: `[B, U + 1]`.
-        action: `[B, U + 1, R, A]` candidate actions of the search.
-        action_weight: `[B, U + 1, R]`, sums to 1: the search's choice or its improved policy.
+        action: `[B, P, R, A]` candidate actions of the search, `P` the positions that are searched.
+        action_weight: `[B, P, R]`, sums to 1: the search's choice or its improved policy.
         reward_mask: `[B, U]`, 1 where the reward is known.
         value_mask: `[B, U + 1]`, 1 where the value is known (also past a termination: zero).
         policy_mask: `[B, U + 1]`, 1 where a decision was taken.

@@ -246,7 +246,7 @@ def load_actor(checkpoint: Path) -> tuple[Experiment, InferenceModel, int, int]:
     module.load_state_dict(contents["state_dict"])
     module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     actor = module.new_actor()
-    actor.load(module.model)
+    actor.load(module.smoothed)
     steps = contents["SelfPlayDataModule"]["control_steps"]
     return experiment, actor, int(contents["global_step"]), int(steps.float().mean())
 

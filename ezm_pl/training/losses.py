@@ -1,38 +1,88 @@
-"""The unrolled losses of a batch (ALGORITHM, section 5)."""
+"""The unrolled losses of a batch, as named terms: `docs/algorithm.md`, "Losses".
+
+A term is a function from an `Unroll` to one number per window. Its weight is the field of
+`LossSpec` with the same name. To add a term, write the function below `@term` and give it a weight.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ezm_pl.spec.experiment import LossSpec
+from ezm_pl.spec.experiment import LossSpec, TargetSpec
 from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.pathwise import QSpread, action_gradient
 from ezm_pl.world_model import SquashedGaussian, WorldModel
 
 
-class Losses(NamedTuple):
-    """Each term averaged over the batch (importance-weighted, summed over the unroll, over `U`).
+@dataclass(frozen=True)
+class Unroll:
+    """A batch of `B` windows and what the model predicts along `U` imagined steps.
 
-    `value_error` `[B]` is the mean-head value minus its target at the position itself; the others are
-    diagnostics of the policy: entropy a real action dimension, mean std, and the share of target
-    actions beyond 0.95.
+    Attributes:
+        model: the learning copy.
+        batch, targets: the windows and what to compare with.
+        discount: per decision.
+        searched: the positions whose candidates `targets` holds.
+        generator: of the policy's noise.
+        spread: of Q, per task; None where no term needs it.
+        latents: `[B, U + 1, S]`, imagined after the first.
+        reward_logits: `[B, U, Z]`.
+        values: `[B, U + 1]`, the mean of the value heads, without gradient.
+        value_log_probability: `[B, U + 1, Z]`, the mean over the value heads.
+        policy: `[B * (U + 1), A]`.
+        entropy: `[B, U + 1]`, of the policy.
+    """
+
+    model: WorldModel
+    batch: Batch
+    targets: Targets
+    discount: float
+    searched: slice
+    generator: torch.Generator
+    spread: QSpread | None
+    latents: Tensor
+    reward_logits: Tensor
+    values: Tensor
+    value_log_probability: Tensor
+    policy: SquashedGaussian
+    entropy: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an update minimises, and diagnostics of it.
+
+    Attributes:
+        total: the weighted sum of the terms, `[]`.
+        terms: each term by name, without gradient: summed over the unroll,
+            importance-weighted, averaged over the batch and divided by `U`.
+        value_error: `[B]`, the mean value minus its target at the position itself.
+        diagnostics: numbers about the policy and the values, by metric name.
     """
 
     total: Tensor
-    reward: Tensor
-    value: Tensor
-    policy: Tensor
-    entropy: Tensor
-    temporal: Tensor
-    path: Tensor
+    terms: dict[str, Tensor]
     value_error: Tensor
-    predicted_value: Tensor
-    policy_entropy: Tensor
-    policy_std: Tensor
-    saturated_targets: Tensor
+    diagnostics: dict[str, Tensor]
+
+
+Term = Callable[[Unroll], Tensor]
+TERMS: dict[str, Term] = {}
+"""Every loss term by name, in the order in which they are computed."""
+
+OPTIONAL = {"observation", "pathwise"}
+"""Terms that need parts of their own: they are left out, not multiplied by zero, where their weight is 0."""
+
+
+def term(function: Term) -> Term:
+    """Registers a loss term under the function's name: `Unroll` to `[B]`, summed over the unroll."""
+    TERMS[function.__name__] = function
+    return function
 
 
 def halve_gradient(x: Tensor) -> Tensor:
@@ -40,98 +90,171 @@ def halve_gradient(x: Tensor) -> Tensor:
     return torch.lerp(x.detach(), x, 0.5)
 
 
-def unroll(model: WorldModel, batch: Batch, steps: int) -> Tensor:
-    """Latents `[B, U + 1, S]` from the first observation on, imagined after the first."""
+def imagine(model: WorldModel, batch: Batch, steps: int) -> Tensor:
+    """Latents `[B, U + 1, S]`: the first observation's, then imagined ones along the window's actions."""
     latents = [model.encode(batch.observation[:, 0], batch.task)]
     for k in range(steps):
         latents.append(halve_gradient(model.next_latent(latents[-1], batch.action[:, k], batch.task)))
     return torch.stack([s.to(latents[-1].dtype) for s in latents], 1)
 
 
-def losses(
+def unroll(
     model: WorldModel,
     batch: Batch,
     targets: Targets,
-    weights: LossSpec,
-    discount: float,
+    spec: TargetSpec,
     generator: torch.Generator,
-) -> Losses:
-    """All losses of a batch.
-
-    Heads see all unroll steps in one pass, so their BatchNorm statistics cover the whole unroll.
-    """
+    spread: QSpread | None = None,
+) -> Unroll:
+    """Runs the model along the windows. Each head sees all unroll steps in one pass."""
     size, steps = targets.reward.shape
     positions = steps + 1
     task = batch.task.repeat_interleave(positions)
-    step_task = batch.task.repeat_interleave(steps)
-    latents = unroll(model, batch, steps)
-
-    def total(term: Tensor, mask: Tensor) -> Tensor:
-        """`[B, *]` terms to a scalar: over the unroll, importance-weighted, over the batch."""
-        return ((term * mask).sum(1) * batch.weight).mean() / steps
-
-    scalar = model.scalar
+    latents = imagine(model, batch, steps)
     reward_logits = model.reward_logits(
-        latents[:, :steps].flatten(0, 1), batch.action.flatten(0, 1), step_task
-    ).view(size, steps, -1)
-    reward = total(scalar.loss(reward_logits, scalar.two_hot(targets.reward)), targets.reward_mask)
-
+        latents[:, :steps].flatten(0, 1), batch.action.flatten(0, 1), batch.task.repeat_interleave(steps)
+    )
     features = model.features(latents.flatten(0, 1), task)
     value_logits = model.value_logits(features).unflatten(1, (size, positions))  # [H, B, U + 1, Z]
-    # The heads' mean cross-entropy against one target is that of their mean log-probability.
-    log_probability = value_logits.float().log_softmax(-1).mean(0)
-    value = total(-(scalar.two_hot(targets.value) * log_probability).sum(-1), targets.value_mask)
-
     with torch.no_grad():
-        values = scalar.decode(value_logits).mean(0)
-        imagined = scalar.two_hot(scalar.decode(reward_logits) + discount * values[:, 1:])
-    path_loss = -(imagined * log_probability[:, :steps]).sum(-1)
-    path = total(path_loss, targets.policy_mask[:, :steps])
-
+        values = model.scalar.decode(value_logits).mean(0)
     policy = model.policy(features, task)
-    shape = (size, positions, 1, -1)
-    wide = SquashedGaussian(policy.mean.view(shape), policy.log_std.view(shape), policy.mask.view(shape))
-    likelihood = (targets.action_weight * wide.log_prob(targets.action)).sum(-1)
-    policy_loss = total(-likelihood, targets.policy_mask)
     noise = torch.randn(policy.mean.shape, generator=generator, device=policy.mean.device)
-    entropy_per_position = policy.entropy(noise).view(size, positions)
-    entropy = total(entropy_per_position, targets.policy_mask)
-
-    # With gradients first: autocast keeps weights as it first cast them, in torch before 2.11 for good
-    # without gradients if it was where there are none.
-    guess = model.predict(model.project(latents[:, 1:].flatten(0, 1)))
-    with torch.no_grad():
-        seen = batch.observation[:, 1:positions].flatten(0, 1)
-        goal = model.project(model.encode(seen, step_task))
-    similarity = F.cosine_similarity(guess.float(), goal.float(), dim=-1).view(size, steps)
-    temporal = total(-similarity, targets.latent_mask)
-
-    total_loss = (
-        weights.reward * reward
-        + weights.value * value
-        + weights.policy * policy_loss
-        - weights.entropy * entropy
-        + weights.temporal * temporal
-        + weights.path * path
+    return Unroll(
+        model=model,
+        batch=batch,
+        targets=targets,
+        discount=spec.discount,
+        searched=slice(None, None, spec.search_every),
+        generator=generator,
+        spread=spread,
+        latents=latents,
+        reward_logits=reward_logits.view(size, steps, -1),
+        values=values,
+        # The heads' mean cross-entropy against one target is that of their mean log-probability.
+        value_log_probability=value_logits.float().log_softmax(-1).mean(0),
+        policy=policy,
+        entropy=policy.entropy(noise).view(size, positions),
     )
+
+
+@term
+def reward(x: Unroll) -> Tensor:
+    """Cross-entropy of the predicted reward against the observed one."""
+    scalar = x.model.scalar
+    return (scalar.loss(x.reward_logits, scalar.two_hot(x.targets.reward)) * x.targets.reward_mask).sum(1)
+
+
+@term
+def value(x: Unroll) -> Tensor:
+    """Cross-entropy of the value against its target, mean over the heads."""
+    target = x.model.scalar.two_hot(x.targets.value)
+    return (-(target * x.value_log_probability).sum(-1) * x.targets.value_mask).sum(1)
+
+
+@term
+def policy(x: Unroll) -> Tensor:
+    """Negative log-likelihood of the search's candidates, weighted by the search."""
+    size, positions = x.values.shape
+    shape = (size, positions, 1, -1)
+    parts = (x.policy.mean, x.policy.log_std, x.policy.mask)
+    searched = SquashedGaussian(*(part.view(shape)[:, x.searched] for part in parts))
+    likelihood = (x.targets.action_weight * searched.log_prob(x.targets.action)).sum(-1)
+    decided = x.targets.policy_mask[:, x.searched]
+    return (-likelihood * decided).sum(1) * (positions / decided.shape[1])
+
+
+@term
+def entropy(x: Unroll) -> Tensor:
+    """The policy's negative entropy."""
+    return (-x.entropy * x.targets.policy_mask).sum(1)
+
+
+@term
+def temporal(x: Unroll) -> Tensor:
+    """Negative cosine similarity of imagined and encoded latents (SimSiam)."""
+    model, steps = x.model, x.targets.reward.shape[1]
+    # With gradients first: before torch 2.11, autocast caches a weight cast under no_grad without its gradient.
+    guess = model.predict(model.project(x.latents[:, 1:].flatten(0, 1)))
     with torch.no_grad():
-        dimensions = policy.mask.sum(-1).view(size, positions)
-        decided = targets.policy_mask
-        count = decided.sum().clamp(min=1)
-        std = (policy.log_std.exp() * policy.mask).sum(-1).view(size, positions) / dimensions
-        far = ((targets.action.abs() > 0.95) * wide.mask).sum(-1) / wide.mask.sum(-1)
-        far = (far * targets.action_weight).sum(-1)
+        seen = x.batch.observation[:, 1 : steps + 1].flatten(0, 1)
+        goal = model.project(model.encode(seen, x.batch.task.repeat_interleave(steps)))
+    similarity = F.cosine_similarity(guess.float(), goal.float(), dim=-1).view(-1, steps)
+    return (-similarity * x.targets.latent_mask).sum(1)
+
+
+@term
+def path(x: Unroll) -> Tensor:
+    """Cross-entropy of the value against the model's own one-step return (Farquhar et al. 2021)."""
+    steps, scalar = x.targets.reward.shape[1], x.model.scalar
+    with torch.no_grad():
+        imagined = scalar.two_hot(scalar.decode(x.reward_logits) + x.discount * x.values[:, 1:])
+    each = -(imagined * x.value_log_probability[:, :steps]).sum(-1)
+    return (each * x.targets.policy_mask[:, :steps]).sum(1)
+
+
+@term
+def observation(x: Unroll) -> Tensor:
+    """Mean squared error of the normalised observation decoded from imagined latents."""
+    steps, model = x.targets.reward.shape[1], x.model
+    seen = model.normalizer(x.batch.observation[:, 1 : steps + 1])
+    decoded = model.decode_observation(x.latents[:, 1:]).float()
+    used = model.observation_mask[x.batch.task].unsqueeze(1)
+    error = ((decoded - seen).square() * used).sum(-1) / used.sum(-1)
+    return (error * x.targets.latent_mask).sum(1)
+
+
+@term
+def pathwise(x: Unroll) -> Tensor:
+    """The policy climbs the model's own Q at the first and the last latent (see `pathwise.py`)."""
+    assert x.spread is not None
+    size, positions = x.values.shape
+    ends = slice(None, None, positions - 1)
+    parts = (x.policy.mean, x.policy.log_std, x.policy.mask)
+    at = SquashedGaussian(*(part.view(size, positions, -1)[:, ends].flatten(0, 1) for part in parts))
+    noise = torch.randn(at.mean.shape, generator=x.generator, device=at.mean.device)
+    action, task = at.action(noise), x.batch.task.repeat_interleave(2)
+    decided = x.targets.policy_mask[:, ends]
+    slope, q = action_gradient(x.model, x.latents[:, ends].flatten(0, 1), action, task, x.discount)
+    spread = x.spread(q, task, decided.flatten())
+    climb = (slope * action).sum(-1) / spread
+    return (-climb.view(size, 2) * decided).sum(1) * (positions / 2)
+
+
+def losses(x: Unroll, weights: LossSpec) -> Losses:
+    """Every term, and their weighted sum."""
+    steps = x.targets.reward.shape[1]
+    found = {
+        name: (function(x) * x.batch.weight).mean() / steps
+        for name, function in TERMS.items()
+        if weights.of(name) > 0 or name not in OPTIONAL
+    }
+    weighted = [weights.of(name) * each for name, each in found.items()]
     return Losses(
-        total=total_loss,
-        reward=reward.detach(),
-        value=value.detach(),
-        policy=policy_loss.detach(),
-        entropy=entropy.detach(),
-        temporal=temporal.detach(),
-        path=path.detach(),
-        value_error=values[:, 0] - targets.value[:, 0],
-        predicted_value=(values * decided).sum() / count,
-        policy_entropy=(entropy_per_position.detach() / dimensions * decided).sum() / count,
-        policy_std=(std * decided).sum() / count,
-        saturated_targets=(far * decided).sum() / count,
+        total=sum(weighted[1:], weighted[0]),
+        terms={name: each.detach() for name, each in found.items()},
+        value_error=x.values[:, 0] - x.targets.value[:, 0],
+        diagnostics=_diagnostics(x),
     )
+
+
+@torch.no_grad()
+def _diagnostics(x: Unroll) -> dict[str, Tensor]:
+    """Means over positions at which a decision was taken."""
+    size, positions = x.values.shape
+    decided, targets = x.targets.policy_mask, x.targets
+    count = decided.sum().clamp(min=1)
+    dimensions = x.policy.mask.sum(-1).view(size, positions)
+    std = (x.policy.log_std.exp() * x.policy.mask).sum(-1).view(size, positions) / dimensions
+    mask = x.policy.mask.view(size, positions, 1, -1)[:, x.searched]
+    far = ((targets.action.abs() > 0.95) * mask).sum(-1) / mask.sum(-1)
+    searched = decided[:, x.searched]
+    return {
+        "value/predicted": (x.values * decided).sum() / count,
+        "value/target": targets.value.mean(),
+        "value/error": (x.values[:, 0] - targets.value[:, 0]).abs().mean(),
+        "policy/entropy": (x.entropy / dimensions * decided).sum() / count,
+        "policy/std": (std * decided).sum() / count,
+        "policy/saturated_targets": ((far * targets.action_weight).sum(-1) * searched).sum()
+        / searched.sum().clamp(min=1),
+    }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from typing import Any
 
 import lightning as L
@@ -19,7 +21,8 @@ from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, EvaluationInterrupted, play_episodes
 from ezm_pl.training.hardware import search_dtype
-from ezm_pl.training.losses import Losses, losses
+from ezm_pl.training.losses import Losses, losses, unroll
+from ezm_pl.training.pathwise import QSpread
 from ezm_pl.training.ranks import Ranks, rank_share
 from ezm_pl.training.reanalysis import reanalyse
 from ezm_pl.training.skipped import NonFiniteUpdates, diagnosis
@@ -46,7 +49,13 @@ class EZMModule(L.LightningModule):
         mask = torch.as_tensor(sizes.action_mask)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream_int(experiment.seed, "weights"))
-            self.model = WorldModel(experiment.model, sizes.obs_size, mask)
+            real = torch.arange(sizes.obs_size) < torch.as_tensor(sizes.obs_sizes).unsqueeze(1)
+            decoded = real if experiment.loss.observation else None
+            self.model = WorldModel(experiment.model, sizes.obs_size, mask, decoded=decoded)
+        self.average = copy.deepcopy(self.model) if experiment.optim.averaging else None
+        if self.average is not None:
+            self.average.requires_grad_(False)
+        self.spread = QSpread(len(experiment.tasks)) if experiment.loss.pathwise else None
         self.lagged = self.new_actor()
         self.target = self.new_actor()
         self.refresh()
@@ -80,14 +89,33 @@ class EZMModule(L.LightningModule):
     def train(self, mode: bool = True) -> EZMModule:
         """As any module's, but the lagged copies stay in eval mode."""
         super().train(mode)
+        if self.average is not None:
+            self.average.eval()
         self.lagged.eval()
         self.target.eval()
         return self
 
     def refresh(self) -> None:
-        """Moves the lagged copies on by one: target takes lagged's weights, lagged the model's."""
+        """Moves the lagged copies on by one: target takes lagged's weights, lagged the model's average."""
         self.target.load(self.lagged)
-        self.lagged.load(self.model)
+        self.lagged.load(self.smoothed)
+
+    @property
+    def smoothed(self) -> WorldModel:
+        """What acts and is evaluated: the average of the weights, or the weights where none is kept."""
+        return self.model if self.average is None else self.average
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        """Takes the model's weights, and running statistics, into their average; once per refresh."""
+        if self.average is None:
+            return
+        spec = self.experiment.optim
+        mine, theirs = list(self.average.state_dict().values()), list(self.model.state_dict().values())
+        floats = [(a, b) for a, b in zip(mine, theirs, strict=True) if a.is_floating_point()]
+        torch._foreach_lerp_(
+            [a for a, _ in floats], [b for _, b in floats], 1 - spec.averaging**spec.refresh_every
+        )
 
     def generator(self, purpose: str) -> torch.Generator:
         """The random stream of a purpose, on the module's device.
@@ -146,19 +174,15 @@ class EZMModule(L.LightningModule):
     def training_step(self, batch: tuple[Batch, Targets], batch_idx: int) -> Tensor:
         """One update's loss."""
         windows, targets = batch
-        self._statistics = [buffer.clone() for buffer in self.model.buffers()]
+        self._statistics = [buffer.clone() for buffer in self._running()]
         self.model.normalizer.update(windows.observation[:, 0])
+        spec, noise = self.experiment.targets, self.generator("entropy")
         found = losses(
-            self.model,
-            windows,
-            targets,
-            self.experiment.loss,
-            self.experiment.targets.discount,
-            self.generator("entropy"),
+            unroll(self.model, windows, targets, spec, noise, self.spread), self.experiment.loss
         )
         assert self._drawn is not None
         self._error = self._drawn, found.value_error
-        self._latest = found._replace(total=found.total.detach()), windows, targets
+        self._latest = dataclasses.replace(found, total=found.total.detach()), windows, targets
         self._log(found, targets)
         return found.total
 
@@ -174,20 +198,15 @@ class EZMModule(L.LightningModule):
     def _log(self, found: Losses, targets: Targets) -> None:
         if self.global_step % self.experiment.trainer.log_every:
             return
-        terms = ("total", "reward", "value", "policy", "entropy", "temporal", "path")
-        self.log_dict({f"train/loss/{name}": getattr(found, name) for name in terms}, sync_dist=True)
-        self.log_dict(
-            {
-                "train/value/predicted": found.predicted_value,
-                "train/value/target": targets.value.mean(),
-                "train/value/error": found.value_error.abs().mean(),
-                "train/policy/entropy": found.policy_entropy,
-                "train/policy/std": found.policy_std,
-                "train/policy/saturated_targets": found.saturated_targets,
-                "train/skipped_updates": self.nonfinite_updates,
-            },
-            sync_dist=True,
-        )
+        named = {f"loss/{name}": each for name, each in (found.terms | {"total": found.total}).items()}
+        named |= found.diagnostics | {"skipped_updates": self.nonfinite_updates}
+        if self.spread is not None:
+            named["policy/q_spread"] = self.spread.spread().mean()
+        self.log_dict({f"train/{name}": each for name, each in named.items()}, sync_dist=True)
+
+    def _running(self) -> list[Tensor]:
+        """The running statistics that the forward pass moves."""
+        return [*self.model.buffers(), *(() if self.spread is None else self.spread.buffers())]
 
     def configure_gradient_clipping(
         self,
@@ -217,7 +236,7 @@ class EZMModule(L.LightningModule):
         # The buffer leaves the priorities of errors that are not finite as they are.
         self._error = windows, torch.where(found_inf.bool(), torch.nan, error)
         # Running statistics moved in the forward pass: those of a skipped update would stay NaN for good.
-        for buffer, before in zip(self.model.buffers(), self._statistics, strict=True):
+        for buffer, before in zip(self._running(), self._statistics, strict=True):
             buffer.copy_(torch.where(found_inf.bool(), before, buffer))
         if self.global_step % self.experiment.trainer.log_every == 0:
             self.log("train/gradient_norm", norm)
@@ -259,6 +278,7 @@ class EZMModule(L.LightningModule):
             self.clock.lap("refresh")
             self._settle()
             self.clock.lap("search")
+            self._average()
             self.refresh()
             self.data.store.publish(self.global_step, self.lagged.state_dict())
         self.data.updated(self.global_step)
@@ -312,7 +332,7 @@ class EZMModule(L.LightningModule):
         if not tasks:
             return tasks, none, none
         actor = self.new_actor()
-        actor.load(self.model)
+        actor.load(self.smoothed)
         seed, rank = self.experiment.seed, self.data.ranks.rank
         try:
             return tasks, *play_episodes(
@@ -328,9 +348,18 @@ class EZMModule(L.LightningModule):
         except EvaluationInterrupted:
             return None
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Adam on the learning copy."""
+    def configure_optimizers(self) -> Any:
+        """Adam on the learning copy; its learning rate falls towards the end (`optim.decay_share`)."""
         spec = self.experiment.optim
-        return torch.optim.Adam(
+        optimizer = torch.optim.Adam(
             self.model.parameters(), lr=spec.learning_rate, weight_decay=spec.weight_decay, fused=True
         )
+        if not spec.decay_share:
+            return optimizer
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _learning_rate(self, update: int) -> float:
+        """The share of the learning rate at an update: 1, then down in a line to 0.1 at the last."""
+        left = 1 - update / self.experiment.max_steps
+        return min(1.0, 0.1 + 0.9 * max(0.0, left) / self.experiment.optim.decay_share)

@@ -43,7 +43,9 @@ def reanalyse(
     size = batch.task.shape[0]
     task = batch.task.repeat_interleave(positions)
 
-    found = planner(model, batch.observation[:, :positions].flatten(0, 1), task, generator)
+    searched = slice(None, positions, spec.search_every)
+    seen = batch.observation[:, searched]
+    found = planner(model, seen.flatten(0, 1), batch.task.repeat_interleave(seen.shape[1]), generator)
     _, bootstrap = model.root(batch.observation[:, td : td + positions].flatten(0, 1), task)
 
     reward = batch.reward / batch.return_scale.unsqueeze(1) if spec.return_scaling else batch.reward
@@ -52,8 +54,8 @@ def reanalyse(
     )
     real = masks(batch.length, batch.terminated, unroll)
     if updates >= spec.search_value_after:
-        old = (batch.age >= spec.search_value_age).unsqueeze(1) & real.policy.bool()
-        value = torch.where(old, found.value.view(size, positions), value)
+        old = (batch.age >= spec.search_value_age).unsqueeze(1) & real.policy[:, searched].bool()
+        value[:, searched] = torch.where(old, found.value.view(size, -1), value[:, searched])
 
     if spec.policy == "improved" or planner.random_choice:
         action, weight = found.actions, found.weights
@@ -63,8 +65,8 @@ def reanalyse(
     return Targets(
         reward=reward[:, :unroll],
         value=value,
-        action=action.view(size, positions, *action.shape[1:]),
-        action_weight=weight.view(size, positions, -1),
+        action=action.view(size, -1, *action.shape[1:]),
+        action_weight=weight.view(size, seen.shape[1], -1),
         reward_mask=real.reward,
         value_mask=real.value,
         policy_mask=real.policy,

@@ -11,9 +11,6 @@ from ezm_pl.spec import RunFailed
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.losses import Losses
 
-TERMS = ("reward", "value", "policy", "entropy", "temporal", "path")
-
-
 class NonFiniteUpdates(RunFailed):
     """Too many updates in a row had losses or gradients that are not finite."""
 
@@ -29,7 +26,7 @@ def diagnosis(
         tasks: names by task index.
         updates: how many have been skipped in a row.
     """
-    terms = [name for name in TERMS if not bool(torch.isfinite(getattr(found, name)))]
+    terms = [name for name, each in found.terms.items() if not bool(torch.isfinite(each))]
     parts = [f"loss terms: {', '.join(terms)}" if terms else "the losses are finite, the gradients are not"]
     inputs = dict(_not_finite(windows, "batch")) | dict(_not_finite(targets, "targets"))
     for name, rows in inputs.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class Transition(nn.Module):
 
 
 class Head(nn.Module):
-    """Parallel MLPs `in -> hidden -> hidden -> out` with BatchNorm before each ReLU.
+    """Parallel MLPs `in -> hidden -> hidden -> out`, normalised before each ReLU.
 
     All heads read the same input. `folded` builds the inference form, which has no BatchNorm: its
     weights come from `fold`, and any subset of its heads can be computed.
@@ -61,6 +62,7 @@ class Head(nn.Module):
         heads: number of independent heads `H`.
         zero_last: start with all outputs zero.
         folded: the inference form.
+        norm: BatchNorm, or LayerNorm, which is the same function in training and in the search.
     """
 
     def __init__(
@@ -72,9 +74,10 @@ class Head(nn.Module):
         heads: int = 1,
         zero_last: bool = False,
         folded: bool = False,
+        norm: Literal["batch", "layer"] = "batch",
     ) -> None:
         super().__init__()
-        self.heads, self.folded = heads, folded
+        self.heads, self.folded, self.hidden = heads, folded, hidden
         sizes = [(inputs, hidden), (hidden, hidden), (hidden, outputs)]
         self.weights = nn.ParameterList(nn.Parameter(torch.empty(heads, o, i)) for i, o in sizes)
         self.biases = nn.ParameterList(nn.Parameter(torch.zeros(heads, o)) for _, o in sizes)
@@ -83,8 +86,11 @@ class Head(nn.Module):
                 nn.init.kaiming_uniform_(head, a=5**0.5)
         if zero_last:
             nn.init.zeros_(self.weights[2])
-        norms = 0 if folded else 2
+        norms = 2 if norm == "batch" and not folded else 0
         self.norms = nn.ModuleList(BatchNorm(heads * hidden) for _ in range(norms))
+        layer_norms = 2 if norm == "layer" else 0
+        self.scales = nn.ParameterList(nn.Parameter(torch.ones(heads, hidden)) for _ in range(layer_norms))
+        self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(heads, hidden)) for _ in range(layer_norms))
         self.packed: list[list[Packed | None]] = [[None] * 3] * heads
 
     def forward(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
@@ -102,7 +108,11 @@ class Head(nn.Module):
                 x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
             else:
                 x = F.linear(x, weight[0], bias[0])
-            if layer < 2:
+            if layer < 2 and self.scales:
+                each = x.unflatten(-1, (self.heads, -1)).transpose(0, 1) if layer == 0 else x
+                each = F.layer_norm(each, (self.hidden,))
+                x = F.relu(torch.addcmul(self.shifts[layer].unsqueeze(1), each, self.scales[layer].unsqueeze(1)))
+            elif layer < 2:
                 wide = x if layer == 0 else x.transpose(0, 1).flatten(1)
                 x = F.relu(self.norms[layer](wide), inplace=True)
                 x = x.unflatten(-1, (self.heads, -1)).transpose(0, 1)
@@ -110,11 +120,16 @@ class Head(nn.Module):
 
     def _one(self, x: Tensor, head: int) -> Tensor:
         """A single head in the folded form, `[B, in] -> [B, out]`."""
+        normalised = len(self.scales) > 0
         for layer, packed in enumerate(self.packed[head]):
+            relu = layer < 2 and not normalised
             if packed is not None:
-                x = packed(x, relu=layer < 2)
+                x = packed(x, relu=relu)
             else:
-                x = linear(x, self.weights[layer][head], self.biases[layer][head], relu=layer < 2)
+                x = linear(x, self.weights[layer][head], self.biases[layer][head], relu=relu)
+            if normalised and layer < 2:
+                scale, shift = self.scales[layer][head], self.shifts[layer][head]
+                x = torch.layer_norm(x, (self.hidden,), scale, shift).relu_()
         return x
 
     def pack(self, norm: Norm | None = None) -> None:
@@ -132,7 +147,7 @@ class Head(nn.Module):
         """Takes the weights of a trained head, with BatchNorm's running statistics multiplied in."""
         for layer in range(3):
             weight, bias = trained.weights[layer].detach(), trained.biases[layer].detach()
-            if layer < 2 and not trained.folded:
+            if layer < 2 and trained.norms:
                 norm = trained.norms[layer]
                 assert isinstance(norm, BatchNorm)
                 assert norm.running_var is not None and norm.running_mean is not None
@@ -141,6 +156,8 @@ class Head(nn.Module):
                 bias = (bias - norm.running_mean.view_as(bias)) * scale + norm.bias.view_as(bias)
             self.weights[layer].copy_(weight)
             self.biases[layer].copy_(bias)
+        for mine, theirs in zip([*self.scales, *self.shifts], [*trained.scales, *trained.shifts], strict=True):
+            mine.copy_(theirs)
 
 
 class RunningNorm(nn.Module):

@@ -7,6 +7,7 @@ Shapes: `B` positions, `O` padded observation, `A` padded action, `S` latent, `E
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,12 +27,20 @@ class WorldModel(nn.Module):
         observation_size: `O`.
         action_mask: `[T, A]`, 1 for a task's real action dimensions.
         inference: build the form without BatchNorm and projections that `InferenceModel` runs.
+        decoded: `[T, O]`, 1 for a task's real observation dimensions: build a decoder of them.
     """
 
     action_mask: Tensor
+    observation_mask: Tensor
 
     def __init__(
-        self, spec: ModelSpec, observation_size: int, action_mask: Tensor, *, inference: bool = False
+        self,
+        spec: ModelSpec,
+        observation_size: int,
+        action_mask: Tensor,
+        *,
+        inference: bool = False,
+        decoded: Tensor | None = None,
     ) -> None:
         super().__init__()
         tasks, actions = action_mask.shape
@@ -60,12 +69,13 @@ class WorldModel(nn.Module):
             nn.LayerNorm(spec.action_embedding_size),
             nn.Tanh(),
         )
+        form: dict[str, Any] = {"folded": inference, "norm": spec.head_norm}
         self.reward_trunk = Transition(latent, used["reward"] + spec.action_embedding_size, spec.blocks)
-        self.reward_head = Head(latent, spec.head_size, spec.atoms, zero_last=True, folded=inference)
+        self.reward_head = Head(latent, spec.head_size, spec.atoms, zero_last=True, **form)
         width = latent + used["value_policy"]
         self.trunk = nn.Sequential(*(ResidualBlock(width) for _ in range(spec.blocks)), Norm(width))
-        self.value_heads = Head(width, spec.head_size, spec.atoms, heads=spec.value_heads, folded=inference)
-        self.policy_head = Head(width, spec.head_size, 2 * actions, zero_last=True, folded=inference)
+        self.value_heads = Head(width, spec.head_size, spec.atoms, heads=spec.value_heads, **form)
+        self.policy_head = Head(width, spec.head_size, 2 * actions, zero_last=True, **form)
         if not inference:
             wide, out = spec.projector_size, spec.projection_size
             self.projector = nn.Sequential(
@@ -76,6 +86,9 @@ class WorldModel(nn.Module):
             self.predictor = nn.Sequential(
                 nn.Linear(out, wide), nn.LayerNorm(wide), nn.ReLU(), nn.Linear(wide, out)
             )
+        if decoded is not None:
+            self.register_buffer("observation_mask", decoded.float(), persistent=False)
+            self.decoder = nn.Linear(latent, observation_size)
 
     def pack(self) -> None:
         """Packs the weights of the inference form as they are now (see `packed.py`); caps the embeddings."""
@@ -134,6 +147,10 @@ class WorldModel(nn.Module):
     def project(self, latent: Tensor) -> Tensor:
         """Temporal consistency's projection, `[B, S] -> [B, P]`."""
         return self.projector(latent)
+
+    def decode_observation(self, latent: Tensor) -> Tensor:
+        """The normalised observations `[..., O]` of latents `[..., S]`."""
+        return self.decoder(latent)
 
     def predict(self, projection: Tensor) -> Tensor:
         """Temporal consistency's prediction, `[B, P] -> [B, P]` (SimSiam's predictor)."""

@@ -18,6 +18,14 @@ def ranks() -> int:
     return 1
 
 
+def sum_over_ranks(x: Tensor) -> Tensor:
+    """The sum of `x` over all ranks, without gradient; any shape."""
+    if ranks() > 1:
+        x = x.clone()
+        distributed.all_reduce(x)
+    return x
+
+
 class _Sum(torch.autograd.Function):
     """The sum over ranks; so is its gradient."""
 
