@@ -89,8 +89,6 @@ class EZMModule(L.LightningModule):
     def train(self, mode: bool = True) -> EZMModule:
         """As any module's, but the lagged copies stay in eval mode."""
         super().train(mode)
-        if self.average is not None:
-            self.average.eval()
         self.lagged.eval()
         self.target.eval()
         return self
@@ -177,9 +175,7 @@ class EZMModule(L.LightningModule):
         self._statistics = [buffer.clone() for buffer in self._running()]
         self.model.normalizer.update(windows.observation[:, 0])
         spec, noise = self.experiment.targets, self.generator("entropy")
-        found = losses(
-            unroll(self.model, windows, targets, spec, noise, self.spread), self.experiment.loss
-        )
+        found = losses(unroll(self.model, windows, targets, spec, noise, self.spread), self.experiment.loss)
         assert self._drawn is not None
         self._error = self._drawn, found.value_error
         self._latest = dataclasses.replace(found, total=found.total.detach()), windows, targets

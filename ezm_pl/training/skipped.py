@@ -11,6 +11,7 @@ from ezm_pl.spec import RunFailed
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.losses import Losses
 
+
 class NonFiniteUpdates(RunFailed):
     """Too many updates in a row had losses or gradients that are not finite."""
 

@@ -111,7 +111,9 @@ class Head(nn.Module):
             if layer < 2 and self.scales:
                 each = x.unflatten(-1, (self.heads, -1)).transpose(0, 1) if layer == 0 else x
                 each = F.layer_norm(each, (self.hidden,))
-                x = F.relu(torch.addcmul(self.shifts[layer].unsqueeze(1), each, self.scales[layer].unsqueeze(1)))
+                x = F.relu(
+                    torch.addcmul(self.shifts[layer].unsqueeze(1), each, self.scales[layer].unsqueeze(1))
+                )
             elif layer < 2:
                 wide = x if layer == 0 else x.transpose(0, 1).flatten(1)
                 x = F.relu(self.norms[layer](wide), inplace=True)
@@ -156,7 +158,9 @@ class Head(nn.Module):
                 bias = (bias - norm.running_mean.view_as(bias)) * scale + norm.bias.view_as(bias)
             self.weights[layer].copy_(weight)
             self.biases[layer].copy_(bias)
-        for mine, theirs in zip([*self.scales, *self.shifts], [*trained.scales, *trained.shifts], strict=True):
+        for mine, theirs in zip(
+            [*self.scales, *self.shifts], [*trained.scales, *trained.shifts], strict=True
+        ):
             mine.copy_(theirs)
 
 

@@ -61,6 +61,16 @@ def test_statistics_of_root_candidates() -> None:
     assert u[..., 0].unique().numel() > 0.99 * batch * 16
 
 
+def test_the_mode_is_the_first_root_candidate_where_asked_for() -> None:
+    model, state, task = FixedPolicy(), torch.zeros(5, 1), torch.zeros(5, dtype=torch.long)
+    for mode in (False, True):
+        proposal = GaussianProposal.mixed(3, 8, 2, 0.5, 3.0, mode=mode)
+        actions, _ = proposal.root(model, state, task, torch.Generator().manual_seed(0))
+        at_mode = (actions == torch.tensor(model.mean).tanh()).all(-1)
+        assert at_mode.tolist() == [[mode] + [False] * 7] * 5
+        assert len(proposal.root_scales) == 8
+
+
 def test_statistics_of_interior_candidates() -> None:
     proposal, model, batch = published(), FixedPolicy(), 6000
     noise = proposal.interior_noise(batch, 1, torch.Generator().manual_seed(1), torch.device("cpu"))

@@ -13,10 +13,11 @@ from training_worlds import gradients, make_batch, make_experiment, make_model, 
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.experiment import LossSpec
 from ezm_pl.training.batch import Batch, Targets
-from ezm_pl.training.losses import Losses, halve_gradient, losses, unroll
+from ezm_pl.training.losses import OPTIONAL, Losses, halve_gradient, imagine, losses, unroll
+from ezm_pl.training.losses import TERMS as ALL_TERMS
 from ezm_pl.world_model import WorldModel
 
-TERMS = ("reward", "value", "policy", "entropy", "temporal", "path")
+TERMS = tuple(name for name in ALL_TERMS if name not in OPTIONAL)
 SIZES = make_sizes([4, 3], [2, 1])
 EXPERIMENT = make_experiment({"targets": {"unroll_steps": 3, "td_steps": 2, "discount": 0.9}})
 # Rows of both tasks: whole windows, a time limit and terminations inside the unroll.
@@ -45,12 +46,13 @@ def loss(
     """Always with the same entropy noise."""
     generator = torch.Generator().manual_seed(5)
     weights = weights or experiment.loss
-    return losses(model, batch, targets, weights, experiment.targets.discount, generator)
+    return losses(unroll(model, batch, targets, experiment.targets, generator), weights)
 
 
 def assert_same(one: Losses, two: Losses) -> None:
-    for name in ("total", *TERMS):
-        torch.testing.assert_close(getattr(one, name), getattr(two, name), rtol=1e-5, atol=1e-6, msg=name)
+    torch.testing.assert_close(one.total, two.total, rtol=1e-5, atol=1e-6)
+    for name in TERMS:
+        torch.testing.assert_close(one.terms[name], two.terms[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
 def two_hot_cross_entropy(logits: Tensor, scalar: float, model: WorldModel) -> float:
@@ -127,16 +129,17 @@ def test_terms_and_total_against_a_plain_computation() -> None:
     plain = plain_terms(model, batch, targets, 0.9)
     for name in TERMS:
         if name != "entropy":
-            assert float(getattr(found, name)) == pytest.approx(plain[name], rel=1e-4), name
+            assert float(found.terms[name]) == pytest.approx(plain[name], rel=1e-4), name
     total = sum(getattr(weights, name) * plain[name] for name in TERMS if name != "entropy")
     assert found.total.item() == pytest.approx(total, rel=1e-4)
 
 
-def test_entropy_is_subtracted() -> None:
+def test_the_entropy_term_falls_as_the_policy_widens() -> None:
     model, batch, targets = world()
-    found = loss(model, batch, targets, only(entropy=0.5))
-    assert found.total.item() == pytest.approx(-0.5 * float(found.entropy))
-    assert float(found.entropy) != 0
+    narrow = loss(model, batch, targets, only(entropy=0.5))
+    assert narrow.total.item() == pytest.approx(0.5 * float(narrow.terms["entropy"]))
+    model.policy_head.biases[2].data[:, 2:] += 0.1
+    assert loss(model, batch, targets).terms["entropy"] < narrow.terms["entropy"]
 
 
 def test_entropy_by_hand() -> None:
@@ -155,8 +158,10 @@ def test_entropy_by_hand() -> None:
     found = loss(model, batch, make_targets(experiment, SIZES, batch), experiment=experiment)
     one = log_std + 0.5 * math.log(2 * math.pi * math.e) + math.log(1 - math.tanh(mean) ** 2)
     # Two positions each: the first task has two dimensions, the second one; divided by U = 1.
-    assert float(found.entropy) == pytest.approx(2 * (2 * one + one) / 2, abs=1e-3)
-    assert float(found.policy_entropy) == pytest.approx(one, abs=1e-3), "a dimension and position"
+    assert float(found.terms["entropy"]) == pytest.approx(-2 * (2 * one + one) / 2, abs=1e-3)
+    assert float(found.diagnostics["policy/entropy"]) == pytest.approx(one, abs=1e-3), (
+        "a dimension and position"
+    )
 
 
 def test_priorities_come_from_the_mean_head_at_the_position_itself() -> None:
@@ -209,7 +214,7 @@ def test_unmasked_targets_do_count() -> None:
     )
     after = loss(model, batch._replace(observation=batch.observation.flip(-1)), shifted)
     for name in TERMS:
-        assert abs(float(getattr(after, name) - getattr(before, name))) > 1e-4, name
+        assert abs(float(after.terms[name] - before.terms[name])) > 1e-4, name
 
 
 def test_importance_weights_scale_positions() -> None:
@@ -217,14 +222,15 @@ def test_importance_weights_scale_positions() -> None:
     model, batch, targets = world()
     before = loss(model, batch, targets)
     double = loss(model, batch._replace(weight=batch.weight * 2), targets)
-    for name in ("total", *TERMS):
-        assert getattr(double, name).item() == pytest.approx(2 * getattr(before, name).item(), rel=1e-5)
+    assert double.total.item() == pytest.approx(2 * before.total.item(), rel=1e-5)
+    for name in TERMS:
+        assert double.terms[name].item() == pytest.approx(2 * before.terms[name].item(), rel=1e-5)
     last = torch.tensor([0.0, 0, 0, 0, 0, 1])
     alone = Batch(*(x[5:] for x in batch)), Targets(*(x[5:] for x in targets))
     kept, single = loss(model, batch._replace(weight=last), targets), loss(model, *alone)
     for name in TERMS:
         if name != "entropy":  # its noise is another one
-            assert float(getattr(kept, name)) == pytest.approx(float(getattr(single, name)) / 6, rel=1e-4)
+            assert float(kept.terms[name]) == pytest.approx(float(single.terms[name]) / 6, rel=1e-4)
 
 
 REPRESENTATION = {"encoder", "task_embedding"}
@@ -290,7 +296,7 @@ def test_the_gradient_is_halved_at_every_unroll_step() -> None:
     batch = make_batch(EXPERIMENT, make_sizes([1], [1]), 1)._replace(
         observation=torch.full((1, 6, 1), 5.0), action=torch.tensor([[[1.0], [10.0]]])
     )
-    latents = unroll(model, batch, 2)  # type: ignore[arg-type]
+    latents = imagine(model, batch, 2)  # type: ignore[arg-type]
     assert latents[0, :, 0].tolist() == [15, 31, 72]
     for k, expected in enumerate([[0.0, 5.0], [7.5, 5.0], [23.0, 5.0]]):
         found = torch.autograd.grad(
@@ -312,7 +318,7 @@ def test_temporal_consistency_has_no_gradient_through_its_target() -> None:
     steps = 3
 
     def by_hand(goal: Tensor) -> dict[str, Tensor | None]:
-        guess = model.predict(model.project(unroll(model, batch, steps)[:, 1:].flatten(0, 1)))
+        guess = model.predict(model.project(imagine(model, batch, steps)[:, 1:].flatten(0, 1)))
         similarity = nn.functional.cosine_similarity(guess, goal, dim=-1).view(-1, steps)
         total = -((similarity * targets.latent_mask).sum(1)).mean() / steps
         parameters = dict(model.named_parameters())
@@ -354,7 +360,7 @@ def test_path_consistency_has_no_gradient_through_its_target() -> None:
     loss(model, batch, targets, only(path=1.0)).total.backward()
     found = {name: p.grad for name, p in model.named_parameters()}
     assert found["reward_head.weights.2"] is None or not found["reward_head.weights.2"].any()
-    latents = unroll(model, batch, steps)
+    latents = imagine(model, batch, steps)
     task = batch.task.repeat_interleave(steps + 1)
     logits = model.value_logits(model.features(latents.flatten(0, 1), task)).unflatten(1, (-1, steps + 1))
     with torch.no_grad():
@@ -400,4 +406,4 @@ def test_the_diagnostics_of_saturation_count_real_dimensions_only() -> None:
     action = torch.tensor([[0.5, 0.99], [0.97, 0.99]]).expand(2, 4, 2, 2)
     weight = torch.tensor([0.25, 0.75]).expand(2, 4, 2)
     found = loss(model, batch, targets._replace(action=action, action_weight=weight))
-    assert float(found.saturated_targets) == pytest.approx(0.75)
+    assert float(found.diagnostics["policy/saturated_targets"]) == pytest.approx(0.75)

@@ -327,3 +327,41 @@ def test_a_batch_of_very_different_tasks_at_the_sizes_of_hb_medium() -> None:
     assert (module.model.task_embedding != before).any(1).all(), "every task's embedding has been trained"
     for _, error in data.buffer.told:
         assert np.isfinite(error).all()
+
+
+def test_the_average_of_the_weights_acts_and_bootstraps() -> None:
+    """Update `s` sets a weight to `s`: the average of decay 0.5, taken every 5 updates, moves by 31/32."""
+    experiment = make_experiment({"optim": {"averaging": 0.5}})
+    start = float(EZMModule(experiment, SIZES).model.task_embedding[0, 0].detach())
+    module, data = train(experiment, batches(experiment, 10), Tagging())
+    first = start + (5 - start) * 31 / 32
+    second = first + (10 - first) * 31 / 32
+    assert float(module.smoothed.task_embedding[0, 0]) == pytest.approx(second, rel=1e-5)
+    assert float(module.lagged.model.task_embedding[0, 0]) == pytest.approx(second, rel=1e-5)
+    assert float(module.target.model.task_embedding[0, 0]) == pytest.approx(first, rel=1e-5)
+    assert [value for _, value in data.published] == pytest.approx([start, first, second], rel=1e-5)
+    assert not any(parameter.requires_grad for parameter in module.smoothed.parameters())
+
+
+def test_the_learning_rate_falls_to_a_tenth_over_the_last_share_of_updates() -> None:
+    experiment = make_experiment({"optim": {"decay_share": 0.5, "total_updates": 10, "learning_rate": 1e-3}})
+    rates: list[float] = []
+
+    class Rates(Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    train(experiment, batches(experiment, 10), Rates())
+    assert rates == pytest.approx([1e-3] * 6 + [0.82e-3, 0.64e-3, 0.46e-3, 0.28e-3])
+
+
+def test_the_spread_of_q_is_as_it_was_after_a_skipped_update() -> None:
+    experiment = make_experiment({"loss": {"pathwise": 1.0, "observation": 1.0}})
+    broken = batches(experiment, 2)
+    broken[1] = broken[1]._replace(observation=broken[1].observation * torch.nan)
+    one, _ = train(experiment, broken[:1])
+    two, _ = train(experiment, broken)
+    assert one.spread is not None and two.spread is not None
+    assert int(two.nonfinite_updates) == 1
+    torch.testing.assert_close(two.spread.variance, one.spread.variance)
+    assert one.spread.seen.tolist() == two.spread.seen.tolist() == [1, 1]

@@ -29,7 +29,7 @@ from ezm_pl.spec import SpecError
 from ezm_pl.spec.presets import merge
 from ezm_pl.training import RankError, SelfPlayDataModule
 from ezm_pl.training.batch import Batch, Targets
-from ezm_pl.training.losses import losses
+from ezm_pl.training.losses import losses, unroll
 from ezm_pl.training.ranks import Ranks, rank_share
 
 PATIENCE = 300
@@ -199,8 +199,9 @@ class Loss(torch.nn.Module):
 
     def forward(self, batch: Batch, targets: Targets) -> torch.Tensor:
         self.model.normalizer.update(batch.observation[:, 0])
-        weights, discount = self.experiment.loss, self.experiment.targets.discount
-        return losses(self.model, batch, targets, weights, discount, torch.Generator().manual_seed(0)).total
+        noise = torch.Generator().manual_seed(0)
+        unrolled = unroll(self.model, batch, targets, self.experiment.targets, noise)
+        return losses(unrolled, self.experiment.loss).total
 
 
 def batch_and_targets() -> tuple[Batch, Targets]:

@@ -170,3 +170,24 @@ def test_nothing_of_a_reanalysis_has_a_gradient(policy: str) -> None:
     torch.testing.assert_close(found.action_weight.sum(-1), torch.ones(6, 6))
     padded = torch.as_tensor(sizes.action_mask)[batch.task].view(6, 1, 1, 2) == 0
     assert (found.action * padded == 0).all(), "padded dimensions hold no action"
+
+
+def test_only_some_positions_are_searched_where_asked_for() -> None:
+    """Every second of three: two searches per window, fresh TD values at all three positions."""
+    every, planner = known_targets(two_rows())[0], Known()
+    some, _ = known_targets(two_rows(), planner, search_every=2)
+    ((observation, task),) = planner.seen
+    assert observation.flatten().tolist() == [0, 2, 5, 7] and task.tolist() == [0, 0, 1, 1]
+    assert torch.equal(some.action, every.action[:, [0, 2]])
+    assert torch.equal(some.action_weight, every.action_weight[:, [0, 2]])
+    assert torch.equal(some.value, every.value)
+
+
+def test_search_values_are_used_where_there_was_a_search() -> None:
+    settings = {"search_value_after": 0, "search_value_age": 10}
+    every, _ = known_targets(two_rows(), **settings)
+    some, _ = known_targets(two_rows(), search_every=2, **settings)
+    plain, _ = known_targets(two_rows())
+    assert torch.equal(some.value[:, [0, 2]], every.value[:, [0, 2]])
+    assert torch.equal(some.value[:, 1], plain.value[:, 1])
+    assert not torch.equal(every.value[:, 1], plain.value[:, 1])

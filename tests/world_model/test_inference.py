@@ -104,6 +104,22 @@ def test_equals_the_trained_model_in_eval_mode(heads: tuple[int, int], parts: tu
     assert all(tensor.std() > 0.01 for tensor in target.values())
 
 
+def test_layer_norm_heads_equal_the_trained_model_in_train_mode() -> None:
+    """LayerNorm is one function in training and in the search; scales and shifts are not trivial."""
+    source = trained(head_norm="layer")
+    for head in (module for module in source.modules() if isinstance(module, Head)):
+        assert not head.norms
+        for scale, shift in zip(head.scales, head.shifts, strict=True):
+            nn.init.uniform_(scale, 0.5, 1.5)
+            nn.init.normal_(shift, std=0.3)
+    source.train()
+    model = infer(source)
+    model.heads = (1, 3)
+    target, result = expected(source, (1, 3)), found(model)
+    for name, tensor in target.items():
+        torch.testing.assert_close(result[name], tensor, rtol=1e-4, atol=1e-4, msg=name)
+
+
 def test_folding_keeps_the_epsilon_of_batchnorm() -> None:
     """Units that hardly vary: the running variance is of the size of epsilon, or zero."""
     torch.manual_seed(0)
