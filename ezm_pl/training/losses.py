@@ -174,7 +174,7 @@ def entropy(x: Unroll) -> Tensor:
 def temporal(x: Unroll) -> Tensor:
     """Negative cosine similarity of imagined and encoded latents (SimSiam)."""
     model, steps = x.model, x.targets.reward.shape[1]
-    # With gradients first: before torch 2.11, autocast caches a weight cast under no_grad without its gradient.
+    # With gradients first: before torch 2.11, autocast keeps a weight that it cast under no_grad.
     guess = model.predict(model.project(x.latents[:, 1:].flatten(0, 1)))
     with torch.no_grad():
         seen = x.batch.observation[:, 1 : steps + 1].flatten(0, 1)

@@ -111,9 +111,7 @@ class Head(nn.Module):
             if layer < 2 and self.scales:
                 each = x.unflatten(-1, (self.heads, -1)).transpose(0, 1) if layer == 0 else x
                 each = F.layer_norm(each, (self.hidden,))
-                x = F.relu(
-                    torch.addcmul(self.shifts[layer].unsqueeze(1), each, self.scales[layer].unsqueeze(1))
-                )
+                x = F.relu(each * self.scales[layer].unsqueeze(1) + self.shifts[layer].unsqueeze(1))
             elif layer < 2:
                 wide = x if layer == 0 else x.transpose(0, 1).flatten(1)
                 x = F.relu(self.norms[layer](wide), inplace=True)
@@ -131,7 +129,7 @@ class Head(nn.Module):
                 x = linear(x, self.weights[layer][head], self.biases[layer][head], relu=relu)
             if normalised and layer < 2:
                 scale, shift = self.scales[layer][head], self.shifts[layer][head]
-                x = torch.layer_norm(x, (self.hidden,), scale, shift).relu_()
+                x = F.layer_norm(x, (self.hidden,), scale, shift).relu_()
         return x
 
     def pack(self, norm: Norm | None = None) -> None:

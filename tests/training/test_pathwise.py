@@ -77,7 +77,7 @@ def test_the_term_trains_the_policy_and_not_the_model_it_climbs() -> None:
 
 
 def test_descending_the_term_raises_q() -> None:
-    """Only the policy's head moves; Q of the policy's mode at the encoded latent goes up at each of 3 steps."""
+    """Only the policy's head moves; Q of its mode at the encoded latent rises three times in a row."""
     model = make_model(EXPERIMENT, SIZES).eval()
     batch = make_batch(EXPERIMENT, SIZES, 6)
 
