@@ -60,7 +60,7 @@ class Losses:
     Attributes:
         total: the weighted sum of the terms, `[]`.
         terms: each term by name, without gradient: summed over the unroll,
-            importance-weighted, averaged over the batch and divided by `U`.
+            importance-weighted (but for `UNWEIGHTED`), averaged over the batch and divided by `U`.
         value_error: `[B]`, the mean value minus its target at the position itself.
         diagnostics: numbers about the policy and the values, by metric name.
     """
@@ -75,6 +75,8 @@ Term = Callable[[Unroll], Tensor]
 TERMS: dict[str, Term] = {}
 """Every loss term by name, in the order in which they are computed."""
 
+UNWEIGHTED = {"pathwise"}
+"""Terms without importance weights: these correct what values are fitted on, not where the policy improves."""
 OPTIONAL = {"observation", "pathwise"}
 """Terms that need parts of their own: they are left out, not multiplied by zero, where their weight is 0."""
 
@@ -224,11 +226,11 @@ def pathwise(x: Unroll) -> Tensor:
 def losses(x: Unroll, weights: LossSpec) -> Losses:
     """Every term, and their weighted sum."""
     steps = x.targets.reward.shape[1]
-    found = {
-        name: (function(x) * x.batch.weight).mean() / steps
-        for name, function in TERMS.items()
-        if weights.of(name) > 0 or name not in OPTIONAL
-    }
+    found = {}
+    for name, function in TERMS.items():
+        if weights.of(name) > 0 or name not in OPTIONAL:
+            each = function(x)
+            found[name] = (each if name in UNWEIGHTED else each * x.batch.weight).mean() / steps
     weighted = [weights.of(name) * each for name, each in found.items()]
     return Losses(
         total=sum(weighted[1:], weighted[0]),
