@@ -16,7 +16,7 @@ from torch.func import functional_call
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.tasks import task_facts
 from ezm_pl.training.batch import Batch
-from ezm_pl.training.losses import Losses, unroll
+from ezm_pl.training.losses import Losses, imagine
 from ezm_pl.world_model import InferenceModel, WorldModel
 
 UPRIGHT_HEIGHT = 0.7
@@ -65,7 +65,7 @@ def batch_health(
     """
     weight = windows.weight
     named = {
-        "train/health/std_of_bound": losses.policy_std / math.exp(experiment.model.max_log_std),
+        "train/health/std_of_bound": losses.diagnostics["policy/std"] / math.exp(experiment.model.max_log_std),
         "train/health/effective_samples": effective_sample_share(weight),
         "train/health/weights_at_floor": (weight <= experiment.replay.min_importance).float().mean(),
     }
@@ -88,7 +88,7 @@ def statistics_gap(model: WorldModel, windows: Batch, steps: int) -> Tensor:
         steps: `U`.
     """
     heads, mode = model.value_heads, model.value_heads.training
-    latents = unroll(model, windows, steps)
+    latents = imagine(model, windows, steps)
     task = windows.task.repeat_interleave(steps + 1)
     features = model.features(latents.flatten(0, 1), task)
     values = []

@@ -76,7 +76,7 @@ TERMS: dict[str, Term] = {}
 """Every loss term by name, in the order in which they are computed."""
 
 UNWEIGHTED = {"pathwise"}
-"""Terms without importance weights: these correct what values are fitted on, not where the policy improves."""
+"""Terms without importance weights, which correct what is fitted and not where the policy improves."""
 OPTIONAL = {"observation", "pathwise"}
 """Terms that need parts of their own: they are left out, not multiplied by zero, where their weight is 0."""
 

@@ -18,7 +18,7 @@ from ezm_pl.training.health import (
     statistics_gap,
     upright,
 )
-from ezm_pl.training.losses import losses
+from ezm_pl.training.losses import losses, unroll
 from ezm_pl.world_model import InferenceModel
 
 EXPERIMENT = make_experiment()
@@ -53,14 +53,13 @@ def test_effective_sample_share(weights: list[float], share: float) -> None:
 def test_batch_health() -> None:
     model = make_model(EXPERIMENT, SIZES)
     batch = make_batch(EXPERIMENT, SIZES, size=4)
-    found = losses(
-        model, batch, make_targets(EXPERIMENT, SIZES, batch), EXPERIMENT.loss, 0.9, torch.Generator()
-    )
+    targets = make_targets(EXPERIMENT, SIZES, batch)
+    found = losses(unroll(model, batch, targets, EXPERIMENT.targets, torch.Generator()), EXPERIMENT.loss)
     floor = EXPERIMENT.replay.min_importance
     batch = batch._replace(weight=torch.tensor([1.0, floor, floor, floor]))
     named = batch_health(batch, found, EXPERIMENT, torch.tensor([True, False]))
     bound = math.exp(EXPERIMENT.model.max_log_std)
-    assert float(named["train/health/std_of_bound"]) == pytest.approx(float(found.policy_std) / bound)
+    assert float(named["train/health/std_of_bound"]) == pytest.approx(float(found.diagnostics["policy/std"]) / bound)
     assert float(named["train/health/weights_at_floor"]) == 0.75
     assert float(named["train/health/effective_samples"]) == pytest.approx(1.3**2 / (1.03 * 4))
     # Tasks alternate: rows 0 and 2 are of the first task, the humanoid's. One of them is made to stand.
