@@ -65,7 +65,8 @@ def batch_health(
     """
     weight = windows.weight
     named = {
-        "train/health/std_of_bound": losses.diagnostics["policy/std"] / math.exp(experiment.model.max_log_std),
+        "train/health/std_of_bound": losses.diagnostics["policy/std"]
+        / math.exp(experiment.model.max_log_std),
         "train/health/effective_samples": effective_sample_share(weight),
         "train/health/weights_at_floor": (weight <= experiment.replay.min_importance).float().mean(),
     }

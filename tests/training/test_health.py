@@ -59,7 +59,9 @@ def test_batch_health() -> None:
     batch = batch._replace(weight=torch.tensor([1.0, floor, floor, floor]))
     named = batch_health(batch, found, EXPERIMENT, torch.tensor([True, False]))
     bound = math.exp(EXPERIMENT.model.max_log_std)
-    assert float(named["train/health/std_of_bound"]) == pytest.approx(float(found.diagnostics["policy/std"]) / bound)
+    assert float(named["train/health/std_of_bound"]) == pytest.approx(
+        float(found.diagnostics["policy/std"]) / bound
+    )
     assert float(named["train/health/weights_at_floor"]) == 0.75
     assert float(named["train/health/effective_samples"]) == pytest.approx(1.3**2 / (1.03 * 4))
     # Tasks alternate: rows 0 and 2 are of the first task, the humanoid's. One of them is made to stand.
