@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from ezm_pl.commands import envs, look, sweep, train
+from ezm_pl.commands import compare, envs, look, sweep, train
 from ezm_pl.commands.arguments import Parser
 from ezm_pl.spec import RunFailed, SpecError
 
@@ -35,6 +35,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> Parser:
     parser = Parser(prog="ezm", description="EfficientZero-Multitask experiments on HumanoidBench.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (train, sweep, look, envs):
+    for group in (train, sweep, look, compare, envs):
         group.add(commands)
     return parser

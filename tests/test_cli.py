@@ -105,6 +105,12 @@ BAD = {
     ),
     "eval of nothing": (["eval"], "ezm: RUN last: no run in mlruns/runs has a checkpoint yet"),
     "figure of nothing": (["figure"], "ezm: RUN last: there is no run in mlruns/runs yet"),
+    "compare nothing": (["compare"], "ezm compare: the following arguments are required: RUN"),
+    "compare a run that is not there": (
+        ["compare", "last", "--published", "spec.yaml"],
+        "ezm: --published spec.yaml: not published results",
+    ),
+    "compare into nowhere": (["compare", "last", "--out", "spec.yaml/a.png"], "ezm: --out spec.yaml/a.png: "),
     "no episodes": (
         ["eval", "--episodes", "0"],
         "ezm eval: argument --episodes: a whole number of at least 1 expected",

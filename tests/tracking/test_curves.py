@@ -72,17 +72,38 @@ def test_published_layouts(tmp_path: Path) -> None:
     ours.write_text(
         json.dumps({"h1-walk": {"EZ-M": {"seed_0": seed, "seed_1": seed}, "EZ-M-ST": {"seed_0": seed}}})
     )
-    first, second = published_curves(ours)["h1-walk"]
+    first, second, single = published_curves(ours)["h1-walk"]
     assert first.label == second.label == "published EZ-M"
+    assert single.label == "published EZ-M-ST"
     np.testing.assert_array_equal(first.env_steps, [0, 500_000])
     theirs = tmp_path / "brc.json"
     theirs.write_text(json.dumps({"h1-walk": [[1.0, 2.0, 3.0, 4.0]]}))
     (curve,) = published_curves(theirs)["h1-walk"]
     assert curve.protocol == "humanoidbench"
     np.testing.assert_array_equal(curve.env_steps, [250_000, 500_000, 750_000, 1_000_000])
+    assert not curve.averaged
+    means = tmp_path / "means.json"
+    mean = {"env_steps": [0, 50_000], "return": [1.0, 2.0]}
+    means.write_text(json.dumps({"h1-walk": {"SAC": mean, "XQC": mean}, "cup-catch": {"SAC": mean}}))
+    found = published_curves(means)
+    assert [curve.label for curve in found["h1-walk"]] == ["published SAC", "published XQC"]
+    assert all(curve.averaged for curves in found.values() for curve in curves)
+    assert found["h1-walk"][0].protocol == "humanoidbench"
+    assert found["dmc-ball_in_cup-catch"][0].protocol == "ezm"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"h1-walk": {"EZ-M": 3}}', '{"h1-walk": {"other": {}}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"h1-walk": {"EZ-M": 3}}',
+        '{"h1-walk": {"other": {}}}',
+        '{"h1-walk": {"SAC": {"env_steps": [1, 2], "return": [1.0]}}}',
+        '{"h1-walk": {"SAC": 3}}',
+    ],
+)
 def test_files_that_are_no_published_results(text: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(text)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import DMC, SpecError
 from ezm_pl.tracking.runs.metrics import BY_ENV_STEPS
 
 if TYPE_CHECKING:
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 _RETURN = re.compile(rf"{BY_ENV_STEPS}(?P<task>.+)/return_(?P<protocol>ezm|humanoidbench)")
 _BRC_STEPS = 1_000_000
-"""Environment steps a task at the end of BRC's curves (Nauman et al. 2025)."""
+"""Environment steps per task at the end of BRC's curves (Nauman et al. 2025)."""
+_OURS = {task.removeprefix("dmc-").replace("_", "-").replace("ball-in-cup", "cup"): task for task in DMC}
+"""dm_control's tasks: the name in publications to the name here."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,16 @@ class Curve:
     Attributes:
         label: whose they are.
         protocol: `ezm` (falls do not end the episode) or `humanoidbench` (they do).
-        env_steps: [N] control steps a task, ascending.
+        env_steps: [N] control steps per task, ascending.
         returns: [N] mean episode returns.
+        averaged: whether the curve is a mean over seeds as it was published; otherwise it is one seed's.
     """
 
     label: str
     protocol: str
     env_steps: NDArray[np.float64]
     returns: NDArray[np.float64]
+    averaged: bool = False
 
 
 def run_curves(client: MlflowClient, run_id: str) -> dict[str, list[Curve]]:
@@ -61,18 +65,22 @@ def run_curves(client: MlflowClient, run_id: str) -> dict[str, list[Curve]]:
 
 
 def published_curves(path: Path) -> dict[str, list[Curve]]:
-    """Task to published curves, one a seed, from EZ-M's or BRC's results as JSON.
+    """Task to published curves, from results as JSON.
 
-    Two layouts are read: task → method → seed → `million_steps`, `return` (EZ-M's, `ezm` protocol; the
-    multi-task method `EZ-M` is taken), and task → seeds × evaluations, evenly spaced over 1M steps
-    (BRC's, `humanoidbench` protocol).
+    Three layouts are read: task -> method -> seed -> `million_steps`, `return` (EZ-M's results, `ezm`
+    protocol); task -> seeds x evaluations, evenly spaced over 1M steps (BRC's, `humanoidbench` protocol);
+    task -> method -> `env_steps`, `return` (means over seeds; `humanoidbench` protocol). Tasks of
+    dm_control, such as `cup-catch`, get their names here; nothing falls there, so they count as `ezm`.
 
     Raises:
-        SpecError: no such file, or neither layout.
+        SpecError: no such file, or none of the layouts.
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        return {task: _published(entry) for task, entry in document.items()}
+        return {
+            _OURS.get(task, task): _published(_OURS.get(task, task), entry)
+            for task, entry in document.items()
+        }
     except OSError as error:
         raise SpecError(f"--published {path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -81,23 +89,26 @@ def published_curves(path: Path) -> dict[str, list[Curve]]:
         ) from None
 
 
-def _published(entry: Any) -> list[Curve]:
+def _published(task: str, entry: Any) -> list[Curve]:
     if isinstance(entry, list):
-        return [
-            Curve(
-                "published BRC",
-                "humanoidbench",
-                np.linspace(0, _BRC_STEPS, len(seed) + 1)[1:],
-                np.array(seed, float),
-            )
-            for seed in entry
-        ]
-    return [
-        Curve(
-            "published EZ-M",
-            "ezm",
-            1e6 * np.array(seed["million_steps"], float),
-            np.array(seed["return"], float),
-        )
-        for seed in entry["EZ-M"].values()
-    ]
+        steps = [np.linspace(0, _BRC_STEPS, len(seed) + 1)[1:] for seed in entry]
+        return [_curve("BRC", "humanoidbench", at, seed) for at, seed in zip(steps, entry, strict=True)]
+    curves = []
+    for method, seeds in entry.items():
+        if "env_steps" in seeds:
+            protocol = "ezm" if task in DMC else "humanoidbench"
+            curves.append(_curve(method, protocol, seeds["env_steps"], seeds["return"], averaged=True))
+            continue
+        for seed in seeds.values():
+            millions = np.array(seed["million_steps"], float)
+            curves.append(_curve(method, "ezm", 1e6 * millions, seed["return"]))
+    if not curves:
+        raise ValueError(f"{task}: no curves")
+    return curves
+
+
+def _curve(method: str, protocol: str, steps: ArrayLike, returns: ArrayLike, averaged: bool = False) -> Curve:
+    curve = Curve(f"published {method}", protocol, np.array(steps, float), np.array(returns, float), averaged)
+    if curve.env_steps.shape != curve.returns.shape or curve.env_steps.ndim != 1 or not len(curve.env_steps):
+        raise ValueError(f"{method}: as many returns as steps expected")
+    return curve

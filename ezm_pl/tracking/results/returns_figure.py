@@ -64,7 +64,7 @@ def _panel(axis: Axes, task: str, own: Sequence[Curve], published: Sequence[Curv
             curve.returns,
             color=_PUBLISHED[curve.protocol],
             linewidth=0.9,
-            label=f"{curve.label} ({curve.protocol}), each seed",
+            label=f"{curve.label} ({curve.protocol}), {'mean' if curve.averaged else 'each seed'}",
         )
     for curve in own:
         color, line, marker = _STYLE[curve.protocol]

@@ -121,7 +121,7 @@ def curves_figure(
             color=colour,
             linestyle=line,
             linewidth=0.9,
-            label=f"{curve.label}, each seed",
+            label=f"{curve.label}, {'mean' if curve.averaged else 'each seed'}",
         )
     for number, label in enumerate(labels):
         if label not in bands:

@@ -1,0 +1,42 @@
+"""`ezm compare`: returns of runs beside published ones."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ezm_pl.commands.arguments import Group, command, new_console, number
+
+
+def add(group: Group) -> None:
+    """Adds the command."""
+    compare = command(group, "compare", _compare, "set returns beside published ones at equal steps")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="last, a run id, a run folder, a checkpoint; runs of one spec are its seeds",
+    )
+    compare.add_argument(
+        "--published",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="published curves as JSON; repeatable",
+    )
+    compare.add_argument(
+        "--at",
+        type=number(1),
+        action="append",
+        default=[],
+        metavar="STEPS",
+        help="control steps per task to compare at; repeatable (default: where the shortest run ends)",
+    )
+    compare.add_argument("--out", type=Path, default=Path("compare.png"), help="default: compare.png")
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from ezm_pl.tracking.results.compare import compare_runs
+
+    compare_runs(args.runs, published=args.published, at=args.at, out=args.out, console=new_console())
