@@ -108,7 +108,11 @@ def _parity(args: argparse.Namespace) -> int:
     except (FileNotFoundError, ValueError) as error:
         raise SpecError(str(error)) from None
     table, agrees = parity_table(rows)
-    new_console().print(table)
+    console = new_console()
+    console.print(table)
+    for row in rows:
+        for line in row.differences:
+            console.print(f"{row.task}: {line}", markup=False, soft_wrap=True)
     return 0 if agrees else 1
 
 

@@ -81,12 +81,15 @@ class ParityRow:
     odd_events: tuple[str, ...]
 
     @property
+    def differences(self) -> tuple[str, ...]:
+        """One line for each fact, term and staged step that differs."""
+        return (*self.facts, *(f"term {term}" for term in self.terms), *self.odd_events)
+
+    @property
     def passed(self) -> bool:
         """Whether every bound of TASKS.md holds."""
         return (
-            not self.facts
-            and not self.terms
-            and not self.odd_events
+            not self.differences
             and self.qpos_median <= self.qpos_median_bound
             and self.qpos_p90 <= self.qpos_p90_bound
             and self.reward_median <= self.reward_bounds[0]

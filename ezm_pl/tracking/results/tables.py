@@ -160,8 +160,6 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
             f"{len(row.odd_events)} / {row.events}" if row.events else "-",
             "yes" if row.passed else "NO",
         )
-        for fact in (*row.facts, *row.terms, *row.odd_events):
-            table.add_row("", escape(fact))
     return table, all(row.passed for row in rows)
 
 
