@@ -110,9 +110,8 @@ def _parity(args: argparse.Namespace) -> int:
     table, agrees = parity_table(rows)
     console = new_console()
     console.print(table)
-    for row in rows:
-        for line in row.differences:
-            console.print(f"{row.task}: {line}", markup=False, soft_wrap=True)
+    for line in (f"{row.task}: {line}" for row in rows for line in row.differences):
+        console.print(line, markup=False, soft_wrap=True)
     return 0 if agrees else 1
 
 

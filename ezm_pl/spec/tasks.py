@@ -89,7 +89,11 @@ _TABLE: tuple[tuple, ...] = (
     ("h1-balance_simple", 64, 33, 31, 1000, 9.4, 800, None, None),
     ("h1-balance_hard", 77, 40, 37, 1000, 9.0, 800, None, None),
     ("h1hand-push", 163, 83, 81, 500, -278.0, 700, None, None),
+    ("h1hand-cabinet", 213, 109, 104, 1000, 29.4, 2500, None, None),
     ("h1hand-door", 155, 78, 77, 1000, 5.6, 600, None, None),
+    ("h1hand-truck", 216, 111, 105, 1000, 550.0, 3000, None, None),
+    ("h1hand-cube", 181, 90, 87, 500, 5.4, 370, None, None),
+    ("h1hand-basketball", 164, 83, 81, 500, 10.6, 1200, None, None),
 )
 
 

@@ -28,7 +28,7 @@ FACES = ((0, 1, RED), (0, -1, ORANGE), (1, 1, GREEN), (1, -1, BLUE), (2, 1, WHIT
 def add_faces(body: mujoco.MjsBody) -> None:
     """Colours a cube's six faces, so that one sees how it is turned."""
     for axis, direction, colour in FACES:
-        size, pos = np.full(3, 0.9 * HALF), np.zeros(3)
+        size, pos = [0.9 * HALF] * 3, [0.0] * 3
         size[axis], pos[axis] = 0.0005, direction * HALF
         add_picture(body, BOX, size, pos, mass=0, rgba=colour)
 
