@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from rich.console import Console
 
@@ -85,7 +85,19 @@ def named_tasks(names: list[str], *, most: int | None = None) -> tuple[str, ...]
         raise SpecError(str(error)) from None
     if most is not None and len(tasks) > most:
         raise SpecError(f"one task expected, got {names[0]!r} ({len(tasks)} tasks)")
+    check_tasks(tasks, "auto")
     return tasks
+
+
+def check_tasks(tasks: Iterable[str], backend: Literal["auto", "builtin", "humanoid_bench"]) -> None:
+    """Raises `SpecError` for tasks that cannot be made here. It costs nothing for those built in."""
+    from ezm_pl.spec.tasks import doubtful_tasks
+
+    doubtful = doubtful_tasks(tasks, backend)
+    if doubtful:
+        from ezm_pl.envs import check_tasks as make_each
+
+        make_each(doubtful, backend)
 
 
 def new_console() -> Console:

@@ -21,7 +21,7 @@ def add(group: Group) -> None:
     _add_pictures(envs)
     random = command(envs, "random", _random, "a random policy's returns beside the published ones")
     random.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-medium)")
-    random.add_argument("--episodes", type=number(1), default=20, help="a task (default: 20)")
+    random.add_argument("--episodes", type=number(1), default=20, help="per task (default: 20)")
     random.add_argument("--seed", type=number(0), default=0)
     random.add_argument(
         "--backend",

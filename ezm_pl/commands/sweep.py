@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ezm_pl.commands.arguments import Group, command, new_console, number
+from ezm_pl.commands.arguments import Group, check_tasks, command, new_console, number
 
 DEFAULT = "sweeps/task_scaling.yaml"
 
@@ -45,6 +45,8 @@ def _run(args: argparse.Namespace) -> int:
         preset=args.preset,
         gpu=has_usable_gpu(),
     )
+    for point in plan.points:
+        check_tasks(point.experiment.tasks, point.experiment.env.backend)
     from ezm_pl.sweeps.worker import run_sweep
 
     return run_sweep(plan, storage_url=args.storage, console=new_console())

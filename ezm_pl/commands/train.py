@@ -5,7 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ezm_pl.commands.arguments import Group, add_run, add_spec, command, load_spec, new_console, number
+from ezm_pl.commands.arguments import (
+    Group,
+    add_run,
+    add_spec,
+    check_tasks,
+    command,
+    load_spec,
+    new_console,
+    number,
+)
 from ezm_pl.spec import SpecError
 
 
@@ -35,6 +44,7 @@ def _validate(args: argparse.Namespace) -> None:
     from ezm_pl.spec.facts import spec_facts
 
     experiment, preset = load_spec(args)
+    check_tasks(experiment.tasks, experiment.env.backend)
     for line in (f"{args.spec}: valid", f"preset: {preset}", *spec_facts(experiment)):
         print(f"# {line}")
     print(dump_experiment(experiment), end="")

@@ -9,7 +9,7 @@ import functools
 import gymnasium
 
 from ezm_pl.envs.original import HumanoidBenchUnavailable
-from ezm_pl.envs.registry import TaskSizes, make, register, sizes
+from ezm_pl.envs.registry import TaskSizes, check_tasks, make, register, sizes
 from ezm_pl.envs.rendering import RenderingUnavailable, rendering_available
 from ezm_pl.envs.stepping.rollouts import random_returns
 from ezm_pl.envs.stepping.vector import MultiTaskVectorEnv
@@ -20,6 +20,7 @@ __all__ = [
     "MultiTaskVectorEnv",
     "RenderingUnavailable",
     "TaskSizes",
+    "check_tasks",
     "make",
     "random_returns",
     "register",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import copy
+import logging
 import math
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -23,6 +24,20 @@ PROTOCOLS: tuple[EpisodeProtocol, ...] = ("humanoidbench", "ezm")
 
 FloatArray = NDArray[np.float64]
 Observation = NDArray[np.float32]
+
+log = logging.getLogger(__name__)
+
+
+def _on_warning(message: str) -> None:
+    """Takes MuJoCo's warnings: otherwise it prints them, and writes MUJOCO_LOG.TXT where the process is."""
+    # That a simulation is unstable ends its episode, which `diverged` says; models of other packages
+    # use deprecated attributes.
+    known = "unstable" in message or "deprecated" in message
+    log.log(logging.DEBUG if known else logging.WARNING, "MuJoCo: %s", message)
+
+
+if mujoco.get_mju_user_warning() is None:  # a user's own, or dm_control's, stays
+    mujoco.set_mju_user_warning(_on_warning)
 
 INTEGRATION = mujoco.mjtState.mjSTATE_INTEGRATION
 """What MuJoCo's next steps depend on: time, qpos, qvel, ctrl, applied forces, mocap poses, warm start, ..."""
@@ -83,6 +98,7 @@ class ControlStep(NamedTuple):
         terms: the reward's named terms.
         fell: the benchmark's own termination condition (for HumanoidBench tasks) held.
         terminal: the task itself ends here, in every protocol (dm_control's discount of 0).
+        truncated: the simulation cuts the episode short of a time limit of its own.
         diverged: the physics left the finite numbers; the state is that of before the step.
     """
 
@@ -90,6 +106,7 @@ class ControlStep(NamedTuple):
     terms: dict[str, float]
     fell: bool = False
     terminal: bool = False
+    truncated: bool = False
     diverged: bool = False
 
 
@@ -221,7 +238,7 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             before_fall += 0.0 if fell else outcome.reward
             fell = fell or outcome.fell
             terminated = outcome.terminal or (outcome.fell and self.protocol == "humanoidbench")
-            truncated = outcome.diverged or self._elapsed >= self._episode_steps
+            truncated = outcome.diverged or outcome.truncated or self._elapsed >= self._episode_steps
         info = {
             "fell": fell,
             "reward_before_fall": before_fall,

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.envs.core import EpisodeProtocol
-from ezm_pl.spec.tasks import BUILTIN, DMC, HUMANOID_BENCH, REGISTERED, TaskFacts, nearest, task_facts
+from ezm_pl.spec.errors import SpecError
+from ezm_pl.spec.tasks import BUILTIN, DMC, GYM, HUMANOID_BENCH, REGISTERED, TaskFacts, nearest, task_facts
 
 if TYPE_CHECKING:
     from ezm_pl.envs.robots.humanoid import Task
@@ -35,7 +36,8 @@ def make(
     """One environment of one task: float32 observations, actions in [-1, 1], unpadded.
 
     Args:
-        task: `h1-walk`, `h1hand-reach`, ..., `dmc-<domain>-<task>`, or `<module>:<name>` (see `register`).
+        task: `h1-walk`, `h1hand-reach`, ..., `dmc-<domain>-<task>`, `gym:<id>` (any Gymnasium environment
+            with Box spaces), or `<module>:<name>` (see `register`).
         backend: `builtin` (this package's tasks), `humanoid_bench` (the original package, if
             installed), or `auto`: built in where there is one, else the original.
         protocol: `humanoidbench`: falls end the episode; `ezm`: they never do. Both report
@@ -61,12 +63,16 @@ def make(
         "action_repeat": action_repeat,
         "episode_steps": episode_steps,
     }
-    if backend == "humanoid_bench" and task not in DMC and task not in REGISTERED:
+    if backend == "humanoid_bench" and task not in (*DMC, *REGISTERED) and not task.startswith(GYM):
         from ezm_pl.envs.original import OriginalEnv
 
         if not quirks:
             raise ValueError("backend 'humanoid_bench' is the original, quirks and all: quirks must be true")
         return OriginalEnv(task, **settings)
+    if task.startswith(GYM):
+        from ezm_pl.envs.tasks.gym import GymEnv
+
+        return GymEnv(task, **settings)
     if task in DMC:
         from ezm_pl.envs.tasks.dmc import DMControlEnv
 
@@ -85,6 +91,24 @@ def make(
 
     robot, kind = CATALOGUE[task]
     return HumanoidEnv(robot, kind, quirks=quirks, **settings)
+
+
+def check_tasks(tasks: Sequence[str], backend: Backend = "auto") -> None:
+    """Makes each task once.
+
+    Raises:
+        SpecError: a line for each one that cannot be made here.
+    """
+    from ezm_pl.envs.original import HumanoidBenchUnavailable
+
+    problems = []
+    for task in tasks:
+        try:
+            make(task, backend=backend).close()
+        except (ValueError, HumanoidBenchUnavailable) as error:
+            problems.append(f"tasks: {error}")
+    if problems:
+        raise SpecError("\n".join(dict.fromkeys(problems)))
 
 
 def register(
@@ -164,7 +188,7 @@ def _size(task: str) -> tuple[int, int]:
 
 
 def sizes(tasks: Sequence[str]) -> TaskSizes:
-    """Sizes of `tasks`: from the table for HumanoidBench, by building a dm_control task once.
+    """Sizes of `tasks`: from the table for HumanoidBench, by building any other task once.
 
     Raises:
         ValueError: an unknown task, or none.

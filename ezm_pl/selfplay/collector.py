@@ -131,6 +131,7 @@ class Collector:
             seed=seed,
             mode=experiment.env.workers,
             action_repeat=experiment.env.action_repeat,
+            without_quirks=experiment.without_quirks,
             worker_timeout=experiment.env.worker_timeout,
             max_worker_restarts=experiment.env.max_worker_restarts,
         )

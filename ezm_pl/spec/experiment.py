@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from ezm_pl.spec.tasks import resolve_tasks
+from ezm_pl.spec.tasks import HUMANOID_BENCH, nearest, resolve_tasks
 
 # Strict scalars: neither "3" nor true is the number 3.
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
@@ -48,6 +48,22 @@ class EnvSpec(Strict):
         500, description="episode length in control steps early in training (ezm protocol); null: always full"
     )
     short_episode_share: Fraction = Field(0.4, description="share of training with short episodes")
+
+
+class TaskMeta(Strict):
+    """What a spec says of one task."""
+
+    random_score: Real | None = Field(None, description="return that counts as a normalised score of 0")
+    success_score: Real | None = Field(None, description="return that counts as a normalised score of 1")
+    quirks: Switch = Field(True, description="false: a HumanoidBench task without the benchmark's plain bugs")
+
+    @model_validator(mode="after")
+    def _both_bounds(self) -> TaskMeta:
+        if (self.random_score is None) != (self.success_score is None):
+            raise ValueError("random_score and success_score go together")
+        if self.random_score is not None and self.random_score == self.success_score:
+            raise ValueError("random_score and success_score must differ")
+        return self
 
 
 class ModelSpec(Strict):
@@ -275,6 +291,7 @@ class Experiment(Strict):
     preset: Literal["paper", "laptop", "smoke"] = "paper"
     seed: NonNegativeInt = 0
     tasks: tuple[str, ...]
+    tasks_meta: dict[str, TaskMeta] = Field({}, description="per task: its score's bounds, its quirks")
     env: EnvSpec = EnvSpec()
     model: ModelSpec = ModelSpec()
     search: SearchSpec = SearchSpec()
@@ -298,6 +315,12 @@ class Experiment(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
+        for task, meta in self.tasks_meta.items():
+            if task not in self.tasks:
+                raise ValueError(f"tasks_meta: {task!r} is not one of the tasks{nearest(task, self.tasks)}")
+            original = self.env.backend == "humanoid_bench"
+            if not meta.quirks and (original or task not in HUMANOID_BENCH):
+                raise ValueError(f"tasks_meta: {task!r} has no quirks that could be left out; set none")
         tasks = len(self.tasks)
         if self.optim.batch_size < tasks:
             raise ValueError(f"optim.batch_size {self.optim.batch_size} is smaller than the {tasks} tasks")
@@ -317,6 +340,20 @@ class Experiment(Strict):
                 f"collect.env_steps {self.collect.env_steps}"
             )
         return self
+
+    @property
+    def score_bounds(self) -> dict[str, tuple[float, float]]:
+        """Of the tasks whose scores this spec says itself: the returns that count as 0 and as 1."""
+        return {
+            task: (meta.random_score, meta.success_score)
+            for task, meta in self.tasks_meta.items()
+            if meta.random_score is not None and meta.success_score is not None
+        }
+
+    @property
+    def without_quirks(self) -> tuple[str, ...]:
+        """The tasks that go without the benchmark's plain bugs."""
+        return tuple(task for task, meta in self.tasks_meta.items() if not meta.quirks)
 
     @property
     def max_steps(self) -> int:

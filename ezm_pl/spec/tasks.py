@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -41,10 +42,6 @@ class TaskFacts:
     ezm_return: tuple[float, float] | None = None
     ezm_million_steps: float | None = None
     brc_return: tuple[float, float] | None = None
-
-    def normalized(self, episode_return: float) -> float:
-        """(return - random) / (success - random): 0 is a random policy, 1 the success bar."""
-        return (episode_return - self.random_score) / (self.success_score - self.random_score)
 
 
 ACTUATORS = {"h1": 19, "h1hand": 61}
@@ -127,6 +124,9 @@ _DMC_NAMES = """
 DMC: tuple[str, ...] = tuple(f"dmc-{name}" for name in _DMC_NAMES.split())
 """dm_control suite tasks that the `dmc-<domain>-<task>` door opens (`suite.BENCHMARKING` and kin)."""
 
+GYM = "gym:"
+"""Prefix of a Gymnasium environment's id, as in `gym:Humanoid-v5`; the door checks what is behind it."""
+
 _names = tuple(HUMANOID_BENCH)
 BUILTIN: tuple[str, ...] = (*_names, *DMC)
 """Names that the built-in backend can make today."""
@@ -176,6 +176,8 @@ def task_facts(task: str) -> TaskFacts | None:
         ValueError: the module cannot be imported, or registers no such task; in one line.
     """
     module, colon, _ = task.rpartition(":")
+    if task.startswith(GYM):
+        return None
     if colon and task not in REGISTERED:
         try:
             importlib.import_module(module)
@@ -186,10 +188,32 @@ def task_facts(task: str) -> TaskFacts | None:
     return HUMANOID_BENCH.get(task) or REGISTERED.get(task)
 
 
-def normalized_score(task: str, episode_return: float) -> float:
-    """Normalised score of a task's return; dm_control tasks score `return / 1000` (their maximum)."""
+def doubtful_tasks(tasks: Iterable[str], backend: str) -> tuple[str, ...]:
+    """The tasks of which only an attempt (`ezm_pl.envs.check_tasks`) can tell whether they work here."""
+    return tuple(task for task in tasks if backend == "humanoid_bench" or task not in BUILTIN)
+
+
+def score_bounds(task: str) -> tuple[float, float] | None:
+    """The returns that count as a normalised score of 0 and of 1.
+
+    For dm_control's tasks these are 0 and 1000, their maximum. None for a Gymnasium environment, whose
+    bounds only a spec can say (`tasks_meta`).
+    """
     facts = task_facts(task)
-    return episode_return / DMC_EPISODE_STEPS if facts is None else facts.normalized(episode_return)
+    if facts is not None:
+        return facts.random_score, facts.success_score
+    return None if task.startswith(GYM) else (0.0, float(DMC_EPISODE_STEPS))
+
+
+def normalized_score(task: str, episode_return: float, bounds: tuple[float, float] | None = None) -> float:
+    """Normalised score of a task's return; NaN for a task without bounds.
+
+    Args:
+        task: its name. episode_return: the return.
+        bounds: what counts as 0 and 1 in place of `score_bounds`.
+    """
+    low, high = bounds or score_bounds(task) or (math.nan, math.nan)
+    return (episode_return - low) / (high - low)
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -203,7 +227,7 @@ def resolve_tasks(tasks: str | Iterable[str]) -> tuple[str, ...]:
 
     Args:
         tasks: a suite (`hb-medium`), a task, or names of either, in the order wanted. A task of one's
-            own is `<module>:<name>`.
+            own is `<module>:<name>`, a Gymnasium environment `gym:<id>`.
 
     Returns:
         Task names, without repeats.
@@ -215,7 +239,7 @@ def resolve_tasks(tasks: str | Iterable[str]) -> tuple[str, ...]:
     for name in [tasks] if isinstance(tasks, str) else tasks:
         if name in SUITES:
             names.extend(SUITES[name])
-        elif name in DMC or task_facts(name) is not None:
+        elif name in DMC or name.startswith(GYM) or task_facts(name) is not None:
             names.append(name)
         else:
             hint = "; write several as [a, b]" if "," in name else ""

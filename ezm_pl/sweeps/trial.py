@@ -47,8 +47,10 @@ class TrialWatch(Callback):
             return
         evaluation = module.evaluations[-1]
         if self.shared_tasks and trainer.logger is not None:
-            score = sum(map(evaluation.score_of, self.shared_tasks)) / len(self.shared_tasks)
-            trainer.logger.log_metrics({tags.SHARED_SCORE: score}, step=evaluation.updates)
+            scores = [s for s in map(evaluation.score_of, self.shared_tasks) if not math.isnan(s)]
+            if scores:
+                shared = sum(scores) / len(scores)
+                trainer.logger.log_metrics({tags.SHARED_SCORE: shared}, step=evaluation.updates)
         value = evaluation.metrics().get(self.objective, trainer.callback_metrics.get(self.objective))
         if not self.reports or value is None or not math.isfinite(value):
             return

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ class Evaluation:
         returns_humanoidbench: `[T, episodes]`; the sum up to the first fall.
         protocol: whose returns are scored.
         searched: whether decisions were planned; otherwise the policy decided alone.
+        bounds: of tasks whose scores the spec says itself, the returns that count as 0 and as 1.
     """
 
     tasks: tuple[str, ...]
@@ -41,16 +43,22 @@ class Evaluation:
     returns_humanoidbench: NDArray[np.float64]
     protocol: Protocol = "ezm"
     searched: bool = True
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def score_of(self, task: str) -> float:
-        """Normalised score of a task's mean return: 0 for a random policy, 1 for the success bar."""
+        """Normalised score of a task's mean return: 0 for a random policy, 1 for the success bar.
+
+        NaN for a task without these bounds.
+        """
         returns = self.returns_ezm if self.protocol == "ezm" else self.returns_humanoidbench
-        return normalized_score(task, float(returns[self.tasks.index(task)].mean()))
+        mean = float(returns[self.tasks.index(task)].mean())
+        return normalized_score(task, mean, self.bounds.get(task))
 
     @property
     def score(self) -> float:
-        """Mean normalised score over tasks."""
-        return float(np.mean([self.score_of(task) for task in self.tasks]))
+        """Mean normalised score over the tasks that have one; NaN if none has."""
+        scores = [score for score in map(self.score_of, self.tasks) if not math.isnan(score)]
+        return float(np.mean(scores)) if scores else math.nan
 
     def metrics(self) -> dict[str, float]:
         """Under the names that they are tracked by."""
@@ -59,7 +67,7 @@ class Evaluation:
             named[f"eval/{task}/return_ezm"] = float(self.returns_ezm[row].mean())
             named[f"eval/{task}/return_humanoidbench"] = float(self.returns_humanoidbench[row].mean())
             named[f"eval/{task}/score"] = self.score_of(task)
-        return named
+        return {name: value for name, value in named.items() if not math.isnan(value)}
 
 
 def evaluation_envs(
@@ -81,6 +89,7 @@ def evaluation_envs(
         seed=seed,
         mode=experiment.env.workers,
         action_repeat=experiment.env.action_repeat,
+        without_quirks=experiment.without_quirks,
         worker_timeout=experiment.env.worker_timeout,
         max_worker_restarts=experiment.env.max_worker_restarts,
     )

@@ -286,7 +286,8 @@ def evaluate(
     finally:
         envs.close()
     protocol = experiment.env.protocol
-    return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, search)
+    bounds = experiment.score_bounds
+    return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, search, bounds)
 
 
 def _act(experiment: Experiment, search: bool) -> Act:
@@ -329,6 +330,7 @@ def film(
         seed=seed,
         render_mode="rgb_array",
         action_repeat=experiment.env.action_repeat,
+        quirks=task not in experiment.without_quirks,
     )
     frames: list[NDArray[np.uint8]] = []
     try:

@@ -317,6 +317,7 @@ class EZMModule(L.LightningModule):
             ezm,
             humanoidbench,
             self.experiment.env.protocol,
+            bounds=self.experiment.score_bounds,
         )
         self.evaluations.append(evaluation)
         self.log_dict(evaluation.metrics(), batch_size=1)

@@ -17,8 +17,8 @@ from gymnasium.utils.env_checker import check_env
 
 import ezm_pl.envs as envs
 from ezm_pl.envs import registry
-from ezm_pl.envs.core import ControlEnv
-from ezm_pl.envs.robots.humanoid import HumanoidEnv, Task, Terms, _on_warning
+from ezm_pl.envs.core import ControlEnv, _on_warning
+from ezm_pl.envs.robots.humanoid import HumanoidEnv, Task, Terms
 from ezm_pl.envs.tasks.scene import BOX, add_solid
 from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
 

@@ -14,6 +14,7 @@ from ezm_pl.envs.core import ControlEnv
 from ezm_pl.spec.tasks import DMC, HUMANOID_BENCH
 
 STEPS = 50
+GYM = ("gym:Humanoid-v5", "gym:Hopper-v5", "gym:Pendulum-v1")
 
 
 def made(task: str, **settings: Any) -> ControlEnv:
@@ -39,7 +40,7 @@ def rollout(env: ControlEnv, seed: int) -> list[Any]:
     return seen
 
 
-@pytest.mark.parametrize("task", [*HUMANOID_BENCH, *DMC])
+@pytest.mark.parametrize("task", [*HUMANOID_BENCH, *DMC, *GYM])
 def test_a_restored_environment_continues_bit_for_bit(task: str) -> None:
     env, other = made(task, seed=0, episode_steps=40), made(task, seed=1, episode_steps=40)
     env.reset()

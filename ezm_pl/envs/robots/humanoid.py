@@ -7,7 +7,6 @@ terms) and when the benchmark ends the episode. `HumanoidEnv` does the rest. To 
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -35,18 +34,6 @@ SUBSTEPS = 10
 """A control step is 10 physics steps of 2 ms."""
 
 Terms = dict[str, float]
-
-log = logging.getLogger(__name__)
-
-
-def _on_warning(message: str) -> None:
-    """Takes MuJoCo's warnings: otherwise it prints them, and writes MUJOCO_LOG.TXT where the process is."""
-    # That a simulation is unstable ends its episode, which `diverged` says.
-    log.log(logging.DEBUG if "unstable" in message else logging.WARNING, "MuJoCo: %s", message)
-
-
-if mujoco.get_mju_user_warning() is None:  # a user's own, or dm_control's, stays
-    mujoco.set_mju_user_warning(_on_warning)
 
 
 class Task:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import gymnasium
@@ -32,6 +32,7 @@ class EnvGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         rows: R.
         task_sizes: what to pad to.
         settings: keyword arguments of `make`.
+        without_quirks: the tasks that are made with `quirks=False`.
     """
 
     def __init__(
@@ -42,8 +43,12 @@ class EnvGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         rows: int,
         task_sizes: TaskSizes,
         settings: dict[str, Any],
+        without_quirks: Collection[str] = (),
     ) -> None:
-        self._envs = [make(task, seed=seed, **settings) for task, seed in zip(tasks, seeds, strict=True)]
+        self._envs = [
+            make(task, seed=seed, quirks=task not in without_quirks, **settings)
+            for task, seed in zip(tasks, seeds, strict=True)
+        ]
         self._first = first
         self._shapes = [(_length(env.observation_space), _length(env.action_space)) for env in self._envs]
         width = task_sizes.obs_size

@@ -11,7 +11,7 @@ numbers, bit for bit.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -46,6 +46,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         tasks: T names.
         num_envs: environments a task.
         backend, protocol, action_repeat, episode_steps: as in `make`.
+        without_quirks: the tasks that are made with `quirks=False`.
         seed: of everything; row seeds derive from it.
         mode: `sync`, `threads`, `async`, or `auto`: `sync` on one core or for one row, `threads` up
             to `THREADS_UP_TO_CORES` cores, `async` (processes) beyond. Processes import the main
@@ -76,6 +77,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         mode: Mode = "auto",
         action_repeat: int = 1,
         episode_steps: int | None = None,
+        without_quirks: Collection[str] = (),
         workers: int | None = None,
         worker_timeout: float = 300.0,
         max_worker_restarts: int = 0,
@@ -118,7 +120,8 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         }
         names = [self.tasks[i] for i in self.task_ids]
         arguments = [
-            (names[s], seeds[s], s.start, s.stop - s.start, self.sizes, settings) for s in self._slices
+            (names[s], seeds[s], s.start, s.stop - s.start, self.sizes, settings, tuple(without_quirks))
+            for s in self._slices
         ]
         if mode == "async":
             self._processes = Workers(arguments, timeout=worker_timeout, max_restarts=max_worker_restarts)

@@ -36,7 +36,7 @@ class WorkerGroup(EnvGroup):
 
     def __init__(self, *arguments: Any) -> None:
         self._arguments: tuple[Any, ...] | None = arguments
-        _, _, _, rows, task_sizes, _ = arguments
+        _, _, _, rows, task_sizes, *_ = arguments
         self.observation_space = group_space(rows, task_sizes.obs_size)  # type: ignore[assignment]
         self.action_space = Box(-1.0, 1.0, (rows, task_sizes.action_size), np.float32)
 

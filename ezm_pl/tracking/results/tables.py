@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -50,12 +51,12 @@ def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
             task,
             _number(float(evaluation.returns_ezm[index].mean())),
             _number(float(evaluation.returns_humanoidbench[index].mean())),
-            *_bounds(task),
-            f"{evaluation.score_of(task):.3f}",
+            *_bounds(task, evaluation.bounds.get(task)),
+            _score(evaluation.score_of(task)),
             _published(task),
         )
     table.add_section()
-    table.add_row("mean score", "", "", "", "", f"{evaluation.score:.3f}", "")
+    table.add_row("mean score", "", "", "", "", _score(evaluation.score), "")
     return table
 
 
@@ -95,8 +96,10 @@ def task_facts(task: str, *, obs_size: int, action_size: int, terms: Sequence[st
         table.add_row("what it asks", escape(catalogue.description(task)))
         table.add_row("family", catalogue.family(task))
     table.add_row("observation", f"{obs_size} numbers")
-    table.add_row("action", f"{action_size} numbers in [-1, 1], one every 20 ms")
-    table.add_row("episode", f"{facts.episode_steps if facts else DMC_EPISODE_STEPS} control steps")
+    every = ", one every 20 ms" if facts is not None else ""
+    table.add_row("action", f"{action_size} numbers in [-1, 1]{every}")
+    if facts is not None or task in DMC:
+        table.add_row("episode", f"{facts.episode_steps if facts else DMC_EPISODE_STEPS} control steps")
     if facts is not None:
         table.add_row("positions, velocities", f"{facts.nq}, {facts.nv}")
     if terms:
@@ -178,10 +181,15 @@ def _number(value: float) -> str:
     return f"{value:,.1f}"
 
 
-def _bounds(task: str) -> tuple[str, str]:
-    """Published random and success returns of a task, `-` where there are none."""
+def _score(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
+
+
+def _bounds(task: str, own: tuple[float, float] | None = None) -> tuple[str, str]:
+    """Random and success returns of a task, the spec's `own` or published; `-` where there are none."""
     facts = task_facts_of(task)
-    return (f"{facts.random_score:g}", f"{facts.success_score:g}") if facts else ("-", "-")
+    bounds = own or ((facts.random_score, facts.success_score) if facts else None)
+    return (f"{bounds[0]:g}", f"{bounds[1]:g}") if bounds else ("-", "-")
 
 
 def _published(task: str) -> str:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ezm_pl.spec import BUILTIN, Experiment, SpecError, differences, load_experiment
+from ezm_pl.spec import Experiment, SpecError, differences, load_experiment
+from ezm_pl.spec.tasks import doubtful_tasks
 from ezm_pl.tracking.results.curves import run_curves
 from ezm_pl.tracking.results.returns_figure import returns_figure
 from ezm_pl.tracking.results.tables import returns_table
@@ -195,20 +196,11 @@ def _train_other_rank(experiment: Experiment) -> int:
 
 def _check_tasks(experiment: Experiment) -> None:
     """Raises `SpecError` for tasks that cannot be made here; those built in always can."""
-    original = experiment.env.backend == "humanoid_bench"
-    doubtful = [task for task in experiment.tasks if original or task not in BUILTIN]
-    if not doubtful:
-        return
-    from ezm_pl.envs import HumanoidBenchUnavailable, make
+    doubtful = doubtful_tasks(experiment.tasks, experiment.env.backend)
+    if doubtful:
+        from ezm_pl.envs import check_tasks
 
-    problems = []
-    for task in doubtful:
-        try:
-            make(task, backend=experiment.env.backend).close()
-        except (ValueError, HumanoidBenchUnavailable) as error:
-            problems.append(f"tasks: {error}")
-    if problems:
-        raise SpecError("\n".join(dict.fromkeys(problems)))
+        check_tasks(doubtful, experiment.env.backend)
 
 
 def _check_settings(experiment: Experiment) -> str:

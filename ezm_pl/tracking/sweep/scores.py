@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.spec import normalized_score
+from ezm_pl.spec.tasks import normalized_score, score_bounds
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.runs import Point, SeedRun, Sweep, Trial
@@ -65,9 +65,7 @@ def score_points(sweep: Sweep) -> list[PointScore]:
 
 
 def _score(runs: Sequence[SeedRun], tasks: Sequence[str], protocol: str) -> Score | None:
-    table = np.array(
-        [[normalized_score(task, run.final_return(task, protocol)) for run in runs] for task in tasks]
-    )
+    table = np.array([[_final_score(run, task, protocol) for run in runs] for task in tasks])
     there = np.isfinite(table)
     if not there.any():
         return None
@@ -80,6 +78,13 @@ def _score(runs: Sequence[SeedRun], tasks: Sequence[str], protocol: str) -> Scor
     strata = [scores[known] for scores, known in zip(table, there, strict=True) if known.any()]
     by_seed = [iqm(table[known, seed]) for seed, known in enumerate(there.T) if known.any()]
     return Score(bootstrap_iqm(strata), np.array(by_seed), missing)
+
+
+def _final_score(run: SeedRun, task: str, protocol: str) -> float:
+    """The published bounds' score; for a task that has none, what the run has logged by its spec's."""
+    if score_bounds(task) is None:
+        return run.metrics.get(f"eval/{task}/score", np.nan)
+    return normalized_score(task, run.final_return(task, protocol))
 
 
 @dataclass(frozen=True)

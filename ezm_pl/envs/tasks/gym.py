@@ -1,0 +1,169 @@
+"""Any Gymnasium environment behind the same door: `gym:<id>`, such as `gym:Humanoid-v5`.
+
+Observations and actions must be boxes. Sizes, time limit, seeding and rendering are the environment's own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+from gymnasium.spaces import Box
+
+from ezm_pl.envs import rendering
+from ezm_pl.envs.core import PLAIN, ControlEnv, ControlStep, EpisodeProtocol, FloatArray, Observation
+from ezm_pl.spec.tasks import GYM
+
+
+def _made(task: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
+    """The environment, without gymnasium's time limit, which is `ControlEnv`'s here.
+
+    Raises:
+        ValueError: it cannot be made; in one line.
+    """
+    try:
+        # The checker only warns, and its first-step checks cost time.
+        mode = {} if render_mode is None else {"render_mode": render_mode}
+        return gymnasium.make(task.removeprefix(GYM), max_episode_steps=-1, disable_env_checker=True, **mode)
+    except Exception as error:  # somebody else's environment: anything may be wrong with it
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"task {task!r}: gymnasium cannot make it: {reason}") from error
+
+
+def _checked(task: str, env: gymnasium.Env[Any, Any]) -> tuple[Box, Box, int]:
+    """Observation space, action space and time limit.
+
+    Raises:
+        ValueError: the environment is none that an agent here can learn; in one line.
+    """
+    observations, actions = env.observation_space, env.action_space
+    if not isinstance(observations, Box) or not isinstance(actions, Box):
+        raise ValueError(
+            f"task {task!r}: its observations are {observations} and its actions {actions}; "
+            "only Box spaces can be learned here"
+        )
+    if not (np.isfinite(actions.low).all() and np.isfinite(actions.high).all()):
+        raise ValueError(
+            f"task {task!r}: its actions are unbounded; bounds are needed to scale [-1, 1] to them"
+        )
+    # The environment's own `spec` says that it was made without one.
+    limit = None if env.spec is None else gymnasium.spec(env.spec.id).max_episode_steps
+    if limit is None:
+        raise ValueError(f"task {task!r}: it is registered without a time limit (max_episode_steps)")
+    return observations, actions, limit
+
+
+class GymEnv(ControlEnv):
+    """A Gymnasium environment: observations flattened, actions in [-1, 1] mapped onto its bounds.
+
+    One control step is the environment's own step; its termination ends the episode in both protocols;
+    `fell` is always False. Settings are `ControlEnv`'s.
+
+    Args:
+        task: `gym:<id>`; `<id>` is what `gymnasium.make` takes, `<module>:<name>` included.
+
+    Raises:
+        ValueError: there is no such environment, or one whose spaces or time limit cannot be used.
+        RenderingUnavailable: `render_mode` is given and no GL works here.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        *,
+        protocol: EpisodeProtocol = "humanoidbench",
+        seed: int | None = None,
+        render_mode: str | None = None,
+        action_repeat: int = 1,
+        episode_steps: int | None = None,
+    ) -> None:
+        if render_mode is not None:
+            rendering.require()
+        self.task = task
+        self._env = _made(task, render_mode)
+        observations, actions, limit = _checked(task, self._env)
+        self._low = np.asarray(actions.low, np.float64)
+        self._half = 0.5 * (np.asarray(actions.high, np.float64) - self._low)
+        self._dtype = actions.dtype
+        super().__init__(
+            observation_size=math.prod(observations.shape),
+            action_size=math.prod(actions.shape),
+            protocol=protocol,
+            seed=seed,
+            render_mode=render_mode,
+            action_repeat=action_repeat,
+            episode_steps=limit if episode_steps is None else episode_steps,
+            frames_per_second=self._env.metadata.get("render_fps", 50),
+        )
+        self._last = np.zeros(self.observation_space.shape or (), np.float32)
+
+    def _start_episode(self, reseeded: bool) -> None:
+        self._read(self._env.reset(seed=self.np_random_seed if reseeded else None)[0])
+
+    def _control_step(self, action: FloatArray) -> ControlStep:
+        own = self._low + self._half * (action.reshape(self._low.shape) + 1.0)
+        observation, reward, terminated, truncated, _ = self._env.step(own.astype(self._dtype))
+        if not (math.isfinite(reward) and self._read(observation)):
+            return ControlStep(0.0, {"reward": 0.0}, diverged=True)
+        terms = {"reward": float(reward)}
+        return ControlStep(float(reward), terms, terminal=bool(terminated), truncated=bool(truncated))
+
+    def _read(self, observation: Any) -> bool:
+        """Keeps an observation if it is finite, and says whether it was."""
+        flat = np.ravel(observation).astype(np.float32)
+        finite = bool(np.isfinite(flat).all())
+        if finite:
+            self._last = flat
+        return finite
+
+    def _observation(self) -> Observation:
+        return self._last.copy()
+
+    def _layers(self) -> Iterator[gymnasium.Env[Any, Any]]:
+        """The environment and its wrappers, from the outermost in."""
+        env = self._env
+        while isinstance(env, gymnasium.Wrapper):
+            yield env
+            env = env.env
+        yield env
+
+    def _physics(self) -> mujoco.MjData | None:
+        data = getattr(self._env.unwrapped, "data", None)
+        return data if isinstance(data, mujoco.MjData) else None
+
+    def _saved(self) -> dict[str, Any]:
+        return {
+            "attributes": [
+                {name: value for name, value in vars(layer).items() if isinstance(value, PLAIN)}
+                for layer in self._layers()
+            ],
+            "generator": self._env.unwrapped.np_random,
+            # All of it: rewards may read what the step before has left, such as centres of mass.
+            "physics": self._physics(),
+            "observation": self._last,
+        }
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        for layer, attributes in zip(self._layers(), saved["attributes"], strict=True):
+            vars(layer).update(attributes)
+        self._env.unwrapped.np_random = saved["generator"]
+        data = self._physics()
+        if data is not None:
+            mujoco.mj_copyData(data, self._env.unwrapped.model, saved["physics"])  # type: ignore[attr-defined]
+        self._last = saved["observation"]
+
+    def render(self) -> Any:
+        """A frame [H, W, 3] uint8 of the environment's own, or None without `render_mode`."""
+        if self.render_mode is None:
+            return None
+        try:
+            return np.array(self._env.render())
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise rendering.RenderingUnavailable(f"task {self.task!r} cannot be drawn: {error}") from error
+
+    def close(self) -> None:
+        self._env.close()
