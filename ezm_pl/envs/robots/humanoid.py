@@ -40,7 +40,7 @@ class Task:
     """What a HumanoidBench task is, beyond the robot. One instance a simulation.
 
     Attributes:
-        quirks: whether the benchmark's plain bugs are kept, each named in its task's docstring.
+        quirks: whether the benchmark's plain bugs are kept, named in docs/tasks.md.
         reset_noise: half width of the uniform noise on every entry of the initial qpos.
 
     Class attributes:
