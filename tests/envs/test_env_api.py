@@ -305,7 +305,8 @@ def test_a_task_is_described(task: str) -> None:
 
     sentence = catalogue.description(task)
     assert sentence[0].isupper() and sentence.endswith(".") and len(sentence) < 110
-    assert catalogue.family(task) in "locomotion pole maze sit reach balance window spoon insert bookshelf"
+    family = catalogue.family(task)  # a family is named after its task, but for the first
+    assert family == "locomotion" or task.split("-")[1].startswith(family)
 
 
 def test_environments_of_a_task_share_the_model() -> None:
