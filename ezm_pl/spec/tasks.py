@@ -107,6 +107,22 @@ HUMANOID_BENCH: dict[str, TaskFacts] = {facts.name: facts for facts in _rows()}
 A new one takes a row in `_TABLE` and a class with that name in `ezm_pl/envs/tasks/`.
 """
 
+RANDOM_ERRORS: dict[str, float] = {
+    "h1hand-push": 25.5,
+    "h1hand-cabinet": 7.06,
+    "h1hand-door": 0.868,
+    "h1hand-truck": 9.08,
+    "h1hand-cube": 0.107,
+    "h1hand-basketball": 0.565,
+    "h1hand-package": 648,
+    "h1hand-powerlift": 2.26,
+    "h1hand-room": 0.545,
+    "h1hand-kitchen": 0.0,
+    "h1-highbar_simple": 0.37,
+    "h1strong-highbar_hard": 0.0103,
+}
+"""Standard error of `random_score`, where that was measured on the original package (20 to 100 episodes)."""
+
 REGISTERED: dict[str, TaskFacts] = {}
 """Tasks of one's own, `<module>:<name>`, entered by `ezm_pl.envs.register` when the module is imported."""
 

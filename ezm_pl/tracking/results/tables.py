@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ezm_pl.spec import DMC, HUMANOID_BENCH
-from ezm_pl.spec.tasks import DMC_EPISODE_STEPS, REGISTERED
+from ezm_pl.spec.tasks import DMC_EPISODE_STEPS, RANDOM_ERRORS, REGISTERED, TaskFacts
 from ezm_pl.spec.tasks import task_facts as task_facts_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ezm_pl.training.learn_check import LearnCheckRow
 
 RANDOM_RELATIVE, RANDOM_ABSOLUTE = 0.15, 3.0
-"""A random policy's return agrees with the published one within the larger of 15% and 3 points."""
+"""A random policy's return agrees with the published one within the larger of 15% and 3 points ..."""
+RANDOM_STANDARD_ERRORS = 3.0
+"""... or within so many standard errors of their difference, where that of the published one is known."""
 
 
 def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
@@ -121,7 +123,8 @@ def random_table(returns: Mapping[str, NDArray[np.float64]]) -> tuple[Table, boo
     Returns:
         The table, and whether every task with a published value agrees with it.
     """
-    table = Table(title="Random policy", caption="agrees: within the larger of 15% and 3 points")
+    caption = "agrees: within the larger of 15% and 3 points, or three standard errors (tasks with objects)"
+    table = Table(title="Random policy", caption=caption)
     table.add_column("task", no_wrap=True)
     for name in ("episodes", "mean", "std", "published", "agrees"):
         table.add_column(name, justify="right")
@@ -129,12 +132,21 @@ def random_table(returns: Mapping[str, NDArray[np.float64]]) -> tuple[Table, boo
     for task, values in returns.items():
         facts, mean, agrees = HUMANOID_BENCH.get(task), float(np.mean(values)), "-"
         if facts is not None:
-            bound = max(RANDOM_RELATIVE * abs(facts.random_score), RANDOM_ABSOLUTE)
-            within = abs(mean - facts.random_score) <= bound
+            within = abs(mean - facts.random_score) <= _random_bound(facts, values)
             agrees, agreement = ("yes" if within else "NO"), agreement and within
         published = f"{facts.random_score:.1f}" if facts else "-"
         table.add_row(task, str(len(values)), f"{mean:.1f}", f"{np.std(values):.1f}", published, agrees)
     return table, agreement
+
+
+def _random_bound(facts: TaskFacts, values: NDArray[np.float64]) -> float:
+    """How far the mean of some random returns [episodes] may be from a task's random score."""
+    if facts.name not in RANDOM_ERRORS:
+        return max(RANDOM_RELATIVE * abs(facts.random_score), RANDOM_ABSOLUTE)
+    if len(values) < 2:
+        return math.inf  # one return says nothing of its error
+    error = float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return RANDOM_STANDARD_ERRORS * math.hypot(error, RANDOM_ERRORS[facts.name])
 
 
 def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
