@@ -4,10 +4,9 @@ Importing this package registers the built-in HumanoidBench tasks with gymnasium
 `ezm_pl/<task>-v0`; nothing is compiled until an environment is made.
 """
 
-import functools
-
 import gymnasium
 
+from ezm_pl.envs import gl_settings  # noqa: F401 - first: it imports MuJoCo, whatever MUJOCO_GL says
 from ezm_pl.envs.original import HumanoidBenchUnavailable
 from ezm_pl.envs.registry import TaskSizes, check_tasks, make, register, sizes
 from ezm_pl.envs.rendering import RenderingUnavailable, rendering_available
@@ -31,4 +30,6 @@ __all__ = [
 for _task in HUMANOID_BENCH:
     if _task in BUILTIN and f"ezm_pl/{_task}-v0" not in gymnasium.registry:
         # The time limit is the environment's own, so that it can be changed: none is given here.
-        gymnasium.register(f"ezm_pl/{_task}-v0", entry_point=functools.partial(make, _task))
+        gymnasium.register(
+            f"ezm_pl/{_task}-v0", entry_point="ezm_pl.envs.registry:make", kwargs={"task": _task}
+        )

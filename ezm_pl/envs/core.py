@@ -79,12 +79,14 @@ class EnvState:
     Attributes:
         generator: the state of `np_random`.
         elapsed: control steps taken in the episode.
+        episode_return: the sum of the episode's rewards so far.
         episode_steps, next_episode_steps: the time limits of this episode and of the next one.
         simulation: what the kind of environment saves.
     """
 
     generator: dict[str, Any]
     elapsed: int
+    episode_return: float
     episode_steps: int
     next_episode_steps: int
     simulation: dict[str, Any]
@@ -133,6 +135,9 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         action_repeat: control steps an action is held for; rewards are summed.
         episode_steps: control steps after which the episode is truncated.
 
+    Attributes:
+        success_return: the return that counts as success, if the task has one.
+
     Raises:
         ValueError: a setting out of range.
     """
@@ -163,6 +168,8 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._next_episode_steps = self._full_episode_steps
         self._episode_steps = self._next_episode_steps
         self._elapsed = 0
+        self._return = 0.0
+        self.success_return: float | None = None
         self._started = False
         self._pending_seed = seed
 
@@ -203,6 +210,7 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         super().reset(seed=seed)
         self._episode_steps = self._next_episode_steps
         self._elapsed = 0
+        self._return = 0.0
         self._started = True
         self._start_episode(reseeded)
         return self._observation(), {}
@@ -219,7 +227,8 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             Observation [O] float32, summed reward, terminated, truncated, and an info with
             `fell` (the benchmark's termination condition held at one of the control steps),
             `reward_before_fall` (the reward up to and including the first such control step),
-            `diverged`, `steps` (control steps taken) and `reward_terms` (of the last control step).
+            `diverged`, `steps` (control steps taken) and `reward_terms` (of the last control step);
+            for a task with a success bar also `success` (the episode's return so far has reached it).
 
         Raises:
             gymnasium.error.ResetNeeded: no episode has been started.
@@ -246,6 +255,9 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             "steps": steps,
             "reward_terms": outcome.terms,
         }
+        self._return += total
+        if self.success_return is not None:
+            info["success"] = self._return >= self.success_return
         return self._observation(), total, terminated, truncated, info
 
     def state(self) -> EnvState:
@@ -259,6 +271,7 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return EnvState(
             generator=copy.deepcopy(dict(self.np_random.bit_generator.state)),
             elapsed=self._elapsed,
+            episode_return=self._return,
             episode_steps=self._episode_steps,
             next_episode_steps=self._next_episode_steps,
             simulation=copy.deepcopy(self._saved()),
@@ -273,6 +286,7 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._load(copy.deepcopy(state.simulation))
         self.np_random.bit_generator.state = copy.deepcopy(state.generator)
         self._elapsed = state.elapsed
+        self._return = state.episode_return
         self._episode_steps = state.episode_steps
         self._next_episode_steps = state.next_episode_steps
         self._pending_seed = None

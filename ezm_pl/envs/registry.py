@@ -77,7 +77,8 @@ def make(
         from ezm_pl.envs.tasks.dmc import DMControlEnv
 
         return DMControlEnv(task, **settings)
-    if task_facts(task) is None:
+    facts = task_facts(task)
+    if facts is None:
         raise ValueError(f"unknown task {task!r}{nearest(task, (*HUMANOID_BENCH, *DMC, *REGISTERED))}")
     if task not in BUILTIN and task not in REGISTERED:
         if backend == "auto":
@@ -90,7 +91,13 @@ def make(
     from ezm_pl.envs.robots.humanoid import HumanoidEnv
 
     robot, kind = CATALOGUE[task]
-    return HumanoidEnv(robot, kind, quirks=quirks, **settings)
+    env = HumanoidEnv(robot, kind, quirks=quirks, **settings)
+    env.success_return = facts.success_score
+    return env
+
+
+# gymnasium looks here which render modes there are, to wrap others around them.
+make.metadata = {"render_modes": ["rgb_array"], "render_fps": 50}  # type: ignore[attr-defined]
 
 
 def check_tasks(tasks: Sequence[str], backend: Backend = "auto") -> None:

@@ -13,10 +13,17 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ezm_pl.envs.gl_settings import GL_VARIABLES
+
 HEIGHT, WIDTH = 480, 640
 MARKER_SIZE = 0.04
 MARKER_COLOUR = np.array([0.85, 0.2, 0.15, 0.8], np.float32)
 BACKENDS = ("egl", "osmesa")
+
+OFF = ("disable", "disabled", "off", "false", "0")
+ANY = ("", "enable", "enabled", "on", "true", "1")
+WINDOWS = ("glfw", "glx", "wgl", "cgl")
+"""What MUJOCO_GL may be beside `BACKENDS`: nothing is rendered, anything that works, a window system's GL."""
 
 HELP = (
     "rendering needs EGL or OSMesa, and neither works here: on Debian or Ubuntu, "
@@ -33,14 +40,18 @@ _PROBE = "import ezm_pl.envs.rendering as r; r._probe({backend!r})"
 
 @functools.cache
 def _chosen_backend() -> tuple[str, str]:
-    """(backend, reason): the backend to use, or an empty one and why there is none."""
-    wanted = os.environ.get("MUJOCO_GL", "").lower()
-    candidates = (wanted,) if wanted else BACKENDS
-    reason = "no GL backend to try"
+    """(backend, reason): the backend to use, or an empty one and why there is none, in one line."""
+    wanted = os.environ.get("MUJOCO_GL", "").lower().strip()
+    if wanted in OFF:
+        return "", f"rendering is switched off (MUJOCO_GL={wanted})"
+    if wanted not in (*ANY, *BACKENDS, *WINDOWS):
+        return "", f"MUJOCO_GL={wanted} is no GL; unset it, or set it to {' or '.join(BACKENDS)}"
+    candidates = BACKENDS if wanted in ANY else (wanted,)
+    reasons = []
     for backend in candidates:
         # In a process of its own: a driver that fails may take its process with it, and a backend
         # once loaded stays.
-        environment = {**os.environ, "MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+        environment = {"PYOPENGL_PLATFORM": backend, **os.environ, "MUJOCO_GL": backend}
         try:
             probe = subprocess.run(
                 [sys.executable, "-c", _PROBE.format(backend=backend)],
@@ -50,19 +61,24 @@ def _chosen_backend() -> tuple[str, str]:
                 timeout=60,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            reason = f"{backend}: {error}"
+            reasons.append(f"{backend}: {error}")
             continue
         if probe.returncode == 0:
             return backend, f"frames are drawn with {backend.upper()}"
         last = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
-        reason = f"{backend}: {last}"
-    return "", reason
+        reasons.append(f"{backend}: {last}")
+    tried = "; ".join(reasons)
+    for variable in GL_VARIABLES:
+        setting = os.environ.get(variable, "")
+        if setting.lower().strip() not in ANY:
+            return "", f"{variable}={setting} does not work here ({tried}); unset it to take what does"
+    return "", f"{HELP} ({tried})"
 
 
 def rendering_available() -> tuple[bool, str]:
     """Whether frames can be drawn here, and with what, or why not (in one line)."""
     backend, reason = _chosen_backend()
-    return bool(backend), reason if backend else f"{HELP} ({reason})"
+    return bool(backend), reason
 
 
 def require() -> None:
@@ -73,9 +89,10 @@ def require() -> None:
     """
     backend, reason = _chosen_backend()
     if not backend:
-        raise RenderingUnavailable(f"{HELP} ({reason})")
-    # Both MuJoCo and dm_control read this when they first make a context, PyOpenGL when imported.
-    os.environ.setdefault("MUJOCO_GL", backend)
+        raise RenderingUnavailable(reason)
+    # gymnasium and dm_control read this when they first make a context, PyOpenGL when imported.
+    if os.environ.get("MUJOCO_GL", "").lower().strip() in ANY:
+        os.environ["MUJOCO_GL"] = backend
     if backend in BACKENDS:
         os.environ.setdefault("PYOPENGL_PLATFORM", backend)
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import ezm_pl.envs as envs
 from ezm_pl.envs import pictures, rendering
+from ezm_pl.envs.gl_settings import GL_VARIABLES
 
 AVAILABLE, REASON = envs.rendering_available()
 
@@ -50,11 +56,63 @@ def test_no_frame_without_a_render_mode() -> None:
     assert envs.make("dmc-cartpole-balance").render() is None
 
 
-def test_without_gl_the_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendering, "_chosen_backend", lambda: ("", "egl: no library"))
+def test_without_gl_the_reason_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_chosen_backend", lambda: ("", f"{rendering.HELP} (egl: no library)"))
     assert rendering.rendering_available() == (False, f"{rendering.HELP} (egl: no library)")
-    for task in ("h1-walk", "dmc-cartpole-balance"):
+    for task in ("h1-walk", "dmc-cartpole-balance", "gym:Hopper-v5"):
         with pytest.raises(envs.RenderingUnavailable, match="libegl1 libgl1-mesa-dri") as error:
             envs.make(task, render_mode="rgb_array")
         assert "\n" not in str(error.value)
         assert isinstance(error.value, RuntimeError)
+
+
+NO_LIBRARY = "raise AttributeError(\"'NoneType' object has no attribute 'glGetError'\")"
+"""What PyOpenGL does as it is imported where the library that was asked for is not there."""
+
+PROGRAM = """
+import ezm_pl.envs as envs
+for task in ("h1-walk", "dmc-walker-walk", "gym:Hopper-v5"):
+    env = envs.make(task)
+    env.reset(seed=0)
+    env.step(env.action_space.sample())
+available, reason = envs.rendering_available()
+print(reason)
+for task in ("h1-walk", "dmc-walker-walk", "gym:Hopper-v5"):
+    try:
+        env = envs.make(task, render_mode="rgb_array")
+        env.reset(seed=0)
+        print(env.render().shape[2] == 3)
+    except envs.RenderingUnavailable as error:
+        print(str(error) == reason)
+"""
+
+
+@pytest.mark.parametrize(
+    ("settings", "library", "line"),
+    [
+        ({"MUJOCO_GL": "bogus"}, True, "MUJOCO_GL=bogus is no GL; unset it, or set it to egl or osmesa"),
+        ({"MUJOCO_GL": "osmesa"}, False, "MUJOCO_GL=osmesa does not work here (osmesa: "),
+        ({"PYOPENGL_PLATFORM": "bogus"}, True, "PYOPENGL_PLATFORM=bogus does not work here (egl: "),
+        ({"MUJOCO_GL": "off"}, True, "rendering is switched off (MUJOCO_GL=off)"),
+        ({}, False, "rendering needs EGL or OSMesa, and neither works here"),
+        *[({"PYOPENGL_PLATFORM": "osmesa"}, True, "frames are drawn with OSMESA")] * AVAILABLE,
+    ],
+)
+def test_gl_is_decided_where_it_is_needed(
+    settings: dict[str, str], library: bool, line: str, tmp_path: Path
+) -> None:
+    """Tasks are made and stepped whatever the variables say; what is rendered says so in one line."""
+    environment = {name: value for name, value in os.environ.items() if name not in GL_VARIABLES} | settings
+    if not library:
+        (tmp_path / "OpenGL").mkdir()
+        (tmp_path / "OpenGL" / "__init__.py").write_text(NO_LIBRARY)
+        environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", PROGRAM], env=environment, capture_output=True, text=True
+    )
+    if "libOSMesa" in done.stdout and settings == {"PYOPENGL_PLATFORM": "osmesa"}:
+        pytest.skip("no OSMesa here")
+    assert done.returncode == 0, done.stderr
+    reason, *rendered = done.stdout.splitlines()
+    assert reason.startswith(line)
+    assert rendered == ["True"] * 3

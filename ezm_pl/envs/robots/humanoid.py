@@ -294,6 +294,7 @@ class HumanoidEnv(ControlEnv):
             data.qacc_warmstart[:] = warmstart
         self._episode_steps = self._next_episode_steps
         self._elapsed = 0
+        self._return = 0.0
         self._started = True
         self.task.restore(internal or {})
         self._extra = self.task.observation()

@@ -23,6 +23,7 @@ from ezm_pl.envs.core import (
     physics_state,
     restore_physics,
 )
+from ezm_pl.envs.gl_settings import import_despite_gl
 from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
 
 # dm_control reports its choice of a renderer, and its own models' use of deprecated attributes.
@@ -66,7 +67,7 @@ class DMControlEnv(ControlEnv):
             # It tries GLFW at import, which warns where there is no display; nobody asked to render.
             warnings.simplefilter("ignore")
             try:
-                from dm_control import suite
+                suite = import_despite_gl("dm_control.suite")
             except ImportError as error:
                 raise ValueError(
                     f"{name} needs dm_control, which cannot be imported here: {error} "
