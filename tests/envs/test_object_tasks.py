@@ -155,3 +155,39 @@ def test_the_throw_begins_with_any_contact() -> None:
         placed(env, "free_basketball", (0.2, 0.0, 1.2))  # at the robot's chest
         assert task.thrown
         assert placed(env, "free_basketball", (5.9, 0.0, 2.25))["terminated"]
+
+
+KEPT: dict[str, dict[str, list[float]]] = {
+    "h1hand-push": {"goal": [0.9, -0.3, 1.0]},
+    "h1hand-cabinet": {"current_subtask": [3.0]},
+    "h1hand-truck": {
+        "packages_on_truck": [3.0, 4.0],
+        "packages_picked_up": [2.0, 0.0],
+        "packages_on_table": [1.0],
+        "initialized": [1.0],
+        "initial_zs": [0.5, 0.6, 0.7, 1.1, 1.4],
+    },
+    "h1hand-cube": {"target_quat": [0.5, -0.5, 0.5, -0.5]},
+    "h1hand-basketball": {"stage": [1.0]},
+}
+
+
+@pytest.mark.parametrize("task", KEPT)
+def test_what_a_task_keeps_is_saved_with_the_environment(task: str) -> None:
+    env, other = made(task), made(task)
+    env.restore(env.initial_qpos, np.zeros(env.model.nv), internal=KEPT[task])
+    assert env.task.internal() == KEPT[task]
+    saved = env.state()
+
+    def ahead(continued: HumanoidEnv) -> list[Any]:
+        steps = [continued.step(STILL) for _ in range(5)]
+        return [(obs.tolist(), reward, ended) for obs, reward, ended, _, _ in steps]
+
+    expected, after = ahead(env), env.task.internal()
+    env.reset(seed=1)
+    for again in (env, other):
+        again.restore(saved)
+        assert again.task.internal() == KEPT[task]
+        np.testing.assert_array_equal(again.data.mocap_quat.ravel(), KEPT[task].get("target_quat", []))
+        assert ahead(again) == expected
+        assert again.task.internal() == after
