@@ -45,7 +45,7 @@ def compare_facts(env: HumanoidEnv, task: str, facts: dict[str, Any]) -> list[st
         "timestep": model.opt.timestep,
         "total_mass": model.body_mass.sum(),
         "success_bar": PAPER_SUCCESS.get(task, HUMANOID_BENCH[task].success_score),
-        "reset_randomness": env.task.reset_noise,
+        "reset_randomness": type(env.task).reset_noise,
         "gainprm": model.actuator_gainprm[:, 0],
         "biasprm": model.actuator_biasprm[:, :3],
         "ctrlrange": model.actuator_ctrlrange,

@@ -44,8 +44,8 @@ class TaskFacts:
     brc_return: tuple[float, float] | None = None
 
 
-ACTUATORS = {"h1": 19, "h1hand": 61}
-"""Actuators of each robot. `h1` has no hands, `h1hand` two Shadow Hands."""
+ACTUATORS = {"h1": 19, "h1hand": 61, "h1strong": 61}
+"""Actuators of each robot. `h1` has no hands, `h1hand` two Shadow Hands, `h1strong` stronger ones."""
 EZM_MILLION_STEPS = {"h1": 0.84, "h1hand": 1.28}
 """Environment steps per task (millions) behind EZ-M's returns."""
 
@@ -91,6 +91,12 @@ _TABLE: tuple[tuple, ...] = (
     ("h1hand-truck", 216, 111, 105, 1000, 550.0, 3000, None, None),
     ("h1hand-cube", 181, 90, 87, 500, 5.4, 370, None, None),
     ("h1hand-basketball", 164, 83, 81, 500, 10.6, 1200, None, None),
+    ("h1hand-package", 173, 83, 81, 1000, -8576.0, 1500, None, None),
+    ("h1hand-powerlift", 164, 83, 81, 1000, 22.4, 800, None, None),
+    ("h1hand-room", 229, 118, 111, 1000, 4.91, 400, None, None),
+    ("h1hand-kitchen", 97, 97, 95, 500, 0.0, 4, None, None),
+    ("h1-highbar_simple", 51, 26, 25, 1000, 6.84, 750, None, None),
+    ("h1strong-highbar_hard", 151, 76, 75, 1000, 0.0588, 750, None, None),
 )
 
 

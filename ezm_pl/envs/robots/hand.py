@@ -104,6 +104,8 @@ SERVOS: dict[str, tuple[Servo, tuple[float, float]]] = {
     },
 }
 # fmt: on
+STRONG = Servo(50, 0, 50)
+"""Gain and limit of every servo of `h1strong`'s hands but the outer wrist's (WRJ2)."""
 CURL = (0.0, 1.5708)
 """Range of a finger's two outer joints, which one tendon pulls together."""
 
@@ -314,14 +316,15 @@ class HandBuilder:
         self.finger(metacarpal, "lf")
         self.thumb(palm)
 
-    def actuate(self) -> None:
-        """Tendons and servos."""
+    def actuate(self, strong: bool) -> None:
+        """Tendons and servos, all but one of them `STRONG` if wanted."""
         for finger in ("FF", "MF", "RF", "LF"):
             tendon = self.spec.add_tendon(name=f"{self.prefix}{finger}J0")
             for joint in ("J2", "J1"):
                 tendon.wrap_joint(f"{self.prefix}{finger}{joint}", 1.0)
         for name, (servo, limits) in SERVOS.items():
             kind = mujoco.mjtTrn.mjTRN_TENDON if name.endswith("0") else mujoco.mjtTrn.mjTRN_JOINT
+            servo = STRONG if strong and name != "WRJ2" else servo
             add_servo(self.spec, f"{self.prefix}A_{name}", self.prefix + name, servo, limits, kind)
 
     def exclude(self, elbow: str) -> None:
@@ -333,7 +336,7 @@ class HandBuilder:
             self.spec.add_exclude(bodyname1=one, bodyname2=other)
 
 
-def add_h1hand(spec: mujoco.MjSpec) -> None:
+def add_h1hand(spec: mujoco.MjSpec, strong: bool = False) -> None:
     """The H1 with two Shadow Hands: links, hands, 61 servos, sensors."""
     h1.add_body(spec)
     spec.add_mesh(name="finger_pad", uservert=pad_vertices(FINGER_PAD).ravel())
@@ -359,5 +362,10 @@ def add_h1hand(spec: mujoco.MjSpec) -> None:
             name = link.name.replace("elbow_link", "wrist_yaw")
             add_servo(spec, name, name, h1.ARM, WRIST_YAW)
     for hand in hands.values():
-        hand.actuate()
+        hand.actuate(strong)
     h1.add_velocity_sensor(spec, "pelvis")
+
+
+def add_h1strong(spec: mujoco.MjSpec) -> None:
+    """As `add_h1hand`, with hands strong enough to hold the robot."""
+    add_h1hand(spec, strong=True)

@@ -22,6 +22,7 @@ class RobotKind(NamedTuple):
 ROBOTS: dict[str, RobotKind] = {
     "h1": RobotKind(h1.add_h1, 26),
     "h1hand": RobotKind(hand.add_h1hand, 76),
+    "h1strong": RobotKind(hand.add_h1strong, 76),
 }
 
 

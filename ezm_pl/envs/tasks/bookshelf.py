@@ -13,11 +13,22 @@ import mujoco
 import numpy as np
 
 from ezm_pl.envs.core import FloatArray
-from ezm_pl.envs.robots.h1 import Vector, set_inertial
+from ezm_pl.envs.robots.h1 import BLACK, Vector, set_inertial
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.locomotion import standing, upright
 from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
-from ezm_pl.envs.tasks.scene import BOX, CYLINDER, HIDDEN_GROUP, SPHERE, WOOD, Z_TO_Y, add_solid
+from ezm_pl.envs.tasks.scene import (
+    BOX,
+    CYLINDER,
+    DARK_WOOD,
+    GLASS,
+    GOLD,
+    HIDDEN_GROUP,
+    SPHERE,
+    WOOD,
+    Z_TO_Y,
+    add_solid,
+)
 
 BOOK_QUAT = (0.7085408516371904, -0.0031526762495705015, -0.0034787480650862517, 0.7056541791172296)
 BOOK_INERTIA = (0.014334850302859215, 0.009709300003996921, 0.0055503816765057066)
@@ -26,6 +37,19 @@ THICK_QUAT = (0.710033900978279, -0.0030118450049586637, -0.0036161965784738924,
 THICK_INERTIA = (0.02388129103583919, 0.01754449565992716, 0.010616560775237085)
 THICK_MASS = 3.774040452785462
 LYING = (0.7073882691671998, -0.706825181105366, 0.0, 0.0)
+
+
+def add_shelf(spec: mujoco.MjSpec, pos: Vector) -> None:
+    """A shelf of six boards and a top, 1.85 m high, open towards -x."""
+    shelf = spec.worldbody.add_body(name="shelf", pos=pos)
+    for size, place in (
+        *(((0.3, 0.4, 0.025), (0, 0, 0.025 + 0.3 * i)) for i in range(6)),
+        ((0.325, 0.45, 0.025), (0.025, 0, 1.825)),
+        ((0.325, 0.025, 0.9), (0.025, 0.425, 0.9)),
+        ((0.325, 0.025, 0.9), (0.025, -0.425, 0.9)),
+        ((0.025, 0.4, 0.9), (0.325, 0, 0.9)),
+    ):
+        add_solid(shelf, BOX, size, place, rgba=WOOD)
 
 
 class Bookshelf(Task):
@@ -89,15 +113,7 @@ class Bookshelf(Task):
     @classmethod
     def build(cls, spec: mujoco.MjSpec) -> None:
         world = spec.worldbody
-        shelf = world.add_body(name="shelf", pos=[0.95, 0, 0])
-        for size, pos in (
-            *(((0.3, 0.4, 0.025), (0, 0, 0.025 + 0.3 * i)) for i in range(6)),
-            ((0.325, 0.45, 0.025), (0.025, 0, 1.825)),
-            ((0.325, 0.025, 0.9), (0.025, 0.425, 0.9)),
-            ((0.325, 0.025, 0.9), (0.025, -0.425, 0.9)),
-            ((0.025, 0.4, 0.9), (0.325, 0, 0.9)),
-        ):
-            add_solid(shelf, BOX, size, pos, rgba=WOOD)
+        add_shelf(spec, (0.95, 0, 0))
         starts: dict[str, tuple[Vector, Vector]] = {
             name: (cls.extra_qpos[7 * i : 7 * i + 3], cls.extra_qpos[7 * i + 3 : 7 * i + 7])
             for i, name in enumerate(cls.THINGS)
@@ -139,19 +155,19 @@ class Bookshelf(Task):
                 com = (0.0008807096042771493, y, 0.115098614630868)
                 set_inertial(body, BOOK_MASS, com, BOOK_INERTIA, BOOK_QUAT)
         elif name == "trophy":
-            add_solid(body, CYLINDER, (0.1, 0.015), (0, 0, 0.015))
-            add_solid(body, CYLINDER, (0.025, 0.1), (0, 0, 0.115))
-            add_solid(body, SPHERE, (0.035,), (0, 0, 0.2))
+            add_solid(body, CYLINDER, (0.1, 0.015), (0, 0, 0.015), rgba=DARK_WOOD)
+            add_solid(body, CYLINDER, (0.025, 0.1), (0, 0, 0.115), rgba=GOLD)
+            add_solid(body, SPHERE, (0.035,), (0, 0, 0.2), rgba=GOLD)
         elif name == "soda_can":
             add_solid(body, CYLINDER, (0.05, 0.1), (0, 0, 0.1))
         elif name == "chalk":
             add_solid(body, CYLINDER, (0.01, 0.07), (0, 0, 0.01), quat=(0.5**0.5, -0.5, 0.5, 0))
         elif name == "snow_globe":
-            add_solid(body, CYLINDER, (0.1, 0.015), (0, 0, 0.015))
-            add_solid(body, SPHERE, (0.1,), (0, 0, 0.101))
+            add_solid(body, CYLINDER, (0.1, 0.015), (0, 0, 0.015), rgba=DARK_WOOD)
+            add_solid(body, SPHERE, (0.1,), (0, 0, 0.101), rgba=GLASS)
         else:  # the headphone
             for y in (-0.07, 0.07):
-                add_solid(body, CYLINDER, (0.08, 0.025), (0.1, y, 0.08), quat=Z_TO_Y)
+                add_solid(body, CYLINDER, (0.08, 0.025), (0.1, y, 0.08), quat=Z_TO_Y, rgba=BLACK)
             for y in (-0.07, 0.07):
                 add_solid(body, BOX, (0.1, 0.02, 0.02), (0.2, y, 0.08))
             add_solid(body, BOX, (0.02, 0.08, 0.02), (0.3, 0, 0.08))

@@ -13,7 +13,7 @@ from ezm_pl.envs.core import FloatArray
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.locomotion import standing, upright
 from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
-from ezm_pl.envs.tasks.scene import BOX, DARK_WOOD, WOOD, add_invisible, add_picture, add_solid
+from ezm_pl.envs.tasks.scene import BOX, add_invisible, add_picture, add_solid, add_table
 
 DARK = (0.2, 0.2, 0.2, 1.0)
 LIGHT = (0.8, 0.8, 0.8, 1.0)
@@ -43,13 +43,7 @@ class Insert(Task):
     @classmethod
     def build(cls, spec: mujoco.MjSpec) -> None:
         world = spec.worldbody
-        table = world.add_body(name="table", pos=[0.9, 0, 0.45])
-        add_solid(table, BOX, (0.5, 0.5, 0.05), (0, 0, 0.45), rgba=WOOD)
-        for x in (0.4, -0.4):
-            for y in (0.4, -0.4):
-                # Legs are seen (and weigh) a little shorter than they touch.
-                add_picture(table, BOX, (0.05, 0.05, 0.45), (x, y, 0), rgba=DARK_WOOD)
-                add_invisible(table, BOX, (0.05, 0.05, 0.5), (x, y, 0))
+        add_table(spec, (0.9, 0, 0.45))
 
         half, bottom, high = cls.CUP
         for end, y, mark, colour in (("a", -0.2, cls.MARKS[0], DARK), ("b", 0.2, cls.MARKS[1], LIGHT)):

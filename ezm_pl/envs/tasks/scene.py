@@ -20,6 +20,9 @@ WOOD = (0.72, 0.55, 0.38, 1.0)
 DARK_WOOD = (0.42, 0.3, 0.2, 1.0)
 STEEL = (0.7, 0.72, 0.75, 1.0)
 CARDBOARD = (0.76, 0.6, 0.42, 1.0)
+TAPE = (0.9, 0.85, 0.72, 1.0)
+GOLD = (0.83, 0.67, 0.25, 1.0)
+GLASS = (0.75, 0.88, 0.97, 0.6)
 RED = (0.8, 0.25, 0.2, 1.0)
 GREEN = (0.3, 0.6, 0.3, 1.0)
 BLUE = (0.2, 0.4, 0.75, 1.0)
@@ -86,3 +89,14 @@ def add_camera(spec: mujoco.MjSpec, name: str, pos: Vector, target: Vector) -> N
     camera = spec.worldbody.add_camera(name=name, pos=pos)
     camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
     camera.alt.xyaxes = [*right, *np.cross(right, forward)]
+
+
+def add_table(spec: mujoco.MjSpec, pos: Vector) -> None:
+    """A fixed square table, 0.95 m high where `pos` is 0.45 m up."""
+    table = spec.worldbody.add_body(name="table", pos=pos)
+    add_solid(table, BOX, (0.5, 0.5, 0.05), (0, 0, 0.45), rgba=WOOD)
+    for x in (0.4, -0.4):
+        for y in (0.4, -0.4):
+            # Legs are seen (and weigh) a little shorter than they touch.
+            add_picture(table, BOX, (0.05, 0.05, 0.45), (x, y, 0), rgba=DARK_WOOD)
+            add_invisible(table, BOX, (0.05, 0.05, 0.5), (x, y, 0))
