@@ -10,16 +10,17 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import chain
 from operator import itemgetter
+from typing import Any
 
 import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.autograd import DeviceType
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.profiler import ProfilerActivity, profile
 
-from ezm_pl.selfplay import Clock
-from ezm_pl.training.reanalysis import InBackground
+from ezm_pl.selfplay import PHASE
+from ezm_pl.training.pipeline import Pipeline
 
 _NAMES = {
     "matrix products": "mm addmm _addmm_activation bmm baddbmm _linear_pointwise mkldnn_linear linear matmul",
@@ -37,7 +38,6 @@ _NAMES = {
 }
 GROUPS = (*(group for group in _NAMES if group != "host"), "elementwise, sums", "host")
 _OF = {name: group for group, names in _NAMES.items() for name in names.split()}
-_LAP, _REANALYSIS = "end of a part", "reanalysis of a batch"
 
 
 def group_of(operation: str) -> str | None:
@@ -73,57 +73,41 @@ class Operations:
 
 
 class Watch:
-    """Profiles the thread that calls it and the one that reanalyses, from `start` to `stop`.
+    """Profiles the learner's thread and the pipeline's, from `start` to `stop`.
 
     Args:
-        clock: the learner's, which is told where its parts end.
-        device: that it computes on.
-        background: what reanalyses in a thread of its own, if anything does.
+        device: that the learner computes on.
+        pipeline: drained at both ends, so that only whole reanalyses are seen.
     """
 
-    def __init__(self, clock: Clock, device: torch.device, background: InBackground | None) -> None:
-        self._clock, self._cuda, self._background = clock, device.type == "cuda", background
+    def __init__(self, device: torch.device, pipeline: Pipeline) -> None:
+        self._cuda, self._pipeline = device.type == "cuda", pipeline
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._cuda else [])]
-        config = _ExperimentalConfig(profile_all_threads=background is not None)
+        config = _ExperimentalConfig(profile_all_threads=not self._cuda)
         self._profile = profile(activities=activities, experimental_config=config)
-        self._ended: list[str] = []
 
     def start(self) -> None:
         """Begins."""
-        lap = self._clock.lap
-
-        def marked(part: str) -> None:
-            lap(part)
-            self._ended.append(part)
-            with record_function(_LAP):
-                pass
-
-        if self._background is not None:
-            self._background.settle()
-            self._background.reanalyse = record_function(_REANALYSIS)(self._background.reanalyse)
+        self._pipeline.drain()
         self._profile.start()
-        self._clock.lap = marked  # type: ignore[method-assign]
-        self._clock.lap("other")
 
     def stop(self, updates: int) -> Operations:
         """Ends, `updates` updates later."""
-        self._clock.lap("other")
-        del self._clock.lap  # the class's own again
-        if self._background is not None:
-            self._background.settle()
+        self._pipeline.drain()
         self._profile.stop()
         events = [event for event in self._profile.events() if event.device_type == DeviceType.CPU]
-        laps = [event for event in events if event.name == _LAP]
-        here, ends = laps[0].thread, sorted(event.time_range.start for event in laps)
-        ended = self._ended
-        if self._cuda:
-            ends, ended = [ends[0], ends[-1]], ["update"] * 2
-        spans = {here: [(*times, part) for times, part in zip(pairwise(ends), ended[1:], strict=True)]}
-        if self._background is not None:
-            spans[here] = [span for span in spans[here] if span[2] not in ("search", "waiting")]
-            jobs = [event for event in events if event.name == _REANALYSIS]
-            spans[jobs[0].thread] = sorted(
-                (job.time_range.start, job.time_range.end, "reanalysis") for job in jobs
+        phases = [event for event in events if event.name.startswith(PHASE)]
+        learner = next(event.thread for event in phases if event.name == PHASE + "losses")
+        jobs = [event for event in phases if event.name == PHASE + "reanalysis"]
+        background = [event for event in jobs if event.thread != learner]
+        first = min(event.time_range.start for event in phases if event.thread == learner)
+        last = max(event.time_range.end for event in phases if event.thread == learner)
+        spans = {learner: [(first, last, "update")] if self._cuda else _covered(phases, learner)}
+        if background:
+            # What the learner waits for is counted where it is done.
+            spans[learner] = [span for span in spans[learner] if span[2] not in ("search", "waiting")]
+            spans[background[0].thread] = sorted(
+                (job.time_range.start, job.time_range.end, "reanalysis") for job in background
             )
         seconds: dict[str, dict[str, float]] = defaultdict(lambda: dict.fromkeys(GROUPS, 0.0))
         for start, end, part in chain(*spans.values()):
@@ -137,4 +121,15 @@ class Watch:
             seconds[of_thread[span][2]][group] += own
             seconds[of_thread[span][2]]["host"] -= own
         each = {part: {group: s / updates for group, s in of.items()} for part, of in seconds.items()}
-        return Operations(each, (ends[-1] - ends[0]) / 1e6 / updates, updates)
+        return Operations(each, (last - first) / 1e6 / updates, updates)
+
+
+def _covered(phases: list[Any], thread: int) -> list[tuple[float, float, str]]:
+    """Start, end (microseconds) and name of a thread's phases in order, and of what is between them."""
+    own = sorted((e.time_range.start, e.time_range.end, e.name) for e in phases if e.thread == thread)
+    spans: list[tuple[float, float, str]] = []
+    for start, end, name in own:
+        if spans and start > spans[-1][1]:
+            spans.append((spans[-1][1], start, "other"))
+        spans.append((start, end, name.removeprefix(PHASE)))
+    return spans

@@ -41,6 +41,7 @@ from ezm_pl.spec.presets import merge
 from ezm_pl.training import fit
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.losses import losses, unroll
+from ezm_pl.training.memory import replay_bytes
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Meter(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         cuda = pl_module.device.type == "cuda"
         block = 20 if cuda else 1
-        if trainer.global_step < self.least or trainer.global_step % block or data.interrupted.is_set():
+        if trainer.global_step < self.least or trainer.global_step % block or data.sync.interrupted.is_set():
             return
         if cuda:
             torch.cuda.synchronize(pl_module.device)
@@ -106,7 +107,7 @@ class Meter(Callback):
             return
         self._times.append(time.perf_counter())
         if len(self._times) == 1:
-            self._start = float(data.control_steps.sum()), data.clock.read(), data.collector.clock.read()
+            self._start = float(data.sync.control_steps.sum()), data.timer.read(), data.collector.timer.read()
         passed = self._times[-1] - self._times[0]
         if len(self._times) <= self.least or passed < self.seconds:
             return
@@ -115,22 +116,22 @@ class Meter(Callback):
         self.result |= {
             "update": spread([(end - start) / block for start, end in times]),
             "rate": (len(self._times) - 1) * block / passed,
-            "env_steps": (float(data.control_steps.sum()) - steps) / passed,
-            "learner": shares(learner, data.clock.read()),
-            "collector": shares(collector, data.collector.clock.read()),
-            "replay": data.replay_bytes(),
+            "env_steps": (float(data.sync.control_steps.sum()) - steps) / passed,
+            "learner": shares(learner, data.timer.read()),
+            "collector": shares(collector, data.collector.timer.read()),
+            "replay": replay_bytes(data.per_rank, data.sizes, 1),
             "parameters": sum(p.numel() for p in pl_module.model.parameters()),  # type: ignore[union-attr]
             "memory": psutil.Process().memory_info().rss,
             "gpu_memory": torch.cuda.max_memory_allocated(pl_module.device) if cuda else 0,
         }
-        self._watch = Watch(data.clock, pl_module.device, data.background)
+        self._watch = Watch(pl_module.device, data.pipeline)
         self._watch.start()
 
     def end(self, trainer: Trainer, module: Any, operations: Operations) -> None:
         """Ends the run; what needs its replay, or its processor for itself, comes last."""
         self.result |= {"operations": operations, "flops": update_flops(module)}
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
-        module.data.interrupted.set()  # ends the run without an evaluation
+        module.data.sync.interrupted.set()  # ends the run without an evaluation
         trainer.should_stop = True
         module.data.collector.stop()
         self.result["peak"] = matmul_flops(dtype, module.device)
@@ -142,7 +143,7 @@ def update_flops(module: Any) -> float:
     windows = module.data.buffer.sample(experiment.optim.batch_size)
     batch = Batch(*(x.to(module.device) for x in Batch.from_windows(windows)))
     with flop_counter() as counter, module.trainer.precision_plugin.train_step_context():
-        targets = module.reanalyse(batch, module.updates)
+        targets = module.reanalyse(batch, module.global_step)
         noise = module.generator("entropy")
         found = losses(
             unroll(module.model, batch, targets, experiment.targets, noise, module.spread), experiment.loss
@@ -177,7 +178,7 @@ def alone(name: str, document: dict[str, Any], seconds: float, least: int) -> Ro
 
 
 LEARNER = ("search", "losses", "optimizer", "refresh", "sampling", "waiting", "other")
-COLLECTOR = ("search", "physics", "storing", "waiting")
+COLLECTOR = ("search", "physics", "storing", "waiting", "other")
 
 
 def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
 from ezm_pl.replay import ReplayBuffer
 from ezm_pl.search import Planner
-from ezm_pl.selfplay.clock import Clock
 from ezm_pl.selfplay.pacing import Pacing
+from ezm_pl.selfplay.phase_timer import PhaseTimer
 from ezm_pl.selfplay.weights import WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream, stream_int
@@ -31,13 +31,12 @@ class Episode:
 
     Attributes:
         task: index of the task.
-        episode_return: sum of rewards, of all steps and up to the first fall.
+        episode_return: sum of rewards.
         control_steps: length in control steps.
     """
 
     task: int
     episode_return: float
-    return_before_fall: float
     control_steps: int
 
 
@@ -75,7 +74,7 @@ class Collector:
         self.model, self.store, self.pacing, self.device = model, store, pacing, device
         self.control_steps = np.full(len(experiment.tasks), collected, np.int64)
         self.episodes: deque[Episode] = deque(maxlen=10_000)
-        self.clock = Clock()
+        self.timer = PhaseTimer()
         self.diverged = 0
         self.worker_restarts = 0
         self._rank = rank
@@ -157,34 +156,33 @@ class Collector:
         task_ids = np.asarray(envs.task_ids)
         tasks = torch.as_tensor(task_ids, device=self.device)
         mask = self.sizes.action_mask[task_ids]
-        played = np.zeros((3, len(task_ids)))  # return, return before a fall, control steps
-        upright = np.ones(len(task_ids), bool)
+        played = np.zeros((2, len(task_ids)))  # return, control steps
         version, episode_steps = -1, self._episode_steps()
         observation, _ = envs.reset()
         while not self._stop.is_set():
             warm_up = int(self.control_steps.min()) < experiment.collect.random_steps
             # Until there is something to sample the learner waits for us, so we must not wait for it.
-            if self.warm and not self.pacing.wait_to_collect():
-                break
-            self.clock.lap("waiting")
-            newest = self.store.newer_than(version)
-            if newest is not None:
-                version = newest[0]
-                self.model.load_state_dict(newest[1])
-            if warm_up or version < 0:
-                action = random.uniform(-1, 1, mask.shape).astype(np.float32) * mask
-            else:
-                self.model.draw_heads(heads)
-                padded = torch.as_tensor(observation, device=self.device)
-                action = planner(self.model, padded, tasks, generator).action.cpu().numpy()
-            self.clock.lap("search")
-            following, reward, terminated, truncated, info = envs.step(action)
-            self.clock.lap("physics")
-            self.buffer.add(observation, action, reward, terminated, truncated, info["final_obs"])
+            with self.timer("waiting"):
+                if self.warm and not self.pacing.wait_to_collect():
+                    break
+            with self.timer("search"):
+                newest = self.store.newer_than(version)
+                if newest is not None:
+                    version = newest[0]
+                    self.model.load_state_dict(newest[1])
+                if warm_up or version < 0:
+                    action = random.uniform(-1, 1, mask.shape).astype(np.float32) * mask
+                else:
+                    self.model.draw_heads(heads)
+                    padded = torch.as_tensor(observation, device=self.device)
+                    action = planner(self.model, padded, tasks, generator).action.cpu().numpy()
+            with self.timer("physics"):
+                following, reward, terminated, truncated, info = envs.step(action)
+            with self.timer("storing"):
+                self.buffer.add(observation, action, reward, terminated, truncated, info["final_obs"])
             observation = following
-            played += np.stack([reward, info["reward_before_fall"] * upright, info["steps"]])
-            upright &= ~info["fell"]
-            self._finish(terminated | truncated, info["lost"], task_ids, played, upright)
+            played += np.stack([reward, info["steps"]])
+            self._finish(terminated | truncated, info["lost"], task_ids, played)
             self.worker_restarts = envs.worker_restarts
             self.diverged += int(np.count_nonzero(info["diverged"]))
             self.control_steps += np.bincount(task_ids, info["steps"], len(self.control_steps)).astype(
@@ -195,7 +193,6 @@ class Collector:
             if self._episode_steps() != episode_steps:
                 episode_steps = self._episode_steps()
                 envs.set_episode_steps(episode_steps)
-            self.clock.lap("storing")
 
     def _finish(
         self,
@@ -203,10 +200,8 @@ class Collector:
         lost: NDArray[np.bool_],
         task_ids: NDArray[np.int64],
         played: NDArray,
-        upright: NDArray,
     ) -> None:
         for row in np.flatnonzero(ended & ~lost):  # the return of half an episode is none
-            total, before_fall, steps = played[:, row]
-            self.episodes.append(Episode(int(task_ids[row]), float(total), float(before_fall), int(steps)))
+            total, steps = played[:, row]
+            self.episodes.append(Episode(int(task_ids[row]), float(total), int(steps)))
         played[:, ended] = 0
-        upright[ended] = True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 
 class Pacing:
@@ -19,8 +18,6 @@ class Pacing:
 
     def __init__(self, total_updates: int, total_steps: int, max_lead: float) -> None:
         self.total_updates, self.total_steps, self.max_lead = total_updates, total_steps, max_lead
-        self.collector_waited = 0.0
-        self.learner_waited = 0.0
         self._updates = 0
         self._steps = 0.0
         self._stopped = False
@@ -36,11 +33,10 @@ class Pacing:
         """Share of the updates done, in [0, 1]."""
         return min(1.0, self._updates / self.total_updates)
 
-    def restore(self, updates: int, steps: float) -> None:
-        """Sets both counters, when a run is resumed."""
-        with self._changed:
-            self._updates, self._steps = updates, steps
-            self._changed.notify_all()
+    @property
+    def updates(self) -> int:
+        """Updates done in all."""
+        return self._updates
 
     def updated(self, updates: int) -> None:
         """The learner has done `updates` updates in all."""
@@ -62,10 +58,8 @@ class Pacing:
 
     def wait_to_collect(self) -> bool:
         """Blocks the collector until it may take a step; False when it is to stop."""
-        start = time.perf_counter()
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self.may_collect())
-            self.collector_waited += time.perf_counter() - start
             return not self._stopped
 
     def may_collect(self) -> bool:
@@ -79,10 +73,8 @@ class Pacing:
 
     def wait_to_learn(self, timeout: float) -> bool:
         """Blocks the learner until it may update, at most `timeout` seconds; whether it may."""
-        start = time.perf_counter()
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self.may_learn(), timeout)
-            self.learner_waited += time.perf_counter() - start
             return self.may_learn()
 
 
@@ -97,20 +89,16 @@ class Lockstep(Pacing):
 
     def wait_to_collect(self) -> bool:
         """Blocks the collector until the learner lets it take a step; False when it is to stop."""
-        start = time.perf_counter()
         with self._changed:
             self._parked = True
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._stopped or not self._parked)
-            self.collector_waited += time.perf_counter() - start
             return not self._stopped
 
     def wait_to_learn(self, timeout: float) -> bool:
         """Has the collector take its steps, for at most `timeout` seconds; whether it has taken them all."""
-        start = time.perf_counter()
         with self._changed:
             self._changed.wait_for(self._caught_up, timeout)
-            self.learner_waited += time.perf_counter() - start
             return self._parked and self.may_learn()
 
     def _caught_up(self) -> bool:

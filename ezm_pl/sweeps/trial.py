@@ -43,7 +43,7 @@ class TrialWatch(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs, reports and, where the pruner says so, lets training end at this update."""
         module: EZMModule = pl_module  # type: ignore[assignment]
-        if not module.evaluations or module.data.interrupted.is_set():
+        if not module.evaluations or module.data.sync.interrupted.is_set():
             return
         evaluation = module.evaluations[-1]
         if self.shared_tasks and trainer.logger is not None:

@@ -6,9 +6,10 @@ from ezm_pl.training.checkpoint import (
     checkpoint_experiment,
     newest_valid,
 )
-from ezm_pl.training.data import MemoryRefused, SelfPlayDataModule
+from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation
 from ezm_pl.training.fit import FitResult, check_settings, evaluate, film, fit
+from ezm_pl.training.memory import MemoryRefused
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import RankError
 

@@ -35,8 +35,8 @@ class SelfPlayMetrics(Callback):
         self._parts: dict[str, dict[str, float]] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock, so that set-up does not count."""
-        self._mark, self._parts = self._now(trainer), self._clocks(trainer)
+        """Starts the timers, so that set-up does not count."""
+        self._mark, self._parts = self._now(trainer), self._timers(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -46,17 +46,17 @@ class SelfPlayMetrics(Callback):
         collector = data.collector
         if collector is None or trainer.global_step % self.every:
             return
-        data.hear_counts()
+        data.sync.all_gather_counts()
         now = self._now(trainer)
         seconds, updates, steps = np.subtract(now, self._mark)
-        parts = self._clocks(trainer)
+        parts = self._timers(trainer)
         before, self._mark, self._parts = self._parts, now, parts
         seconds = max(seconds, 1e-9)
         tasks = len(data.experiment.tasks)
-        diverged, restarts = data.faults
+        diverged, restarts = data.sync.faults
         metrics = {
             "step": float(trainer.global_step),  # Lightning's x axis would be one less
-            "env_steps": float(data.control_steps.mean()),
+            "env_steps": float(data.sync.control_steps.mean()),
             "time/updates_per_second": updates / seconds,
             "time/env_steps_per_second": steps * tasks / seconds,
             "selfplay/diverged_episodes": float(diverged),
@@ -81,13 +81,13 @@ class SelfPlayMetrics(Callback):
     @staticmethod
     def _now(trainer: Trainer) -> tuple[float, int, float]:
         data: SelfPlayDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        return time.perf_counter(), trainer.global_step, float(data.control_steps.mean())
+        return time.perf_counter(), trainer.global_step, float(data.sync.control_steps.mean())
 
     @staticmethod
-    def _clocks(trainer: Trainer) -> dict[str, dict[str, float]]:
+    def _timers(trainer: Trainer) -> dict[str, dict[str, float]]:
         data: SelfPlayDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        clocks = {"learner": data.clock, "collector": data.collector.clock if data.collector else None}
-        return {side: clock.read() for side, clock in clocks.items() if clock is not None}
+        timers = {"learner": data.timer, "collector": data.collector.timer if data.collector else None}
+        return {side: timer.read() for side, timer in timers.items() if timer is not None}
 
 
 class TrainingBar(RichProgressBar):
@@ -106,7 +106,7 @@ class TrainingBar(RichProgressBar):
                 latest = callback.latest
                 shown["updates/s"] = f"{latest['time/updates_per_second']:.1f}"
                 shown["env steps/s"] = f"{latest['time/env_steps_per_second']:.0f}"
-        steps = trainer.datamodule.control_steps  # type: ignore[attr-defined]
+        steps = trainer.datamodule.sync.control_steps  # type: ignore[attr-defined]
         shown["steps/task"] = f"{int(steps.mean()):,}"
         evaluations = pl_module.evaluations
         shown["score"] = f"{evaluations[-1].score:.3f}" if evaluations else "-"

@@ -18,10 +18,12 @@ from ezm_pl.replay.safe_file import write_safely
 from ezm_pl.replay.storage import check_save
 from ezm_pl.spec import Experiment, SpecError, build_experiment, differences
 
+FORMAT = 2
+"""Of a checkpoint's contents: another one cannot be read."""
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _PARTS = (
-    "experiment", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks", "global_step",
-    "generators", "SelfPlayDataModule", "pytorch-lightning_version",
+    "format", "experiment", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks",
+    "global_step", "generators", "SelfPlayDataModule", "pytorch-lightning_version",
 )  # fmt: skip
 _MAY_DIFFER = (
     "name", "preset", "eval.", "trainer.", "tracking.", "env.worker", "env.max_worker_restarts",
@@ -85,6 +87,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(contents, dict) or not isinstance(contents.get("experiment"), str):
         raise CheckpointError(f"{path}: holds no experiment, so it is not a checkpoint of this project")
+    if contents.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: is of another version of this project and cannot be read by this one")
     missing = [part for part in (*_PARTS, "fingerprint") if part not in contents]
     if missing:
         raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}")

@@ -14,6 +14,8 @@ from ezm_pl.envs import MultiTaskVectorEnv
 from ezm_pl.search import Act
 from ezm_pl.spec import Experiment, normalized_score
 from ezm_pl.spec.experiment import Protocol
+from ezm_pl.spec.seeds import stream_int
+from ezm_pl.training.ranks import Ranks
 from ezm_pl.world_model import InferenceModel
 
 
@@ -93,6 +95,58 @@ def evaluation_envs(
         worker_timeout=experiment.env.worker_timeout,
         max_worker_restarts=experiment.env.max_worker_restarts,
     )
+
+
+class Evaluator:
+    """Plays the evaluation episodes of one rank; its environments are made on first use.
+
+    Args:
+        experiment: whose tasks.
+        ranks: this one among the others: each plays every `size`-th task, none where there are too few.
+    """
+
+    def __init__(self, experiment: Experiment, ranks: Ranks) -> None:
+        self.experiment, self.ranks = experiment, ranks
+        self.tasks = list(range(ranks.rank, len(experiment.tasks), ranks.size))
+        self._envs: MultiTaskVectorEnv | None = None
+
+    def play(
+        self, actor: InferenceModel, act: Act, device: torch.device, stopped: Callable[[], bool]
+    ) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]] | None:
+        """This rank's tasks `[T']` and their returns `[T', episodes]` under both protocols.
+
+        Args:
+            actor: the network that decides.
+            act: how it decides.
+            device: of the actor.
+            stopped: asked between steps whether to give up; None is returned then.
+        """
+        spec = self.experiment
+        if not self.tasks:
+            none = np.zeros((0, spec.eval.episodes))
+            return self.tasks, none, none
+        if self._envs is None:
+            self._envs = evaluation_envs(spec, spec.eval.episodes, tasks=self.tasks)
+        heads = torch.Generator().manual_seed(stream_int(spec.seed, "evaluation heads", self.ranks.rank))
+        try:
+            return self.tasks, *play_episodes(
+                self._envs,
+                actor,
+                act,
+                seed=stream_int(spec.seed, "evaluation", self.ranks.rank),
+                heads=heads,
+                device=device,
+                tasks=self.tasks,
+                stopped=stopped,
+            )
+        except EvaluationInterrupted:
+            return None
+
+    def close(self) -> None:
+        """Closes the environments; the next evaluation makes new ones."""
+        if self._envs is not None:
+            self._envs.close()
+            self._envs = None
 
 
 def play_episodes(

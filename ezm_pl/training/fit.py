@@ -31,12 +31,12 @@ from ezm_pl.training.checkpoint import (
     checkpoint_experiment,
     read_checkpoint,
 )
-from ezm_pl.training.contents import check_contents
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
 from ezm_pl.training.hardware import precision, shared_cores
+from ezm_pl.training.memory import check_memory
 from ezm_pl.training.module import EZMModule
-from ezm_pl.training.ranks import OwnSignals, Ranks, connected
+from ezm_pl.training.ranks import OwnSignals, Ranks, connected, per_rank
 from ezm_pl.training.saving import BestCheckpoint, LastCheckpoint
 from ezm_pl.world_model import InferenceModel
 
@@ -119,9 +119,8 @@ def check_settings(experiment: Experiment) -> str:
     """
     trainer = _trainer(experiment, Path(), None, [])
     local = getattr(trainer.strategy, "num_processes", 1)
-    return SelfPlayDataModule(
-        experiment, sizes(experiment.tasks), Ranks(0, trainer.world_size, local)
-    ).memory()
+    own = per_rank(experiment, Ranks(0, trainer.world_size, local))
+    return check_memory(own, sizes(experiment.tasks), local)
 
 
 def _fit(
@@ -138,26 +137,25 @@ def _fit(
     )
     trainer.callbacks.append(last)  # type: ignore[attr-defined]
     if checkpoint is not None:
-        check_contents(checkpoint, trainer, module, data)
         last.load_replay(checkpoint, data, ranks.rank, ranks.size)
-    with shared_cores(ranks.local), _stoppable(data), warnings.catch_warnings():
+    with shared_cores(ranks.local), _stoppable(data, module), warnings.catch_warnings():
         for message in _EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         if experiment.eval.at_start and checkpoint is None:
             trainer.validate(module, data, verbose=False)
-        if not data.interrupted.is_set():
+        if not data.sync.interrupted.is_set():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-            if data.interrupted.is_set():
+            if data.sync.interrupted.is_set():
                 last.save(trainer)  # in warm-up Lightning has not begun to train, and ends no training
                 last.finish()
         done = [e.updates for e in module.evaluations]
-        if not data.interrupted.is_set() and trainer.global_step not in done:
+        if not data.sync.interrupted.is_set() and trainer.global_step not in done:
             trainer.validate(module, data, verbose=False)
-        data.hear_counts()
+        data.sync.all_gather_counts()
     return FitResult(
-        status="interrupted" if data.interrupted.is_set() else "finished",
-        updates=module.updates,
-        env_steps=data.control_steps,
+        status="interrupted" if data.sync.interrupted.is_set() else "finished",
+        updates=trainer.global_step,
+        env_steps=data.sync.control_steps,
         seconds=time.perf_counter() - started,
         evaluations=module.evaluations,
     )
@@ -190,7 +188,6 @@ def _trainer(
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             log_every_n_steps=spec.log_every,
-            gradient_clip_val=experiment.optim.max_grad_norm,
             profiler=spec.profiler,
             logger=logger if logger is not None else False,
             enable_progress_bar=any(isinstance(callback, TrainingBar) for callback in callbacks),
@@ -204,7 +201,7 @@ def _trainer(
 
 
 @contextmanager
-def _stoppable(data: SelfPlayDataModule) -> Iterator[None]:
+def _stoppable(data: SelfPlayDataModule, module: EZMModule) -> Iterator[None]:
     """Inside, the first Ctrl-C asks for an orderly stop; the second is an ordinary KeyboardInterrupt.
 
     However the block ends, collection has stopped after it: Lightning tears the data module down only
@@ -215,12 +212,13 @@ def _stoppable(data: SelfPlayDataModule) -> Iterator[None]:
             yield
         finally:
             data.teardown("fit")
+            module.teardown("fit")
         return
 
     def stop(_: int, __: FrameType | None) -> None:
-        if data.asked_to_stop.is_set():
+        if data.sync.asked_to_stop.is_set():
             raise KeyboardInterrupt
-        data.ask_to_stop()
+        data.sync.ask_to_stop()
 
     before = signal.signal(signal.SIGINT, stop)
     try:
@@ -228,6 +226,7 @@ def _stoppable(data: SelfPlayDataModule) -> Iterator[None]:
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         data.teardown("fit")
+        module.teardown("fit")
         signal.signal(signal.SIGINT, before)
 
 

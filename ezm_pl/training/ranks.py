@@ -71,8 +71,8 @@ class Ranks:
         return everyone
 
 
-def rank_share(experiment: Experiment, ranks: Ranks) -> Experiment:
-    """What one rank does of an experiment: batch, steps and replay are counted over all ranks.
+def per_rank(experiment: Experiment, ranks: Ranks) -> Experiment:
+    """The spec of one rank: batch, steps and replay are counted over all ranks.
 
     Raises:
         SpecError: the batch does not divide into equal parts.

@@ -5,10 +5,6 @@ Source: MuZero Reanalyse (Schrittwieser et al. 2021); mixed value targets: Effic
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-
 import torch
 
 from ezm_pl.search import Planner
@@ -72,38 +68,3 @@ def reanalyse(
         policy_mask=real.policy,
         latent_mask=real.latent,
     )
-
-
-class InBackground:
-    """Reanalyses batches in a thread, one after the other, while the learner is at those before.
-
-    Args:
-        reanalyse: gives the targets of a batch, at the number of updates done when it was drawn.
-        threads: of torch, for the operations inside.
-    """
-
-    def __init__(self, reanalyse: Callable[[Batch, int], Targets], threads: int) -> None:
-        self.reanalyse = reanalyse
-        self._begun: deque[Future[Targets]] = deque()
-        self._thread = ThreadPoolExecutor(1, "ezm-reanalysis", torch.set_num_threads, (threads,))
-
-    def begin(self, batch: Batch, updates: int) -> None:
-        """Starts on a batch, once those begun before are done."""
-        self._begun.append(self._thread.submit(self.reanalyse, batch, updates))
-
-    def take(self) -> Targets:
-        """The targets of the batch begun first and not yet taken; waits for them.
-
-        Raises:
-            whatever its reanalysis raised.
-        """
-        return self._begun.popleft().result()
-
-    def settle(self) -> None:
-        """Waits until nothing is being reanalysed: then target network and random streams may change."""
-        wait(self._begun)
-
-    def stop(self) -> None:
-        """Ends the thread, which lasts as long as the batch that it is at. What is not taken is lost."""
-        self._thread.shutdown(cancel_futures=True)
-        self._begun.clear()

@@ -24,6 +24,7 @@ from ezm_pl.replay.storage import Plan
 from ezm_pl.spec import dump_experiment
 from ezm_pl.training.checkpoint import (
     BEST,
+    FORMAT,
     LAST,
     PREVIOUS,
     CheckpointError,
@@ -146,9 +147,8 @@ class LastCheckpoint(Checkpoint):
         self.finish()
         if trainer.global_step == self._saved:
             return
-        trainer.lightning_module.finish_update()  # type: ignore[operator]
         self._name = f"{trainer.global_step:09}-{self._sitting}"
-        trainer.datamodule.hear_counts()  # type: ignore[attr-defined]
+        trainer.datamodule.sync.all_gather_counts()  # type: ignore[attr-defined]
         plan = self._plan(trainer) if self.replay else None
         with _held(trainer, self.directory / LAST) as files:
             trainer.save_checkpoint(self.directory / LAST)
@@ -257,6 +257,7 @@ class LastCheckpoint(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Stores the spec in every checkpoint, and in the last one which replay belongs to it."""
+        checkpoint["format"] = FORMAT
         checkpoint["experiment"] = dump_experiment(pl_module.experiment)  # type: ignore[arg-type]
         if self._name is not None and self.replay:
             checkpoint["replay"] = {"save": self._name, "ranks": trainer.world_size}
@@ -291,8 +292,8 @@ class LastCheckpoint(Checkpoint):
         """Saves what there is when training fails or is interrupted."""
         # Before the first update (of a resumed run, too) there is nothing that is not saved already.
         # A rank that fails alone cannot save: all ranks do it together.
-        in_step = trainer.datamodule.in_step  # type: ignore[attr-defined]
-        if in_step and trainer.state.fn == "fit" and trainer.optimizers and trainer.global_step > 0:
+        in_sync = trainer.datamodule.sync.ranks_in_sync  # type: ignore[attr-defined]
+        if in_sync and trainer.state.fn == "fit" and trainer.optimizers and trainer.global_step > 0:
             self.save(trainer)
         self.finish()
 

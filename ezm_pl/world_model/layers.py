@@ -109,9 +109,9 @@ class Head(nn.Module):
             else:
                 x = F.linear(x, weight[0], bias[0])
             if layer < 2 and self.scales:
-                each = x.unflatten(-1, (self.heads, -1)).transpose(0, 1) if layer == 0 else x
-                each = F.layer_norm(each, (self.hidden,))
-                x = F.relu(each * self.scales[layer].unsqueeze(1) + self.shifts[layer].unsqueeze(1))
+                x = x.unflatten(-1, (self.heads, -1)).transpose(0, 1) if layer == 0 else x
+                x = F.layer_norm(x, (self.hidden,))
+                x = F.relu(x * self.scales[layer].unsqueeze(1) + self.shifts[layer].unsqueeze(1))
             elif layer < 2:
                 wide = x if layer == 0 else x.transpose(0, 1).flatten(1)
                 x = F.relu(self.norms[layer](wide), inplace=True)

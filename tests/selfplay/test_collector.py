@@ -246,7 +246,8 @@ def test_too_short_a_warm_up_does_not_lock_collector_and_learner(random_steps: i
 def test_resuming_without_replay_does_not_lock_collector_and_learner() -> None:
     """Collection is a little ahead, as it mostly is, and the buffer is empty."""
     found = make_collector(make_experiment(), collected=500)
-    found.pacing.restore(21, 400)
+    found.pacing.updated(21)
+    found.pacing.collected(400)
     play(found, lambda: found.warm, "enough steps for a window")
 
 
@@ -271,7 +272,7 @@ def test_episodes_report_both_returns() -> None:
     found = make_collector(make_experiment())
     play(found, lambda: len(found.episodes) >= 8)
     for episode in list(found.episodes):
-        assert (episode.episode_return, episode.return_before_fall, episode.control_steps) == (120, 28, 15)
+        assert (episode.episode_return, episode.control_steps) == (120, 15)
     assert sorted(e.task for e in list(found.episodes)[:4]) == [0, 0, 1, 1]
 
 

@@ -54,15 +54,15 @@ def run(experiment: Experiment, folder: Path, *callbacks: Callback, **settings: 
 
 
 def draw_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """From here on batches are drawn in a thread, as for a GPU."""
-    start = SelfPlayDataModule.start_collecting
+    """From here on batches are drawn in the pipeline's thread, as for a GPU."""
+    start = SelfPlayDataModule.start
 
     def started(self: SelfPlayDataModule, *arguments: Any) -> None:
         start(self, *arguments)
-        self.background.stop()
-        self.background, self.draw_ahead = None, True
+        assert self.pipeline is not None
+        self.pipeline._draw_ahead = True
 
-    monkeypatch.setattr(SelfPlayDataModule, "start_collecting", started)
+    monkeypatch.setattr(SelfPlayDataModule, "start", started)
 
 
 def last(folder: Path) -> Path:
@@ -110,9 +110,9 @@ class CtrlCInWarmUp(Callback):
 
         def press() -> None:
             data = trainer.datamodule  # type: ignore[attr-defined]
-            before = data.control_steps.min()
+            before = data.sync.control_steps.min()
             for _ in range(2000):
-                if int(data.control_steps.min()) >= before + 200:
+                if int(data.sync.control_steps.min()) >= before + 200:
                     break
                 threading.Event().wait(0.01)
             signal.pthread_kill(main, signal.SIGINT)

@@ -66,7 +66,7 @@ def test_the_last_and_the_one_before_it_are_kept(finished: tuple[Path, FitResult
 def test_what_a_checkpoint_holds(finished: tuple[Path, FitResult]) -> None:
     inside = read_checkpoint(last(finished[0]))
     names = set(inside["state_dict"])
-    for copy in ("model", "lagged.model", "target.model"):
+    for copy in ("model", "actor_weights.model", "target.model"):
         assert any(name.startswith(f"{copy}.normalizer") for name in names), copy
     assert "nonfinite_updates" in names
     moments = inside["optimizer_states"][0]["state"]
@@ -248,53 +248,11 @@ def test_another_number_of_ranks_is_refused_with_the_reason(folder: Path) -> Non
     assert run(without, folder, checkpoint=last(folder)).updates == UPDATES
 
 
-CHANGES: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
-    "a weight is missing": ("state_dict", lambda c: c["state_dict"].popitem()),
-    "a weight too many": ("state_dict", lambda c: c["state_dict"].update(more=torch.zeros(1))),
-    "another shape": (
-        "state_dict.nonfinite_updates",
-        lambda c: c["state_dict"].update(nonfinite_updates=torch.zeros(2)),
-    ),
-    "another type": (
-        "state_dict.nonfinite_updates",
-        lambda c: c["state_dict"].update(nonfinite_updates=torch.zeros((), dtype=torch.int32)),
-    ),
-    "text for a weight": (
-        "state_dict.nonfinite_updates",
-        lambda c: c["state_dict"].update(nonfinite_updates="0"),
-    ),
-    "moments": ("optimizer_states", lambda c: c["optimizer_states"][0]["state"].popitem()),
-    "no optimiser": ("optimizer_states", lambda c: c["optimizer_states"].clear()),
-    "learning rate": (
-        "optimizer_states",
-        lambda c: c["optimizer_states"][0]["param_groups"][0].update(lr="fast"),
-    ),
-    "loops": ("loops", lambda c: c["loops"].clear()),
-    "progress": (
-        "loops.fit_loop.epoch_progress",
-        lambda c: c["loops"]["fit_loop"]["epoch_progress"].pop("total"),
-    ),
-    "best": ("callbacks", lambda c: next(iter(c["callbacks"].values())).pop("best_model_score")),
-    "score": ("best_model_score", lambda c: next(iter(c["callbacks"].values())).update(best_model_score="1")),
-    "version": ("pytorch-lightning_version", lambda c: c.update({"pytorch-lightning_version": "one"})),
-    "generators": ("generators", lambda c: c["generators"].update(search=torch.zeros(3))),
-    "counters": ("SelfPlayDataModule", lambda c: c["SelfPlayDataModule"].pop("updates")),
-    "ranks": (
-        "SelfPlayDataModule.rank_steps",
-        lambda c: c["SelfPlayDataModule"].update(rank_steps=torch.zeros(0, 2, dtype=torch.int64)),
-    ),
-    "steps": ("SelfPlayDataModule", lambda c: c["SelfPlayDataModule"]["control_steps"].neg_()),
-    "replay": ("replay", lambda c: c.update(replay={"save": "../../etc/passwd", "ranks": 1})),
-}
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_contents_that_do_not_fit_are_named(name: str, folder: Path) -> None:
-    part, change = CHANGES[name]
-    rewritten(last(folder), change)
+def test_a_replay_outside_the_run_is_not_read(folder: Path) -> None:
+    rewritten(last(folder), lambda inside: inside.update(replay={"save": "../../etc/passwd", "ranks": 1}))
     with pytest.raises(CheckpointError) as caught:
         run(fit_experiment(THREE), folder, checkpoint=last(folder))
-    assert part in str(caught.value) and "\n" not in str(caught.value)
+    assert "replay" in str(caught.value) and "\n" not in str(caught.value)
 
 
 class Steps(Logger):

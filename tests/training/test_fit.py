@@ -31,6 +31,7 @@ from ezm_pl.training import (
 )
 from ezm_pl.training.evaluation import evaluation_envs
 from ezm_pl.training.fit import load_actor
+from ezm_pl.training.memory import check_memory
 
 
 @pytest.fixture(scope="module")
@@ -125,8 +126,8 @@ class Seen(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
-        self.updates, self.step = data.updates, trainer.global_step
-        self.control_steps = data.control_steps.copy()
+        self.updates, self.step = data.pacing.updates, trainer.global_step
+        self.control_steps = data.sync.control_steps.copy()
         self.stored = len(data.buffer)
         self.state = {name: x.clone() for name, x in module.state_dict().items()}
         self.moments = len(trainer.optimizers[0].state)
@@ -176,13 +177,13 @@ def test_resuming_a_finished_run_only_evaluates(finished: tuple[Path, FitResult]
 
 
 def test_a_checkpoint_holds_the_end_of_its_update(tmp_path: Path) -> None:
-    """Update 3 refreshes the lagged copies (every 3) and is saved (every 3): the copy has its weights."""
+    """Update 3 refreshes the inference copies (every 3) and is saved (every 3): the copy has its weights."""
     experiment = fit_experiment({"trainer": {"checkpoint_every": 6}})
     run(experiment, tmp_path, CtrlC("training", update=3))
     saved = contents(last(tmp_path))
     weights = saved["state_dict"]
     assert saved["SelfPlayDataModule"]["updates"] == saved["global_step"] == 3
-    assert torch.equal(weights["lagged.model.encoder.0.weight"], weights["model.encoder.0.weight"])
+    assert torch.equal(weights["actor_weights.model.encoder.0.weight"], weights["model.encoder.0.weight"])
     assert not torch.equal(weights["target.model.encoder.0.weight"], weights["model.encoder.0.weight"])
 
 
@@ -402,7 +403,7 @@ def test_the_memory_line_has_a_unit_that_shows_something(steps: int, unit: str) 
     from ezm_pl.envs import sizes
 
     experiment = fit_experiment({"replay": {"capacity": 10**6}, "collect": {"env_steps": steps}})
-    line = SelfPlayDataModule(experiment, sizes(experiment.tasks)).memory()
+    line = check_memory(experiment, sizes(experiment.tasks), 1)
     found = re.fullmatch(rf"replay: (\d+\.\d+) {unit} when full, of \d+\.\d GiB free", line)
     assert found and float(found[1]) >= 0.1
 
@@ -418,7 +419,7 @@ def test_the_shares_of_both_sides_time_add_up(tmp_path: Path) -> None:
     run(fit_experiment(), tmp_path, Read())
     sides = {
         "learner": {"waiting", "sampling", "search", "losses", "optimizer", "refresh", "other"},
-        "collector": {"waiting", "search", "physics", "storing"},
+        "collector": {"waiting", "search", "physics", "storing", "other"},
     }
     for side, parts in sides.items():
         found = {k: v for k, v in logged[-1].items() if k.startswith(f"time/{side}_")}

@@ -1,9 +1,10 @@
-"""EZMModule in Lightning's loop, fed from memory: lagged copies, updates that are skipped, statistics."""
+"""EZMModule in Lightning's loop, fed from memory: inference copies, updates that are skipped, statistics."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -12,13 +13,13 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 from training_worlds import make_batch, make_experiment, make_sizes
 
-from ezm_pl.selfplay import WeightStore
+from ezm_pl.selfplay import Pacing, PhaseTimer, WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.training import EZMModule
 from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.pipeline import Prepared
 from ezm_pl.training.skipped import NonFiniteUpdates
 
 SIZES = make_sizes([4, 3], [2, 1])
@@ -34,21 +35,14 @@ class Priorities:
         self.told.append((leaf, error))
 
 
-class Batches(IterableDataset[Batch]):
-    def __init__(self, batches: list[Batch]) -> None:
-        self.batches = batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        return iter(self.batches)
-
-
 class FromMemory(L.LightningDataModule):
-    """Stands in for self-play: these batches, no collector."""
+    """Stands in for self-play: these batches, no collector; each is reanalysed when it is used."""
 
     def __init__(self, batches: list[Batch]) -> None:
         super().__init__()
         self.batches, self.buffer, self.store = batches, Priorities(), WeightStore()
-        self.updates, self.counted, self.background = 0, [], None
+        self.timer, self.pacing, self.pipeline = PhaseTimer(), Pacing(10**6, 10**6, 1.0), self
+        self.sync = SimpleNamespace(ranks_in_sync=True)
         self.published: list[tuple[int, float]] = []
         publish = self.store.publish
 
@@ -58,14 +52,18 @@ class FromMemory(L.LightningDataModule):
 
         self.store.publish = recorded  # type: ignore[method-assign]
 
-    def start_collecting(self, actor: Any, device: torch.device, reanalyse: Any) -> None:
-        self.actor = actor
+    def start(self, actor: Any, device: torch.device, reanalyse: Any) -> None:
+        self.actor, self.reanalyse = actor, reanalyse
 
-    def updated(self, updates: int) -> None:
-        self.counted.append(updates)
+    def drain(self) -> None:
+        """Nothing is reanalysed beforehand."""
 
-    def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(Batches(self.batches), batch_size=None)
+    def prepared(self) -> Iterator[Prepared]:
+        for batch in self.batches:
+            yield Prepared(batch, lambda batch=batch: (batch, self.reanalyse(batch, self.pacing.updates)))
+
+    def train_dataloader(self) -> Iterator[Prepared]:
+        return self.prepared()
 
 
 class Recorded(EZMModule):
@@ -90,12 +88,14 @@ class Recorded(EZMModule):
         return state
 
 
-class Tagging(Callback):
-    """After update `s` the first entry of the task embedding is `s`."""
+class Tagging(Recorded):
+    """After the optimiser's step `s` the first entry of the task embedding is `s`."""
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: L.LightningModule, *args: Any) -> None:
+    def _step_if_finite(self, *args: Any) -> Tensor:
+        skipped = super()._step_if_finite(*args)
         with torch.no_grad():
-            module.model.task_embedding[0, 0] = trainer.global_step  # type: ignore[union-attr, operator]
+            self.model.task_embedding[0, 0] = self.global_step
+        return skipped
 
 
 class Snapshots(Callback):
@@ -110,14 +110,17 @@ class Snapshots(Callback):
 
 
 def train(
-    experiment: Experiment, batches: list[Batch], *callbacks: Callback, precision: Any = "32-true"
+    experiment: Experiment,
+    batches: list[Batch],
+    *callbacks: Callback,
+    precision: Any = "32-true",
+    kind: type[Recorded] = Recorded,
 ) -> tuple[Recorded, FromMemory]:
-    module, data = Recorded(experiment), FromMemory(batches)
+    module, data = kind(experiment), FromMemory(batches)
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=1,
         precision=precision,
-        gradient_clip_val=experiment.optim.max_grad_norm,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -135,9 +138,9 @@ def batches(experiment: Experiment, count: int) -> list[Batch]:
 
 
 def test_the_target_is_5_to_9_updates_old_and_the_actor_0_to_4() -> None:
-    """Refreshed every 5 updates: after 10 of them lagged holds update 10's weights and target update 5's."""
+    """Refreshed every 5 updates: after 10 the actor holds the weights of update 10, the target of update 5."""
     experiment = make_experiment()
-    module, data = train(experiment, batches(experiment, 23), Tagging())
+    module, data = train(experiment, batches(experiment, 23), kind=Tagging)
     initial = module.tags[0][1]
     for done, tag in module.tags:
         expected = done // 5 * 5 - 5
@@ -149,12 +152,12 @@ def test_the_target_is_5_to_9_updates_old_and_the_actor_0_to_4() -> None:
     assert newest is not None
     data.actor.load_state_dict(newest[1])
     assert float(data.actor.model.task_embedding[0, 0]) == 20
-    assert data.counted == list(range(1, 24))
+    assert data.pacing.updates == 23
 
 
 def test_refresh_every_is_a_setting() -> None:
     experiment = make_experiment({"optim": {"refresh_every": 2}})
-    module, data = train(experiment, batches(experiment, 7), Tagging())
+    module, data = train(experiment, batches(experiment, 7), kind=Tagging)
     assert [tag for done, tag in module.tags if done >= 4] == [2, 2, 4]
     assert [version for version, _ in data.published] == [0, 2, 4, 6]
 
@@ -183,7 +186,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(how: str) -> None:
     some[2] = poisoned(some[2], how)
     module, data = train(experiment, some, Snapshots())
     assert float(module.nonfinite_updates) == 1
-    assert module.updates == 5
+    assert module.global_step == 5
     before, after = module.snapshots[2], module.snapshots[3]
     assert before.keys() == after.keys() and any(name.startswith("adam.") for name in before)
     for name, old in before.items():
@@ -229,7 +232,7 @@ def test_gradients_are_clipped_to_the_spec_s_norm() -> None:
     norms: list[float] = []
 
     class Norm(Callback):
-        def on_before_zero_grad(self, trainer: L.Trainer, module: L.LightningModule, _: Any) -> None:
+        def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, _: Any) -> None:
             grads = [p.grad for p in module.model.parameters() if p.grad is not None]  # type: ignore[union-attr]
             if grads:
                 norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
@@ -240,17 +243,19 @@ def test_gradients_are_clipped_to_the_spec_s_norm() -> None:
 
 
 def test_only_the_learning_copy_is_trained() -> None:
-    """The lagged copies never have a gradient, and an optimiser step leaves them as they are."""
+    """The inference copies never have a gradient, and an optimiser step leaves them as they are."""
     experiment = make_experiment({"optim": {"refresh_every": 100}})
     module = Recorded(experiment)
     before = {
-        name: x.clone() for name, x in module.state_dict().items() if name.startswith(("lagged", "target"))
+        name: x.clone()
+        for name, x in module.state_dict().items()
+        if name.startswith(("actor_weights", "target"))
     }
     module, _ = train(experiment, batches(experiment, 3))
     for name, x in module.state_dict().items():
         if name in before:
             assert torch.equal(x, before[name]), name
-    assert all(p.grad is None and not p.requires_grad for p in module.lagged.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in module.actor_weights.parameters())
     assert all(p.grad is None and not p.requires_grad for p in module.target.parameters())
     optimised = {
         id(p)
@@ -272,7 +277,7 @@ def test_the_normaliser_learns_from_the_sampled_observations_in_training_only() 
     module.model.normalizer.update(torch.full((5, 4), 100.0))
     assert float(module.model.normalizer.count) == 12
     module.train()
-    assert module.model.training and not module.lagged.training and not module.target.training
+    assert module.model.training and not module.actor_weights.training and not module.target.training
 
 
 def test_the_same_seed_gives_the_same_network_and_another_seed_another() -> None:
@@ -315,7 +320,6 @@ def test_a_batch_of_very_different_tasks_at_the_sizes_of_hb_medium() -> None:
         accelerator="cpu",
         max_epochs=1,
         logger=False,
-        gradient_clip_val=5.0,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -333,11 +337,11 @@ def test_the_average_of_the_weights_acts_and_bootstraps() -> None:
     """Update `s` sets a weight to `s`: the average of decay 0.5, taken every 5 updates, moves by 31/32."""
     experiment = make_experiment({"optim": {"averaging": 0.5}})
     start = float(EZMModule(experiment, SIZES).model.task_embedding[0, 0].detach())
-    module, data = train(experiment, batches(experiment, 10), Tagging())
+    module, data = train(experiment, batches(experiment, 10), kind=Tagging)
     first = start + (5 - start) * 31 / 32
     second = first + (10 - first) * 31 / 32
     assert float(module.smoothed.task_embedding[0, 0]) == pytest.approx(second, rel=1e-5)
-    assert float(module.lagged.model.task_embedding[0, 0]) == pytest.approx(second, rel=1e-5)
+    assert float(module.actor_weights.model.task_embedding[0, 0]) == pytest.approx(second, rel=1e-5)
     assert float(module.target.model.task_embedding[0, 0]) == pytest.approx(first, rel=1e-5)
     assert [value for _, value in data.published] == pytest.approx([start, first, second], rel=1e-5)
     assert not any(parameter.requires_grad for parameter in module.smoothed.parameters())

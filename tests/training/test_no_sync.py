@@ -2,10 +2,9 @@
 
 There need not be a GPU to know: what makes a host wait are a few operations (reading a number, shapes that
 depend on data, copies to and from the host), and torch says when one is dispatched. One whole update runs
-under such a watch: reanalysis, losses, gradients, clipping, Adam, Lightning's own share, and
-the refresh of the lagged copies. What is not seen: `.numpy()` and `.tolist()`, which the CPU answers without
-dispatching anything; of a device's tensors only the errors take that way, to the buffer:
-`EZMModule._set_priorities` says how that goes on a GPU.
+under such a watch: reanalysis, losses, gradients, clipping, Adam, Lightning's own share, and the refresh of
+the inference copies. What is not seen: `.numpy()` and `.tolist()`, which the CPU answers without dispatching
+anything; of a device's tensors only the errors take that way, to the buffer: `PriorityWriter` says how.
 """
 
 from __future__ import annotations
@@ -72,7 +71,6 @@ class Watched(Callback):
             self.watch.__enter__()
             self.watches = True
         elif trainer.global_step == self.update:
-            module.finish_update()  # type: ignore[operator]
             self.stop()
 
     def stop(self) -> None:
@@ -84,7 +82,7 @@ class Watched(Callback):
 
 @pytest.mark.parametrize("policy", ["best", "improved"])
 def test_an_update_does_not_wait(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Update 3 refreshes the lagged copies and logs nothing; its batch is drawn in a thread."""
+    """Update 3 refreshes the inference copies and logs nothing; its batch is drawn in a thread."""
     draw_ahead(monkeypatch)
     watched = Watched(update=3)
     spec: dict[str, Any] = {

@@ -30,7 +30,7 @@ from ezm_pl.spec.presets import merge
 from ezm_pl.training import RankError, SelfPlayDataModule
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.losses import losses, unroll
-from ezm_pl.training.ranks import Ranks, rank_share
+from ezm_pl.training.ranks import Ranks, per_rank
 
 PATIENCE = 300
 """Seconds for two ranks on a busy machine; idle, a run takes about 15."""
@@ -98,7 +98,7 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str,
 
 
 def test_all_ranks_end_with_the_same_weights(both: tuple[Path, list[dict[str, Any]]]) -> None:
-    """Learning, lagged and target networks, BatchNorm's and the normaliser's statistics: bit for bit."""
+    """Learning, acting and target networks, BatchNorm's and the normaliser's statistics: bit for bit."""
     one, two = (rank["state"] for rank in both[1])
     assert one.keys() == two.keys()
     assert {name for name in one if not torch.equal(one[name], two[name])} == set()
@@ -246,13 +246,13 @@ def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
 
 def test_what_is_counted_over_ranks_is_divided() -> None:
     experiment = fit_experiment({"targets": {"search_value_age": 7}, "replay": {"capacity": 1000}})
-    share = rank_share(experiment, Ranks(1, 2))
+    share = per_rank(experiment, Ranks(1, 2))
     assert (share.optim.batch_size, share.collect.env_steps, share.collect.random_steps) == (4, 750, 300)
     assert (share.replay.capacity, share.targets.search_value_age) == (500, 4)
     assert share.env == experiment.env and share.loss == experiment.loss
-    assert rank_share(experiment, Ranks()) == experiment
+    assert per_rank(experiment, Ranks()) == experiment
     with pytest.raises(SpecError, match=r"optim\.batch_size 8 cannot be divided equally among 3 ranks"):
-        rank_share(experiment, Ranks(0, 3))
+        per_rank(experiment, Ranks(0, 3))
 
 
 @dataclass
@@ -303,10 +303,10 @@ class Fleet:
                 action = np.zeros((rows, task_sizes.action_size), np.float32)
                 reward = np.full(rows, 1.0 + 9 * rank, np.float32)
                 data.buffer.add(observation, action, reward, nobody, nobody | (step == 59), observation)
-            data.collector = Collector(
-                data.share, task_sizes, data.buffer, None, data.store, data.pacing,  # type: ignore[arg-type]
+            data.sync.count(Collector(
+                data.per_rank, task_sizes, data.buffer, None, data.store, data.pacing,  # type: ignore[arg-type]
                 device=torch.device("cpu"), rank=rank, collected=100 * (rank + 1),
-            )  # fmt: skip
+            ))  # fmt: skip
 
     def agree(self, windows: list[Any]) -> list[Any]:
         """What each rank's `agree` returns or raises."""
@@ -314,7 +314,7 @@ class Fleet:
 
         def ask(rank: int) -> None:
             try:
-                answers[rank] = self.data[rank].agree(windows[rank])
+                answers[rank] = self.data[rank].sync.agree(windows[rank], self.data[rank].buffer)
             except RuntimeError as error:
                 answers[rank] = error
 
@@ -350,28 +350,28 @@ def test_weights_and_return_scales_are_those_of_the_global_batch() -> None:
     )
     for windows in agreed:
         np.testing.assert_allclose(windows.return_scale, np.sqrt(squares / counts)[windows.task], 1e-5)
-    assert (fleet.data[0].control_steps == 300).all() and (fleet.data[1].control_steps == 300).all()
+    assert all((data.sync.control_steps == 300).all() for data in fleet.data)
 
 
 def test_ranks_go_on_only_when_all_have_a_batch() -> None:
     fleet = Fleet()
     windows = fleet.data[0].buffer.sample(8)
     assert fleet.agree([windows, None]) == [None, None]
-    assert not any(data.interrupted.is_set() for data in fleet.data)
+    assert not any(data.sync.interrupted.is_set() for data in fleet.data)
 
 
 def test_one_that_is_asked_to_stop_stops_all() -> None:
     fleet = Fleet()
-    fleet.data[1].ask_to_stop()
-    assert not fleet.data[1].interrupted.is_set(), "not before the others have heard"
+    fleet.data[1].sync.ask_to_stop()
+    assert not fleet.data[1].sync.interrupted.is_set(), "not before the others have heard"
     assert fleet.agree([data.buffer.sample(8) for data in fleet.data]) == [None, None]
-    assert all(data.interrupted.is_set() for data in fleet.data)
+    assert all(data.sync.interrupted.is_set() for data in fleet.data)
 
 
 def test_a_collector_s_failure_reaches_all_ranks() -> None:
     fleet = Fleet()
-    assert fleet.data[1].collector is not None
-    fleet.data[1].collector._failure = ZeroDivisionError("physics broke")
+    assert fleet.data[1].sync.collector is not None
+    fleet.data[1].sync.collector._failure = ZeroDivisionError("physics broke")
     one, two = fleet.agree([fleet.data[0].buffer.sample(8), None])
     assert isinstance(one, RankError) and "rank 1: self-play failed" in str(one)
     assert isinstance(two, CollectorError) and isinstance(two.__cause__, ZeroDivisionError)

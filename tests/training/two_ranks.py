@@ -43,8 +43,8 @@ class Witness(Callback):
         self.module, self.data = module, trainer.datamodule  # type: ignore[attr-defined]
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, batch: Any, index: int) -> None:
-        self.batches.append(batch[0].task.clone())
-        self.observed.append(batch[0].observation[:, 0].clone())
+        self.batches.append(batch.windows.task.clone())
+        self.observed.append(batch.windows.observation[:, 0].clone())
         if self.moment == "learner" and trainer.global_rank == 1 and trainer.global_step == 2:
             raise ZeroDivisionError("the learner broke")
 
@@ -78,7 +78,7 @@ def main() -> None:
             "status": result.status,
             "updates": result.updates,
             "env_steps": torch.from_numpy(result.env_steps),
-            "own_steps": torch.from_numpy(witness.data._steps[rank]),
+            "own_steps": torch.from_numpy(witness.data.sync._steps[rank]),
             "returns": [torch.from_numpy(e.returns_ezm) for e in result.evaluations],
             "state": witness.module.state_dict(),
             "batches": witness.batches,

@@ -1,4 +1,4 @@
-"""Every moment belongs to exactly one part."""
+"""Phases of a thread's time."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import time
 
 import pytest
 
-from ezm_pl.selfplay import Clock, shares
+from ezm_pl.selfplay import PhaseTimer, shares
 
 
-def test_parts_add_up_to_all_the_time() -> None:
+def test_phases_and_the_rest_add_up_to_all_the_time() -> None:
     start = time.perf_counter()
-    clock = Clock()
-    for part, seconds in (("search", 0.02), ("physics", 0.01), ("search", 0.01)):
-        time.sleep(seconds)
-        clock.lap(part)
+    timer = PhaseTimer()
+    for phase, seconds in (("search", 0.02), ("physics", 0.01), ("search", 0.01)):
+        with timer(phase):
+            time.sleep(seconds)
+        time.sleep(0.005)
+    reading = timer.read()
     total = time.perf_counter() - start
-    reading = clock.read()
-    assert reading.keys() == {"search", "physics"}
-    assert reading["search"] >= 0.03 and reading["physics"] >= 0.01
+    assert reading.keys() == {"search", "physics", "other"}
+    assert reading["search"] >= 0.03 and reading["physics"] >= 0.01 and reading["other"] >= 0.015
     assert sum(reading.values()) == pytest.approx(total, abs=2e-3)
 
 
