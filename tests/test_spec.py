@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,10 +20,13 @@ from ezm_pl.spec import (
     choose_preset,
     differences,
     dump_experiment,
+    flatten,
     load_experiment,
+    read_document,
 )
 from ezm_pl.spec.presets import merge
 from ezm_pl.spec.sweep import point_label, point_tasks
+from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml
 
 GOOD: dict[str, Any] = {"name": "trial", "preset": "smoke", "tasks": ["h1-stand", "h1-walk"]}
 
@@ -84,8 +88,13 @@ WRONG_FIELDS = {
     "batch below tasks": ({"optim": {"batch_size": 1}}, "optim.batch_size 1 is smaller than the 2 tasks"),
     "unroll over a block": (
         {"targets": {"unroll_steps": 60}},
-        "targets.unroll_steps 60 is longer than a block (replay.block_size 50)",
+        "targets.unroll_steps 60 + targets.td_steps 5 are more than a block holds (replay.block_size 50)",
     ),
+    "unroll and return over a block": (
+        {"targets": {"unroll_steps": 30, "td_steps": 30}},
+        "targets.unroll_steps 30 + targets.td_steps 30 are more than a block holds",
+    ),
+    "seed over 63 bits": ({"seed": 2**63}, "seed: must be less than or equal to 9223372036854775807, got"),
     "capacity below a block": (
         {"replay": {"capacity": 10}},
         "replay.capacity 10 cannot hold one block of each",
@@ -136,6 +145,60 @@ def test_wrong_file_is_one_line(text: str, line: str, tmp_path: Path) -> None:
         load_experiment(path)
     assert str(error.value).startswith(f"{path}: {line}")
     assert "\n" not in str(error.value)
+
+
+NUMBERS = {
+    "010": 10, "0100": 100, "-07": -7, "0o10": 8, "0x1f": 31, "1e3": 1000.0, "1e-3": 0.001, "+.5": 0.5,
+    "1:30": "1:30", "1_000": "1_000", "0b11": "0b11", "yes": "yes", "off": "off", "2026-01-01": "2026-01-01",
+    "true": True, "~": None, ".inf": float("inf"),
+}  # fmt: skip
+"""Plain scalars, and what YAML 1.2 reads them as."""
+
+
+@pytest.mark.parametrize(("text", "value"), NUMBERS.items())
+def test_scalars_are_those_of_yaml_1_2(text: str, value: object, tmp_path: Path) -> None:
+    """In a file, in a setting, and read back from what was written."""
+    path = write(tmp_path, f"seed: {text}")
+    for document in (read_document(path), read_document(path, [f"seed={text}"])):
+        assert document["seed"] == value and type(document["seed"]) is type(value)
+    assert parse_yaml(dump_yaml({"seed": value}), source="test") == {"seed": value}
+
+
+def test_text_stays_text_whatever_it_looks_like() -> None:
+    """Whether YAML 1.2 reads what was written, or a reader of 1.1 does."""
+    random = np.random.default_rng(0)
+    characters = list("0123456789.:eExXoOb_-+~nNyYtTfF<=#!&* \n\t'\"é")
+    texts = ["".join(random.choice(characters, random.integers(0, 6))) for _ in range(3000)]
+    written = dump_yaml(texts)
+    assert parse_yaml(written, source="test") == yaml.safe_load(written) == texts
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    {
+        "9" * 5000: "not valid YAML: Exceeds the limit",
+        "[" * 5000: "not valid YAML: nested too deeply",
+    }.items(),
+    ids=["digits", "depth"],
+)
+def test_what_python_cannot_hold_is_one_line(text: str, line: str) -> None:
+    with pytest.raises(SpecError) as error:
+        parse_yaml(text, source="spec.yaml")
+    assert str(error.value).startswith(f"spec.yaml: {line}")
+
+
+def test_every_switch_is_strict() -> None:
+    """Neither yes nor 1 is true, wherever true is expected."""
+    fields = flatten(Experiment(name="trial", tasks=("h1-walk",)).model_dump())
+    switches = [field for field, value in fields.items() if isinstance(value, bool)]
+    assert len(switches) > 5
+    for field in switches:
+        for value in ("yes", "true", 1, 0.0):
+            nested: Any = value
+            for part in reversed(field.split(".")):
+                nested = {part: nested}
+            with pytest.raises(SpecError, match=f"{field}: true or false expected, got {value!r}"):
+                build_experiment(merge(GOOD, nested))
 
 
 def test_missing_file_offers_the_nearest(tmp_path: Path) -> None:

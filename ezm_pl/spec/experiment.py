@@ -5,29 +5,32 @@ Defaults are the published values (EZ-M, arXiv 2603.01452); presets in `presets.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from ezm_pl.spec.seeds import MAX_SEED
 from ezm_pl.spec.tasks import HUMANOID_BENCH, nearest, resolve_tasks
 
-# Strict scalars: neither "3" nor true is the number 3.
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Switch = Annotated[bool, Field(strict=True)]
-PositiveInt = Annotated[int, Field(strict=True, gt=0)]
-NonNegativeInt = Annotated[int, Field(strict=True, ge=0)]
+Item = TypeVar("Item")
+
+Real = Annotated[float, Field(allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[Real, Field(gt=0)]
 NonNegativeFloat = Annotated[Real, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
+Listed = Annotated[tuple[Item, ...], Field(strict=False)]
+"""A YAML list of items, each as strict as anywhere."""
 Protocol = Literal["ezm", "humanoidbench"]
 Network = Literal["representation", "dynamics", "reward", "value_policy"]
 
 
 class Strict(BaseModel):
-    """Base of every spec: unknown keys and loose types are errors, values cannot change later."""
+    """Base of every spec. Unknown keys are errors; neither "3" nor true is a number; values never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
 class EnvSpec(Strict):
@@ -55,7 +58,7 @@ class TaskMeta(Strict):
 
     random_score: Real | None = Field(None, description="return that counts as a normalised score of 0")
     success_score: Real | None = Field(None, description="return that counts as a normalised score of 1")
-    quirks: Switch = Field(True, description="false: a HumanoidBench task without the benchmark's plain bugs")
+    quirks: bool = Field(True, description="false: a HumanoidBench task without the benchmark's plain bugs")
 
     @model_validator(mode="after")
     def _both_bounds(self) -> TaskMeta:
@@ -71,7 +74,7 @@ class ModelSpec(Strict):
 
     latent_size: PositiveInt = 512
     task_embedding_size: PositiveInt = 128
-    task_embedding_in: tuple[Network, ...] = ("representation", "dynamics", "reward", "value_policy")
+    task_embedding_in: Listed[Network] = ("representation", "dynamics", "reward", "value_policy")
     action_embedding_size: PositiveInt = 64
     blocks: PositiveInt = Field(3, description="residual blocks a network")
     head_size: PositiveInt = Field(512, description="hidden width of reward, value and policy heads")
@@ -113,7 +116,7 @@ class SearchSpec(Strict):
     correct_proposal: bool = Field(
         False, description="weigh improved-policy targets by policy over proposal density"
     )
-    mode_candidate: Switch = Field(False, description="the policy's mode is the first root candidate")
+    mode_candidate: bool = Field(False, description="the policy's mode is the first root candidate")
     c_visit: NonNegativeFloat = 50.0
     c_scale: NonNegativeFloat = 0.1
     range_floor: PositiveFloat = 0.01
@@ -140,11 +143,11 @@ class ReplaySpec(Strict):
         "float32", description="as stored; float16: half the memory, rounded by up to 5e-4 of a value"
     )
     block_size: PositiveInt = Field(100, description="steps stored together")
-    shared: Switch = Field(False, description="one priority table over all tasks (the ablation)")
+    shared: bool = Field(False, description="one priority table over all tasks (the ablation)")
     priority_exponent: NonNegativeFloat = 1.0
     importance_exponent: NonNegativeFloat = 1.0
     min_importance: Fraction = 0.1
-    save: Switch = Field(True, description="write the buffers beside the checkpoint")
+    save: bool = Field(True, description="write the buffers beside the checkpoint")
 
 
 class TargetSpec(Strict):
@@ -162,9 +165,7 @@ class TargetSpec(Strict):
     search_every: PositiveInt = Field(
         1, description="reanalysis searches every so many positions of a window; values are fresh at all"
     )
-    return_scaling: Switch = Field(
-        False, description="divide each task's rewards by the scale of its returns"
-    )
+    return_scaling: bool = Field(False, description="divide each task's rewards by the scale of its returns")
 
 
 class LossSpec(Strict):
@@ -220,8 +221,8 @@ class EvalSpec(Strict):
 
     every: PositiveInt = Field(20_000, description="updates between evaluations")
     episodes: PositiveInt = Field(4, description="episodes a task")
-    at_start: Switch = True
-    video: Switch = Field(True, description="film an episode a task at the end, where rendering works")
+    at_start: bool = True
+    video: bool = Field(True, description="film an episode a task at the end, where rendering works")
 
 
 _WHOLE_WEIGHTS = "splits the weights over ranks, but every rank's actor and target network need all of them"
@@ -237,7 +238,7 @@ _REFUSED_STRATEGIES = {
 
 
 class TrainerSpec(Strict):
-    """Handed to Lightning's Trainer untouched."""
+    """How Lightning's Trainer runs: on what, how precisely, and how often it logs and saves."""
 
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: PositiveInt | Annotated[str, Field(pattern=r"^(auto|\d+(,\d+)*)$")] = Field(
@@ -245,7 +246,7 @@ class TrainerSpec(Strict):
     )
     num_nodes: PositiveInt = 1
     strategy: str = Field("auto", description="auto or ddp")
-    deterministic: Switch = Field(
+    deterministic: bool = Field(
         False, description="collector and learner in lockstep: the same spec gives the same metrics"
     )
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
@@ -289,8 +290,8 @@ class Experiment(Strict):
 
     name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
     preset: Literal["paper", "laptop", "smoke"] = "paper"
-    seed: NonNegativeInt = 0
-    tasks: tuple[str, ...]
+    seed: NonNegativeInt = Field(0, le=MAX_SEED)
+    tasks: Listed[str]
     tasks_meta: dict[str, TaskMeta] = Field({}, description="per task: its score's bounds, its quirks")
     env: EnvSpec = EnvSpec()
     model: ModelSpec = ModelSpec()
@@ -324,10 +325,11 @@ class Experiment(Strict):
         tasks = len(self.tasks)
         if self.optim.batch_size < tasks:
             raise ValueError(f"optim.batch_size {self.optim.batch_size} is smaller than the {tasks} tasks")
-        if self.targets.unroll_steps > self.replay.block_size:
+        unroll, td, block = self.targets.unroll_steps, self.targets.td_steps, self.replay.block_size
+        if unroll + td > block:
             raise ValueError(
-                f"targets.unroll_steps {self.targets.unroll_steps} is longer than a block "
-                f"(replay.block_size {self.replay.block_size})"
+                f"targets.unroll_steps {unroll} + targets.td_steps {td} are more than a block holds "
+                f"(replay.block_size {block})"
             )
         if self.replay.capacity < self.env.num_envs * self.replay.block_size:
             raise ValueError(

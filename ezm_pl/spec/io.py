@@ -6,14 +6,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from ezm_pl.spec.errors import SpecError, describe
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.presets import PRESETS, choose_preset, merge
 from ezm_pl.spec.tasks import nearest
-from ezm_pl.spec.yaml_file import parse_yaml, read_yaml
+from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml, read_yaml
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, gpu: bool = False) -> Experiment:
@@ -59,7 +58,7 @@ def build_experiment(document: dict[str, Any], *, source: str = "spec", gpu: boo
 
 def dump_experiment(experiment: Experiment) -> str:
     """The whole resolved spec as YAML; loading it again gives an equal spec."""
-    return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False)
+    return dump_yaml(experiment.model_dump(mode="json"))
 
 
 def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:

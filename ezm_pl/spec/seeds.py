@@ -6,6 +6,9 @@ import zlib
 
 import numpy as np
 
+MAX_SEED = 2**63 - 1
+"""The largest seed that everything seeded here takes (PyTorch's generators hold 64 bits)."""
+
 
 def stream(seed: int, purpose: str, rank: int = 0) -> np.random.SeedSequence:
     """The seed sequence of a purpose (`replay`, `selfplay`, ...) on a rank."""

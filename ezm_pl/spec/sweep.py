@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ezm_pl.spec.experiment import PositiveFloat, PositiveInt, Real, Strict, Switch
+from ezm_pl.spec.experiment import Listed, PositiveFloat, PositiveInt, Real, Strict
 from ezm_pl.spec.tasks import SUITES, first_tasks, resolve_tasks
 
 Choice = bool | int | float | str | None
 GridPoint = int | str | tuple[str, ...]
 
 MOST_COMBINATIONS = 10_000
+_MOST_STEPS = 1e12
+"""Of a range: beyond that, a 64-bit float no longer tells its values apart."""
 
 
 class Dimension(Strict):
@@ -22,9 +25,9 @@ class Dimension(Strict):
 
     low: Real | None = None
     high: Real | None = None
-    log: Switch = Field(False, description="draw evenly in the logarithm")
+    log: bool = Field(False, description="draw evenly in the logarithm")
     step: PositiveFloat | None = Field(None, description="null: any value of the range")
-    choices: tuple[Choice, ...] | None = None
+    choices: Listed[Choice] | None = None
 
     @model_validator(mode="after")
     def _one_of_both(self) -> Dimension:
@@ -42,6 +45,10 @@ class Dimension(Strict):
             raise ValueError(f"a log range needs low above 0, got {self.low:g}")
         if self.log and self.step is not None:
             raise ValueError("a log range has no step")
+        if self.step is not None and self.low + self.step > self.high:
+            raise ValueError(f"a step of {self.step:g} leads from {self.low:g} past {self.high:g}")
+        if self.step is not None and not (self.high - self.low) / self.step < _MOST_STEPS:
+            raise ValueError(f"a step of {self.step:g} is too fine for {self.low:g} to {self.high:g}")
         return self
 
     @property
@@ -52,25 +59,37 @@ class Dimension(Strict):
         how = " (log)" if self.log else f" in steps of {self.step:g}" if self.step else ""
         return f"{self.low:g} to {self.high:g}{how}"
 
-    def extremes(self) -> list[Choice]:
-        """Values at which the whole dimension can be checked."""
-        return list(self.choices) if self.choices is not None else [*self.bounds()]
+    @property
+    def count(self) -> int | None:
+        """How many values there are; None in a range without a step."""
+        if self.choices is not None:
+            return len(self.choices)
+        return self._grid().stop if self.step is not None else None
 
     def bounds(self) -> tuple[float, float]:
-        """`low` and `high` of a range, whole numbers as such."""
+        """The lowest and the highest value of a range, whole numbers as such."""
         if self.low is None or self.high is None:
             raise ValueError("choices have no bounds")
-        return _whole(self.low), _whole(self.high)
+        return (_whole(self.low), _whole(self.high)) if self.step is None else (self._at(0), self._at(-1))
 
-    def values(self) -> list[Choice] | None:
-        """Every value, in order; None where there is no end of them."""
+    def values(self) -> list[Choice]:
+        """Every value, in order; a range must have a step."""
+        return list(self.choices) if self.choices is not None else [*map(self._at, self._grid())]
+
+    def probes(self) -> list[Choice]:
+        """Values that fit a field only if all do: choices; a range's first, second and last value."""
         if self.choices is not None:
             return list(self.choices)
-        if self.step is None:
-            return None
-        low, high = self.bounds()
-        count = math.floor((high - low) / self.step + 1e-9) + 1
-        return [_whole(round(low + index * self.step, 12)) for index in range(count)]
+        return [*self.bounds()] if self.step is None else [*map(self._at, (0, 1, -1))]
+
+    def _grid(self) -> range:
+        """The steps from `low` that stay within `high`."""
+        assert self.low is not None and self.high is not None and self.step is not None
+        return range(math.floor((self.high - self.low) / self.step + 1e-9) + 1)
+
+    def _at(self, index: int) -> float:
+        assert self.low is not None and self.step is not None
+        return _whole(round(self.low + self._grid()[index] * self.step, 12))
 
 
 def _whole(number: float) -> float:
@@ -94,7 +113,7 @@ class SweepSpec(Strict):
     name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
     base: str = Field(description="an experiment's YAML file, relative to this file or the working directory")
     experiment: dict[str, Any] = Field({}, description="laid over the base: budgets, sizes")
-    tasks: tuple[GridPoint, ...] = Field(description="the grid: 8 (hb-8), a suite or task, or a list of them")
+    tasks: Listed[GridPoint] = Field(description="the grid: 8 (hb-8), a suite or task, or a list of them")
     search: dict[str, Dimension] = Field({}, description="dotted field of the experiment to its range")
     trials: PositiveInt | None = Field(
         None, description="a grid point; null: all of a grid sampler's, else 1"
@@ -129,10 +148,10 @@ class SweepSpec(Strict):
             if self.trials is None and self.search:
                 raise ValueError("trials: is required with a search space")
             return self
-        endless = [field for field, dimension in self.search.items() if dimension.values() is None]
+        endless = [field for field, dimension in self.search.items() if dimension.count is None]
         if endless:
             raise ValueError(f"sampler grid needs choices or a step: {', '.join(endless)}")
-        count = math.prod(len(dimension.values() or ()) for dimension in self.search.values())
+        count = math.prod(dimension.count or 1 for dimension in self.search.values())
         if count > MOST_COMBINATIONS:
             raise ValueError(f"sampler grid: {count:,} combinations are more than {MOST_COMBINATIONS:,}")
         if self.trials not in (None, count):
@@ -143,8 +162,19 @@ class SweepSpec(Strict):
 
     def combinations(self) -> list[dict[str, Choice]]:
         """All combinations of a grid sampler, the last field changing fastest."""
-        values = [dimension.values() or [] for dimension in self.search.values()]
-        return [dict(zip(self.search, chosen, strict=True)) for chosen in itertools.product(*values)]
+        return list(self._product([dimension.values() for dimension in self.search.values()]))
+
+    def probes(self) -> list[dict[str, Choice]]:
+        """Combinations that an experiment must take: a grid's every one, of other samplers the corners."""
+        if self.sampler == "grid":
+            return self.combinations()
+        found = [dimension.probes() for dimension in self.search.values()]
+        if math.prod(map(len, found)) > MOST_COMBINATIONS:
+            found = [[values[0], values[-1]] for values in found]
+        return list(itertools.islice(self._product(found), MOST_COMBINATIONS))
+
+    def _product(self, values: Sequence[Sequence[Choice]]) -> Iterator[dict[str, Choice]]:
+        return (dict(zip(self.search, chosen, strict=True)) for chosen in itertools.product(*values))
 
     @property
     def trials_a_point(self) -> int:

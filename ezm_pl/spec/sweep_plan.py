@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-import yaml
 from pydantic import ValidationError
 
 from ezm_pl.spec.errors import SpecError, describe
@@ -20,7 +18,7 @@ from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.spec.presets import merge
 from ezm_pl.spec.sweep import Choice, Dimension, SweepSpec, parse_points, point_label, point_tasks
 from ezm_pl.spec.tasks import nearest
-from ezm_pl.spec.yaml_file import read_yaml
+from ezm_pl.spec.yaml_file import dump_yaml, read_yaml
 
 _FIXED = ("name", "preset", "seed", "tasks", "trainer.", "tracking.")
 """Fields under these cannot be searched: they are the sweep's own, or change nothing that is learned."""
@@ -75,23 +73,19 @@ class SweepPlan:
 
     def text(self) -> str:
         """The document as YAML."""
-        return yaml.safe_dump(self.document(), sort_keys=False, allow_unicode=True)
+        return dump_yaml(self.document())
 
     def changed(self, values: Mapping[str, Choice], point: Point, seed: int) -> Experiment:
         """A trial's experiment: `values` of the searched fields laid over the grid point's."""
         return _with(point.experiment, {**values, "seed": seed})
 
     def takes_whole(self, field: str) -> bool:
-        """Whether a searched field with a range takes whole numbers only."""
-        dimension = self.spec.search[field]
-        if dimension.choices is not None:
-            return False
-        low, high = dimension.bounds()
-        try:
-            _with(self.points[0].experiment, {field: low + (high - low) / math.e})
-        except ValidationError:
-            return True
-        return False
+        """Whether a field takes whole numbers only."""
+        model: Any = Experiment
+        *sections, name = field.split(".")
+        for section in sections:
+            model = model.model_fields[section].annotation
+        return float not in _members(model.model_fields[name].annotation)
 
     def seed(self, trial: int, index: int) -> int:
         """Seed of a trial's run: trials that differ in their fields share seeds, repetitions do not."""
@@ -203,31 +197,53 @@ def _document_with(experiment: Experiment, values: Mapping[str, Any]) -> dict[st
     return document
 
 
+def _members(annotation: Any) -> set[Any]:
+    """The types that an annotation such as `Annotated[float, ...] | None` is made of."""
+    inner = get_args(annotation)
+    return {annotation}.union(*map(_members, inner)) if inner else {annotation}
+
+
 def _check_search(plan: SweepPlan, *, source: str) -> None:
-    """Raises `SpecError` for searched fields that do not exist or cannot take a value of their range."""
-    found = [
-        (field, _search_problem(plan, field, dimension)) for field, dimension in plan.spec.search.items()
-    ]
+    """Raises `SpecError` for searched fields that do not exist or cannot take what is searched."""
+    found = [(field, _field_problem(plan, field, dimension)) for field, dimension in plan.spec.search.items()]
     problems = [f"{source}: search.{field}: {problem}" for field, problem in found if problem]
+    if not problems:
+        combined = itertools.product(plan.spec.probes(), plan.points)
+        wrong = ((values, said) for values, point in combined if (said := _problem(point, values)))
+        for values, said in itertools.islice(wrong, 1):
+            given = ", ".join(map(repr, values.values()))
+            problems.append(f"{source}: search.{', '.join(values)}: {given} cannot be, {said}")
     if problems:
         raise SpecError("\n".join(problems))
 
 
-def _search_problem(plan: SweepPlan, field: str, dimension: Dimension) -> str | None:
+def _field_problem(plan: SweepPlan, field: str, dimension: Dimension) -> str | None:
     fields = flatten(plan.points[0].experiment.model_dump(mode="json"))
     searchable = [name for name in fields if not name.startswith(_FIXED)]
     if field not in searchable:
         what = "cannot be searched" if field in fields else "no field of an experiment"
         return f"{what}{nearest(field, searchable)}"
-    for value, point in itertools.product(dimension.extremes(), plan.points):
-        document = _document_with(point.experiment, {field: value})
-        try:
-            taken = flatten(Experiment.model_validate(document).model_dump(mode="json"))[field]
-        except ValidationError as error:
-            said = describe(error, Experiment, document, point.label)[0].removeprefix(f"{point.label}: ")
-            return f"{value!r} cannot be, on {point.label}: {said}"
-        if dimension.choices is None and isinstance(taken, bool | str):
-            return "takes no numbers; give choices"
+    for value in dimension.probes():
+        problem = _problem(plan.points[0], {field: value}, alone=True)
+        if problem:
+            step = f" (from {dimension.low:g} in steps of {dimension.step:g})" if dimension.step else ""
+            return f"{value!r}{step} cannot be, {problem}"
+    return None
+
+
+def _problem(point: Point, values: Mapping[str, Choice], *, alone: bool = False) -> str | None:
+    """What is wrong with a trial of these values on `point`; `alone`: with the fields themselves."""
+    document = _document_with(point.experiment, values)
+    try:
+        Experiment.model_validate(document)
+    except ValidationError as error:
+        said = describe(error, Experiment, document, "")
+        found = [
+            text
+            for line in said
+            if (text := line.removeprefix(": ")).partition(": ")[0] in values or not alone
+        ]
+        return f"on {point.label}: {found[0]}" if found else None
     return None
 
 

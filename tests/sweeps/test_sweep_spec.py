@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import optuna
 import pytest
 from sweep_worlds import write
 
@@ -12,6 +14,7 @@ from ezm_pl.cli import main
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.sweep_plan import changes, from_document, load_sweep
 from ezm_pl.spec.tasks import HUMANOID_BENCH
+from ezm_pl.sweeps.samplers import distribution
 
 SWEEPS = sorted((Path(__file__).parents[2] / "sweeps").glob("*.yaml"))
 
@@ -60,6 +63,49 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a range of switches": (
         {"search": {"replay.shared": {"low": 0, "high": 1}}},
         "search.replay.shared: 0 cannot be",
+    ),
+    "a step that does not fit": (
+        {"search": {"optim.batch_size": {"low": 32, "high": 35, "step": 0.5}}},
+        "search.optim.batch_size: 32.5 (from 32 in steps of 0.5) cannot be, on dmc-cartpole-balance: "
+        "optim.batch_size: a whole number expected, got 32.5",
+    ),
+    "a step whose values are not all whole": (
+        {"search": {"optim.batch_size": {"low": 32, "high": 35, "step": 1.5}}},
+        "search.optim.batch_size: 33.5 (from 32 in steps of 1.5) cannot be",
+    ),
+    "a step over the range": (
+        {"search": {"loss.value": {**RANGE, "step": 1.0}}},
+        "search.loss.value: a step of 1 leads from 0.1 past 1",
+    ),
+    "a step too fine": (
+        {"search": {"loss.value": {**RANGE, "step": 1e-300}}},
+        "search.loss.value: a step of 1e-300 is too fine for 0.1 to 1",
+    ),
+    "a grid of more values than memory holds": (
+        {"search": {"loss.value": {**RANGE, "step": 1e-9}}, "sampler": "grid", "trials": None},
+        "sampler grid: 900,000,001 combinations are more than 10,000",
+    ),
+    "values that do not fit together": (
+        {
+            "search": {
+                "targets.unroll_steps": {"low": 1, "high": 30},
+                "targets.td_steps": {"choices": [5, 30]},
+            }
+        },
+        "search.targets.td_steps, targets.unroll_steps: 30, 30 cannot be, on dmc-cartpole-balance: "
+        "targets.unroll_steps 30 + targets.td_steps 30 are more",
+    ),
+    "a combination of a grid that does not fit": (
+        {
+            "search": {
+                "replay.block_size": {"choices": [100, 20, 50]},
+                "targets.td_steps": {"low": 5, "high": 25, "step": 10},
+            },
+            "sampler": "grid",
+            "trials": None,
+        },
+        "search.replay.block_size, targets.td_steps: 20, 25 cannot be, on dmc-cartpole-balance: "
+        "targets.unroll_steps 5 + targets.td_steps 25 are more",
     ),
     "a choice that does not fit": (
         {"search": {"targets.unroll_steps": {"low": 1, "high": 500}}},
@@ -185,6 +231,52 @@ def test_whole_numbers_are_drawn_where_the_field_takes_them(folder: Path) -> Non
     plan = load_sweep(write(folder, search=search))
     assert plan.takes_whole("targets.td_steps")
     assert not plan.takes_whole("loss.value")
+
+
+FIELDS = (
+    "optim.batch_size", "targets.td_steps", "targets.unroll_steps", "replay.block_size", "replay.shared",
+    "loss.value", "targets.discount", "model.initial_log_std", "env.short_episode_steps", "search.wave",
+)  # fmt: skip
+NUMBERS = (0, 0.5, 1, 1, 2, 2, 3, 4, 10, 33, 100)
+
+
+def random_dimension(random: np.random.Generator) -> dict[str, Any]:
+    """A range, a range with a step, or choices: of numbers that may not fit."""
+    if random.random() < 0.3:
+        return {"choices": [*random.choice(NUMBERS, 2).tolist(), True, "best", None][: random.integers(1, 4)]}
+    low, high = sorted(random.choice(NUMBERS, 2, replace=False).tolist())
+    found = {"low": low, "high": high, "log": bool(random.random() < 0.2)}
+    return {**found, "step": random.choice(NUMBERS).item()} if random.random() < 0.5 else found
+
+
+def test_whatever_is_drawn_can_be_trained(folder: Path) -> None:
+    """A sweep is refused in one line, or every value that a sampler can draw makes a valid experiment."""
+    refused = drawn = 0
+    for seed in range(400):
+        random = np.random.default_rng(seed)
+        fields = random.choice(FIELDS, random.integers(1, 3), replace=False).tolist()
+        search = {field: random_dimension(random) for field in fields}
+        sampler = str(random.choice(["random", "grid"]))
+        trials = 1 if sampler == "random" else None
+        path = write(folder, search=search, sampler=sampler, trials=trials)
+        try:
+            plan = load_sweep(path)
+        except SpecError as error:
+            assert str(error).startswith(f"{path}: ")
+            refused += 1
+            continue
+        space = {
+            field: distribution(dimension, plan.takes_whole(field))
+            for field, dimension in plan.spec.search.items()
+        }
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed))
+        draws = (
+            plan.spec.combinations() if sampler == "grid" else [study.ask(space).params for _ in range(20)]
+        )
+        for values in draws:
+            plan.changed(values, plan.points[0], seed=0)
+        drawn += 1
+    assert min(refused, drawn) > 25
 
 
 def test_a_changed_spec_is_named_field_by_field(folder: Path) -> None:
