@@ -9,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+
+from ezm_pl.cli import main
 
 SPEC = {"name": "trial", "preset": "smoke", "tasks": ["h1-stand", "h1-walk"]}
 FAST = 20.0
@@ -60,6 +63,55 @@ def test_validate_prints_the_resolved_spec(folder: Path) -> None:
 def test_validate_says_which_preset_auto_picked(folder: Path) -> None:
     done = ezm("validate", "spec.yaml", "--set", "preset=auto", cwd=folder)
     assert any(f"# preset: {name} (auto: " in done.stdout for name in ("laptop", "paper"))
+
+
+ONE_SHOT = [("--help",), ("validate", "spec.yaml"), ("envs", "list")]
+RAW = [sys.executable, "-m", "ezm_pl.cli"]
+
+
+@pytest.mark.parametrize("arguments", ONE_SHOT, ids=" ".join)
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_a_closed_pipe_ends_a_command_quietly(
+    arguments: tuple[str, ...], unbuffered: str, folder: Path
+) -> None:
+    with subprocess.Popen(
+        [*RAW, *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode in (0, 1)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", ONE_SHOT[1:3], ids=" ".join)
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+def test_output_to_a_full_disk_is_one_line(arguments: tuple[str, ...], unbuffered: str, folder: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*RAW, *arguments],
+            cwd=folder,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "ezm: the output cannot be written: No space left on device\n",
+    )
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-", "2> /dev/full"])
+def test_exit_codes_hold_without_a_terminal(closed: str, folder: Path) -> None:
+    for arguments, code in (("validate spec.yaml", 0), ("validate nowhere.yaml", 2), ("nonsense", 2)):
+        line = f"{' '.join(RAW)} {arguments} {closed}"
+        assert subprocess.run(["bash", "-c", line], cwd=folder, timeout=60).returncode == code
 
 
 def test_validate_does_not_import_torch(folder: Path) -> None:
@@ -113,7 +165,31 @@ BAD = {
     "compare into nowhere": (["compare", "last", "--out", "spec.yaml/a.png"], "ezm: --out spec.yaml/a.png: "),
     "no episodes": (
         ["eval", "--episodes", "0"],
-        "ezm eval: argument --episodes: a whole number of at least 1 expected",
+        "ezm eval: argument --episodes: a whole number from 1 to 10000 expected, got '0'",
+    ),
+    "more seed than any generator takes": (
+        ["eval", "--seed", "99999999999999999999"],
+        "ezm eval: argument --seed: a whole number from 0 to 9223372036854775807 expected, got",
+    ),
+    "films into a file": (
+        ["eval", "--video", "spec.yaml"],
+        "ezm eval: argument --video: 'spec.yaml' is a file; a folder expected",
+    ),
+    "figure of an unknown format": (
+        ["figure", "--out", "x.xyz"],
+        "ezm figure: argument --out: 'x.xyz': a file name ending in .png, .svg, ",
+    ),
+    "figure into a folder": (
+        ["figure", "--out", "."],
+        "ezm figure: argument --out: '.': a file name ending in",
+    ),
+    "report below a file": (
+        ["report", "--out", "spec.yaml/report"],
+        "ezm report: argument --out: 'spec.yaml/report': cannot be written: ",
+    ),
+    "film of no format": (
+        ["envs", "record", "h1-walk", "--out", "film"],
+        "ezm envs record: argument --out: 'film': a file name ending in .mp4, .mkv, .mov expected",
     ),
     "ui of nothing": (["ui"], "ezm: no runs yet: mlruns/mlflow.db does not exist; `make train` makes it"),
     "no such port": (
@@ -139,6 +215,46 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments: list[str], line: str, 
     assert only.startswith(line)
     assert cpu_seconds() - began < FAST
     assert not (folder / "mlruns").exists()
+
+
+def test_outputs_are_checked_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever the path: refused at once where it could not be written, else the missing run is named."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///nowhere.db")
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "inner.png").mkdir(parents=True)
+    (tmp_path / "old.png").touch()
+    parts = ["file", "folder", "new", "inner.png", "old.png", "..", ".", "x" * 300, "ä b", "a\nb", "%2F"]
+    random, refused = np.random.default_rng(0), 0
+    for _ in range(150):
+        chosen = random.choice(parts, random.integers(1, 4)).tolist()
+        for command, option, folder in (("figure", "--out", False), ("eval", "--video", True)):
+            path = (
+                Path(*chosen) if folder else Path(*chosen, str(random.choice(["a.png", "old.png", "b.PDF"])))
+            )
+            assert main([command, option, str(path)]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            good = could_be_written(path, folder)
+            assert ("RUN last: " in line) == good, line
+            refused += not good
+    assert 50 < refused < 250
+
+
+def could_be_written(path: Path, folder: bool) -> bool:
+    """Tries it, and takes away what it has made."""
+    before = set(Path().rglob("*"))
+    try:
+        (path if folder else path.parent).mkdir(parents=True, exist_ok=True)
+        if not folder:
+            path.open("ab").close()
+    except OSError:
+        return False
+    finally:
+        for made in sorted(set(Path().rglob("*")) - before, reverse=True):
+            made.rmdir() if made.is_dir() else made.unlink()
+    return True
 
 
 @pytest.mark.parametrize(

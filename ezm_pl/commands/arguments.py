@@ -5,15 +5,30 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from rich.console import Console
 
 from ezm_pl.spec import Experiment, SpecError
+from ezm_pl.spec.seeds import MAX_SEED
+
+MOST_EPISODES = 10_000
+"""Per task: more than anybody evaluates, and each is an environment of its own."""
+
+_DIGITS = 4000
+"""Python reads no decimal number longer than 4,300 digits."""
 
 Group = argparse._SubParsersAction
 """What commands are added to: the top level, or a command that has commands of its own."""
+
+
+def complain(text: str, prog: str = "ezm") -> None:
+    """Prints what is wrong on standard error, a line for each of the text's; nothing where that is closed."""
+    for line in text.splitlines() if sys.stderr is not None else ():
+        with suppress(OSError):
+            print(f"{prog}: {line}", file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints it and exits with code 2."""
-        print(f"{self.prog}: {message} (see {self.prog} --help)", file=sys.stderr)
+        complain(f"{message} (see {self.prog} --help)", self.prog)
         sys.exit(2)
 
 
@@ -32,13 +47,12 @@ def command(group: Group, name: str, run: Callable[[argparse.Namespace], int | N
     return added
 
 
-def number(least: int, most: int | None = None) -> Callable[[str], int]:
+def number(least: int, most: int) -> Callable[[str], int]:
     """An argument type: a whole number from `least` to `most`."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least or (most is not None and int(text) > most):
-            bound = f"from {least} to {most}" if most is not None else f"of at least {least}"
-            raise argparse.ArgumentTypeError(f"a whole number {bound} expected, got {text!r}")
+        if not text.isdecimal() or len(text) > _DIGITS or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"a whole number from {least} to {most} expected, got {text!r}")
         return int(text)
 
     return parse
@@ -53,6 +67,11 @@ def add_run(command: Parser) -> None:
         metavar="RUN",
         help="last (default), a run id, a run folder, a checkpoint",
     )
+
+
+def add_seed(command: Parser, text: str = "default: 0") -> None:
+    """Adds `--seed`, in the range that a spec's has."""
+    command.add_argument("--seed", type=number(0, MAX_SEED), default=0, help=text)
 
 
 def add_spec(command: Parser) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import Group, command, new_console, number
 
 
@@ -27,13 +28,13 @@ def add(group: Group) -> None:
     )
     compare.add_argument(
         "--at",
-        type=number(1),
+        type=number(1, 10**12),
         action="append",
         default=[],
         metavar="STEPS",
         help="control steps per task to compare at; repeatable (default: where the shortest run ends)",
     )
-    compare.add_argument("--out", type=Path, default=Path("compare.png"), help="default: compare.png")
+    outputs.add_figure(compare, "compare.png")
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ezm_pl.commands.arguments import Group, command, named_tasks, new_console, number, wrote
+from ezm_pl.commands import outputs
+from ezm_pl.commands.arguments import (
+    MOST_EPISODES,
+    Group,
+    add_seed,
+    command,
+    named_tasks,
+    new_console,
+    number,
+    wrote,
+)
 from ezm_pl.spec import SpecError
 
 if TYPE_CHECKING:
@@ -21,8 +32,10 @@ def add(group: Group) -> None:
     _add_pictures(envs)
     random = command(envs, "random", _random, "a random policy's returns beside the published ones")
     random.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-medium)")
-    random.add_argument("--episodes", type=number(1), default=20, help="per task (default: 20)")
-    random.add_argument("--seed", type=number(0), default=0)
+    random.add_argument(
+        "--episodes", type=number(1, MOST_EPISODES), default=20, help="per task (default: 20)"
+    )
+    add_seed(random)
     random.add_argument(
         "--backend",
         choices=("auto", "builtin", "humanoid_bench"),
@@ -37,18 +50,22 @@ def add(group: Group) -> None:
 def _add_pictures(envs: Group) -> None:
     show = command(envs, "show", _show, "one task: sizes, reward terms, a frame")
     show.add_argument("task", metavar="TASK")
-    show.add_argument("--seed", type=number(0), default=0, help="of the frame's episode")
-    show.add_argument("--out", type=Path, metavar="PNG", help="default: TASK.png")
+    add_seed(show, "of the frame's episode (default: 0)")
+    show.add_argument(
+        "--out", type=outputs.file_in(outputs.PICTURES), metavar="PNG", help="default: TASK.png"
+    )
     sheet = command(envs, "sheet", _sheet, "a contact sheet: a frame of each task")
-    sheet.add_argument("out", type=Path, metavar="OUT", help="a .png or .jpg file")
+    sheet.add_argument(
+        "out", type=outputs.file_in(outputs.PICTURES), metavar="OUT", help="a .png or .jpg file"
+    )
     sheet.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-29)")
-    sheet.add_argument("--columns", type=number(1), default=6, help="frames a row (default: 6)")
+    sheet.add_argument("--columns", type=number(1, 100), default=6, help="frames per row (default: 6)")
     sheet.add_argument("--width", type=number(32, 640), default=200, help="of a frame (default: 200)")
-    sheet.add_argument("--seed", type=number(0), default=0)
+    add_seed(sheet)
     record = command(envs, "record", _record, "film a random policy")
     record.add_argument("task", metavar="TASK")
-    record.add_argument("--seed", type=number(0), default=0)
-    record.add_argument("--out", type=Path, metavar="MP4", help="default: TASK.mp4")
+    add_seed(record)
+    record.add_argument("--out", type=outputs.file_in(outputs.FILMS), metavar="MP4", help="default: TASK.mp4")
 
 
 def _list(_: argparse.Namespace) -> None:
@@ -63,10 +80,10 @@ def _show(args: argparse.Namespace) -> None:
     from ezm_pl.envs.pictures import frame, reward_terms
     from ezm_pl.tracking.results.tables import task_facts
 
+    path = _default(args.out, task, outputs.PICTURES)
     size, terms = sizes([task]), reward_terms(task)
     console = new_console()
     console.print(task_facts(task, obs_size=size.obs_size, action_size=size.action_size, terms=terms))
-    path = args.out or Path(f"{task}.png")
     try:
         _write_picture(path, frame(task, args.seed))
     except RenderingUnavailable as error:
@@ -119,9 +136,14 @@ def _record(args: argparse.Namespace) -> None:
     (task,) = named_tasks([args.task], most=1)
     from ezm_pl.tracking.results.videos import film_random
 
-    path = args.out or Path(f"{task}.mp4")
+    path = _default(args.out, task, outputs.FILMS)
     film_random(task, path, seed=args.seed)
     wrote(path)
+
+
+def _default(out: Path | None, task: str, formats: tuple[str, ...]) -> Path:
+    """`out`, or a file named after the task in the working directory."""
+    return out or outputs.check_file(Path(re.sub(r"[^\w.\-]+", "-", task) + formats[0]), formats)
 
 
 def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:

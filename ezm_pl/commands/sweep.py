@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ezm_pl.commands.arguments import Group, check_tasks, command, new_console, number
+from ezm_pl.spec.sweep import MOST_TRIALS
 
 DEFAULT = "sweeps/task_scaling.yaml"
 
@@ -16,8 +17,8 @@ def add(group: Group) -> None:
     run = command(sweeps, "run", _run, "begin a sweep, or go on with one, until every trial has ended")
     run.add_argument("spec", nargs="?", default=DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
     run.add_argument("--tasks", metavar="8,16,29", help="numbers of tasks, or suites; default: the spec's")
-    run.add_argument("--trials", type=number(1), help="a grid point; default: the spec's")
-    run.add_argument("--seeds", type=number(1), help="a trial; default: the spec's")
+    run.add_argument("--trials", type=number(1, MOST_TRIALS), help="per grid point; default: the spec's")
+    run.add_argument("--seeds", type=number(1, MOST_TRIALS), help="per trial; default: the spec's")
     run.add_argument("--preset", help="paper, laptop, smoke or auto; default: the base experiment's")
     _add_storage(run)
     worker = command(sweeps, "worker", _worker, "work on a sweep that was begun, beside other workers")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import (
+    MOST_EPISODES,
     Group,
     add_run,
+    add_seed,
     add_spec,
     check_tasks,
     command,
@@ -28,12 +30,16 @@ def add(group: Group) -> None:
     )
     evaluate = command(group, "eval", _eval, "evaluate a checkpoint")
     add_run(evaluate)
-    evaluate.add_argument("--episodes", type=number(1), default=4, help="a task (default: 4)")
-    evaluate.add_argument("--seed", type=number(0), default=0)
     evaluate.add_argument(
-        "--no-search", action="store_true", help="let the policy decide alone: what a slow computer can run"
+        "--episodes", type=number(1, MOST_EPISODES), default=4, help="per task (default: 4)"
     )
-    evaluate.add_argument("--video", type=Path, metavar="DIR", help="film an episode of each task into DIR")
+    add_seed(evaluate)
+    evaluate.add_argument(
+        "--no-search", action="store_true", help="act by the policy alone, as a slow computer may have to"
+    )
+    evaluate.add_argument(
+        "--video", type=outputs.folder, metavar="DIR", help="film one episode per task into DIR"
+    )
     add_run(
         command(group, "learn-check", _learn_check, "check that experiments/learn_check.yaml has learned")
     )

@@ -11,7 +11,7 @@ import copy
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import mujoco
@@ -19,7 +19,8 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-EpisodeProtocol = Literal["humanoidbench", "ezm"]
+from ezm_pl.spec.experiment import EpisodeProtocol
+
 PROTOCOLS: tuple[EpisodeProtocol, ...] = ("humanoidbench", "ezm")
 
 FloatArray = NDArray[np.float64]

@@ -23,7 +23,7 @@ NonNegativeFloat = Annotated[Real, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]
 Listed = Annotated[tuple[Item, ...], Field(strict=False)]
 """A YAML list of items, each as strict as anywhere."""
-Protocol = Literal["ezm", "humanoidbench"]
+EpisodeProtocol = Literal["ezm", "humanoidbench"]
 Network = Literal["representation", "dynamics", "reward", "value_policy"]
 
 
@@ -37,7 +37,7 @@ class EnvSpec(Strict):
     """Where and how the tasks run."""
 
     backend: Literal["auto", "builtin", "humanoid_bench"] = "auto"
-    protocol: Protocol = Field("ezm", description="training episodes: do falls end them?")
+    protocol: EpisodeProtocol = Field("ezm", description="training episodes: do falls end them?")
     num_envs: PositiveInt = Field(16, description="environments a task in the collector")
     action_repeat: PositiveInt = Field(1, description="control steps (20 ms) an action is held for")
     workers: Literal["auto", "async", "threads", "sync"] = Field("auto", description="who steps physics")

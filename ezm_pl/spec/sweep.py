@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,7 +15,7 @@ from ezm_pl.spec.tasks import SUITES, first_tasks, resolve_tasks
 Choice = bool | int | float | str | None
 GridPoint = int | str | tuple[str, ...]
 
-MOST_COMBINATIONS = 10_000
+MOST_TRIALS = 10_000
 _MOST_STEPS = 1e12
 """Of a range: beyond that, a 64-bit float no longer tells its values apart."""
 
@@ -115,10 +115,10 @@ class SweepSpec(Strict):
     experiment: dict[str, Any] = Field({}, description="laid over the base: budgets, sizes")
     tasks: Listed[GridPoint] = Field(description="the grid: 8 (hb-8), a suite or task, or a list of them")
     search: dict[str, Dimension] = Field({}, description="dotted field of the experiment to its range")
-    trials: PositiveInt | None = Field(
-        None, description="a grid point; null: all of a grid sampler's, else 1"
+    trials: Annotated[PositiveInt, Field(le=MOST_TRIALS)] | None = Field(
+        None, description="per grid point; null: all of a grid sampler's, else 1"
     )
-    seeds: PositiveInt = Field(1, description="runs a trial; its objective is their mean")
+    seeds: PositiveInt = Field(1, le=MOST_TRIALS, description="runs per trial; its objective is their mean")
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     pruner: PrunerSpec = PrunerSpec()
     objective: str = "eval/score"
@@ -152,8 +152,8 @@ class SweepSpec(Strict):
         if endless:
             raise ValueError(f"sampler grid needs choices or a step: {', '.join(endless)}")
         count = math.prod(dimension.count or 1 for dimension in self.search.values())
-        if count > MOST_COMBINATIONS:
-            raise ValueError(f"sampler grid: {count:,} combinations are more than {MOST_COMBINATIONS:,}")
+        if count > MOST_TRIALS:
+            raise ValueError(f"sampler grid: {count:,} combinations are more than {MOST_TRIALS:,}")
         if self.trials not in (None, count):
             raise ValueError(
                 f"sampler grid tries all {count} combinations, so trials {self.trials} cannot be"
@@ -169,9 +169,9 @@ class SweepSpec(Strict):
         if self.sampler == "grid":
             return self.combinations()
         found = [dimension.probes() for dimension in self.search.values()]
-        if math.prod(map(len, found)) > MOST_COMBINATIONS:
+        if math.prod(map(len, found)) > MOST_TRIALS:
             found = [[values[0], values[-1]] for values in found]
-        return list(itertools.islice(self._product(found), MOST_COMBINATIONS))
+        return list(itertools.islice(self._product(found), MOST_TRIALS))
 
     def _product(self, values: Sequence[Sequence[Choice]]) -> Iterator[dict[str, Choice]]:
         return (dict(zip(self.search, chosen, strict=True)) for chosen in itertools.product(*values))

@@ -10,8 +10,8 @@ from lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 
 from ezm_pl.spec import Experiment
+from ezm_pl.sweeps.mlflow_sweep import MlflowSweep, trial_name
 from ezm_pl.sweeps.queue import Claim
-from ezm_pl.sweeps.tracked import TrackedSweep, trial_name
 from ezm_pl.tracking.runs.run_lookup import RUNS, SPEC
 from ezm_pl.tracking.runs.train import Part, train
 from ezm_pl.tracking.sweep import tags
@@ -62,7 +62,7 @@ class TrialWatch(Callback):
             self.pruned = trainer.should_stop = True
 
 
-def run_trial(claim: Claim, sweep: TrackedSweep) -> float | None:
+def run_trial(claim: Claim, sweep: MlflowSweep) -> float | None:
     """Trains the trial's seeds that have no result yet.
 
     Returns:
@@ -98,7 +98,7 @@ def _finished(runs: list[Run]) -> float | None:
     return values[0] if values else None
 
 
-def _train_seed(claim: Claim, sweep: TrackedSweep, experiment: Experiment, watch: TrialWatch) -> Run:
+def _train_seed(claim: Claim, sweep: MlflowSweep, experiment: Experiment, watch: TrialWatch) -> Run:
     """Trains one seed, going on from the checkpoint of an earlier attempt where it lies on this disk."""
     seed = experiment.seed
     earlier = [run.info.run_id for run in sweep.trial_runs(claim, seed)]
@@ -112,7 +112,7 @@ def _train_seed(claim: Claim, sweep: TrackedSweep, experiment: Experiment, watch
     return sweep.trial_runs(claim, seed)[0] if resume is None else sweep.client.get_run(resume)
 
 
-def _log_objective(sweep: TrackedSweep, run: Run, objective: str) -> float:
+def _log_objective(sweep: MlflowSweep, run: Run, objective: str) -> float:
     from mlflow.entities import Metric
 
     value = run.data.metrics.get(objective, math.nan)

@@ -18,7 +18,7 @@ from ezm_pl.tracking.runs.signals import INTERRUPTED_EXIT, signals_as_sigint
 from ezm_pl.tracking.store import shown
 
 if TYPE_CHECKING:
-    from ezm_pl.sweeps.tracked import TrackedSweep
+    from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 
 _WAIT_SECONDS = 2.0
 """Between looks at trials that other workers run."""
@@ -82,13 +82,13 @@ def _work(queue: Queue, where: str, console: Console) -> int:
 
 
 def _work_through(queue: Queue, where: str, console: Console) -> int:
-    from ezm_pl.sweeps.board import Board
-    from ezm_pl.sweeps.tracked import TrackedSweep
+    from ezm_pl.sweeps.live_table import LiveTable
+    from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 
     with queue.storage.alone():
         queue.fill()
-    board = Board(queue, console)
-    tracked = TrackedSweep(queue)
+    board = LiveTable(queue, console)
+    tracked = MlflowSweep(queue)
     console.print(f"sweep {queue.plan.key}, stored in {where}", markup=False, highlight=False, soft_wrap=True)
     if queue.is_done():
         with queue.storage.alone():
@@ -125,7 +125,7 @@ def _exit_code(queue: Queue) -> int:
     return 0 if {TrialState.COMPLETE, TrialState.PRUNED} & set(states) else 1
 
 
-def _work_on(claim: Claim, queue: Queue, tracked: TrackedSweep, console: Console) -> None:
+def _work_on(claim: Claim, queue: Queue, tracked: MlflowSweep, console: Console) -> None:
     """Runs a claimed trial and says how it ended."""
     from optuna.trial import TrialState
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sweep_worlds import write
+from sweep_helpers import write
 
 
 @pytest.fixture

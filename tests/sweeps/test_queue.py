@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
-from sweep_worlds import environment, write
+from sweep_helpers import environment, write
 
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.sweep_plan import load_sweep

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
-from sweep_worlds import environment, ezm, run_ezm, write
+from sweep_helpers import environment, ezm, run_ezm, write
 
 from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.sweeps.queue import stored_sweeps

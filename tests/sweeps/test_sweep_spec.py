@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from sweep_worlds import write
+from sweep_helpers import write
 
 from ezm_pl.cli import main
 from ezm_pl.spec import SpecError

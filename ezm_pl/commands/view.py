@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import Group, add_run, command, new_console, number
 
 PORT = 5000
@@ -15,7 +16,7 @@ def add(group: Group) -> None:
     figure = command(group, "figure", _figure, "draw a run's returns against environment steps")
     add_run(figure)
     figure.add_argument("--published", type=Path, metavar="JSON", help="published curves to draw beside them")
-    figure.add_argument("--out", type=Path, default=Path("returns.png"), help="default: returns.png")
+    outputs.add_figure(figure, "returns.png")
     report = command(group, "report", _report, "a sweep's findings as an HTML page and figures, from MLflow")
     report.add_argument(
         "sweep", nargs="?", default="last", metavar="SWEEP", help="last (default), a run id, a sweep's name"
@@ -28,7 +29,7 @@ def add(group: Group) -> None:
         metavar="JSON",
         help="published curves to draw beside its own; repeatable",
     )
-    report.add_argument("--out", type=Path, metavar="DIR", help="default: mlruns/reports/SWEEP-RUN")
+    report.add_argument("--out", type=outputs.folder, metavar="DIR", help="default: mlruns/reports/SWEEP-RUN")
     ui = command(group, "ui", _ui, "serve MLflow's UI on this machine")
     ui.add_argument("--port", type=number(1, 65535), default=PORT, help=f"default: {PORT}")
 

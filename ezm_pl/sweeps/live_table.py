@@ -28,7 +28,7 @@ _NAMES = {
 _MOST_ROWS = 24
 
 
-class Board:
+class LiveTable:
     """The trials of a sweep on a console."""
 
     def __init__(self, queue: Queue, console: Console) -> None:

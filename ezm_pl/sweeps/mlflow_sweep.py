@@ -27,7 +27,7 @@ _IDENTITY = "sweep.identity"
 _RUN_STATE = {"RUNNING": tags.RUNNING, "COMPLETE": tags.COMPLETE, "PRUNED": tags.PRUNED, "FAIL": tags.FAILED}
 
 
-class TrackedSweep:
+class MlflowSweep:
     """The runs of a sweep; made under the storage's lock."""
 
     def __init__(self, queue: Queue) -> None:

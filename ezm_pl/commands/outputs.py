@@ -1,0 +1,79 @@
+"""Where commands write: checked before any work begins, so that no work is lost for a wrong name."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ezm_pl.commands.arguments import Parser
+from ezm_pl.spec import SpecError
+
+PICTURES = (".png", ".jpg", ".jpeg")
+FIGURES = (".png", ".svg", ".pdf", ".jpg", ".jpeg", ".webp", ".eps", ".tif", ".tiff")
+FILMS = (".mp4", ".mkv", ".mov")
+
+
+def check_file(path: Path, formats: tuple[str, ...]) -> Path:
+    """`path`, which can be written and whose ending is one of `formats`.
+
+    Raises:
+        SpecError: it ends otherwise, is a folder, or cannot be written.
+    """
+    if path.suffix.lower() not in formats:
+        raise SpecError(f"{str(path)!r}: a file name ending in {', '.join(formats)} expected")
+    return _writable(path, folder=False)
+
+
+def check_folder(path: Path) -> Path:
+    """`path`, a folder that can be written to or made.
+
+    Raises:
+        SpecError: it is a file, or cannot be written to.
+    """
+    return _writable(path, folder=True)
+
+
+def file_in(formats: tuple[str, ...]) -> Callable[[str], Path]:
+    """An argument type: see `check_file`."""
+    return lambda text: _argument(check_file, Path(text), formats)
+
+
+def add_figure(command: Parser, default: str) -> None:
+    """Adds `--out`, the file that a figure is written to."""
+    command.add_argument(
+        "--out", type=file_in(FIGURES), default=default, metavar="FILE", help=f"default: {default}"
+    )
+
+
+def folder(text: str) -> Path:
+    """An argument type: see `check_folder`."""
+    return _argument(check_folder, Path(text))
+
+
+def _writable(path: Path, *, folder: bool) -> Path:
+    try:
+        there = next(p for p in (path, *path.absolute().parents) if p.exists())
+        is_folder = there.is_dir()
+    except OSError as error:
+        raise SpecError(f"{str(path)!r}: cannot be written: {error.strerror}") from None
+    if there == path and is_folder != folder:
+        raise SpecError(f"{str(path)!r} is a {'folder' if is_folder else 'file'}; a {_KIND[folder]} expected")
+    if there != path and not is_folder:
+        raise SpecError(f"{str(path)!r}: cannot be written: {there} is no folder")
+    if not os.access(there, os.W_OK | os.X_OK if is_folder else os.W_OK):
+        raise SpecError(
+            f"{str(path)!r}: cannot be written: no permission to write {'in ' * is_folder}{there}"
+        )
+    return path
+
+
+_KIND = {True: "folder", False: "file name"}
+
+
+def _argument(check: Callable[..., Path], *given: object) -> Path:
+    try:
+        return check(*given)
+    except SpecError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
