@@ -237,7 +237,7 @@ def test_outputs_are_checked_before_anything_else(
             assert main([command, option, str(path)]) == 2
             (line,) = capsys.readouterr().err.splitlines()
             good = could_be_written(path, folder)
-            assert ("RUN last: " in line) == good, line
+            assert ("RUN last: " in line) == good, (path, line)
             refused += not good
     assert 50 < refused < 250
 

@@ -161,6 +161,7 @@ def test_the_command_is_thin(path: Path) -> None:
         "__future__",
         "argparse",
         "contextlib",
+        "errno",
         "os",
         "sys",
         "collections",

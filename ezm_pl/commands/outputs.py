@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -56,6 +57,8 @@ def _writable(path: Path, *, folder: bool) -> Path:
     try:
         there = next(p for p in (path, *path.absolute().parents) if p.exists())
         is_folder = there.is_dir()
+        if max(map(len, map(os.fsencode, path.parts)), default=0) > os.pathconf(there, "PC_NAME_MAX"):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     except OSError as error:
         raise SpecError(f"{str(path)!r}: cannot be written: {error.strerror}") from None
     if there == path and is_folder != folder:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from numpy.typing import NDArray
 
 from ezm_pl.envs import make, sizes
@@ -196,7 +195,7 @@ def _trainer(
             default_root_dir=run_dir,
             enable_model_summary=False,
         )
-    except (ValueError, MisconfigurationException) as error:
+    except Exception as error:  # noqa: BLE001 - Lightning refuses settings with exceptions of many types
         raise SpecError(f"trainer: {' '.join(str(error).split())}") from None
 
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import distributed
 
 from ezm_pl.spec import Experiment, RunFailed, SpecError
+from ezm_pl.training.rendezvous import set_up_environment
 
 T = TypeVar("T")
 PATIENCE = 30
@@ -113,7 +114,12 @@ def connected(trainer: Trainer) -> Iterator[Ranks]:
     children: list[subprocess.Popen] = []
     ended = threading.Event()
     try:
-        launcher.launch(strategy.setup_environment)
+        try:
+            launcher.launch(set_up_environment, strategy)
+        except KeyboardInterrupt:
+            for child in getattr(launcher, "procs", ()):
+                child.terminate()  # it waits as well, and has nothing to save
+            raise
         if isinstance(launcher, _SubprocessScriptLauncher):
             # Lightning's observer would kill this process at once when a child fails, before anybody
             # has said why; it watches this very list.
