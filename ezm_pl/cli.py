@@ -26,8 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     code = None
     try:
         code = _run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        print(end="", flush=True)
         return code
     except OSError as error:
         if not _output_fails():

@@ -162,7 +162,10 @@ BAD = {
         ["compare", "last", "--published", "spec.yaml"],
         "ezm: --published spec.yaml: not published results",
     ),
-    "compare into nowhere": (["compare", "last", "--out", "spec.yaml/a.png"], "ezm: --out spec.yaml/a.png: "),
+    "compare into nowhere": (
+        ["compare", "last", "--out", "spec.yaml/a.png"],
+        "ezm compare: argument --out: 'spec.yaml/a.png': cannot be written: ",
+    ),
     "no episodes": (
         ["eval", "--episodes", "0"],
         "ezm eval: argument --episodes: a whole number from 1 to 10000 expected, got '0'",
@@ -173,7 +176,7 @@ BAD = {
     ),
     "films into a file": (
         ["eval", "--video", "spec.yaml"],
-        "ezm eval: argument --video: 'spec.yaml' is a file; a folder expected",
+        "ezm eval: argument --video: 'spec.yaml': a file; a folder expected",
     ),
     "figure of an unknown format": (
         ["figure", "--out", "x.xyz"],

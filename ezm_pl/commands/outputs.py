@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -55,24 +54,25 @@ def folder(text: str) -> Path:
 
 def _writable(path: Path, *, folder: bool) -> Path:
     try:
-        there = next(p for p in (path, *path.absolute().parents) if p.exists())
-        is_folder = there.is_dir()
-        if max(map(len, map(os.fsencode, path.parts)), default=0) > os.pathconf(there, "PC_NAME_MAX"):
-            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        problem = _problem(path, folder)
     except OSError as error:
-        raise SpecError(f"{str(path)!r}: cannot be written: {error.strerror}") from None
-    if there == path and is_folder != folder:
-        raise SpecError(f"{str(path)!r} is a {'folder' if is_folder else 'file'}; a {_KIND[folder]} expected")
-    if there != path and not is_folder:
-        raise SpecError(f"{str(path)!r}: cannot be written: {there} is no folder")
-    if not os.access(there, os.W_OK | os.X_OK if is_folder else os.W_OK):
-        raise SpecError(
-            f"{str(path)!r}: cannot be written: no permission to write {'in ' * is_folder}{there}"
-        )
+        problem = f"cannot be written: {error.strerror}"
+    if problem:
+        raise SpecError(f"{str(path)!r}: {problem}")
     return path
 
 
-_KIND = {True: "folder", False: "file name"}
+def _problem(path: Path, folder: bool) -> str | None:
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    if max(map(len, map(os.fsencode, path.parts)), default=0) > os.pathconf(there, "PC_NAME_MAX"):
+        return "cannot be written: a name in it is too long"
+    if there == path and there.is_dir() != folder:
+        return "a file; a folder expected" if folder else "a folder; a file name expected"
+    if there != path and not there.is_dir():
+        return f"cannot be written: {there} is no folder"
+    if not os.access(there, os.W_OK | os.X_OK if there.is_dir() else os.W_OK):
+        return f"cannot be written: no permission to write to {there}"
+    return None
 
 
 def _argument(check: Callable[..., Path], *given: object) -> Path:
