@@ -5,7 +5,6 @@ PyTorch waits for its peers in C++, where no Python signal handler runs, for hal
 
 from __future__ import annotations
 
-import os
 import socket
 import sys
 import time
@@ -85,8 +84,7 @@ def await_ranks(address: str, port: int, rank: int, size: int, *, tells: bool = 
         if waited > PATIENCE_SECONDS:
             raise RunFailed(f"waited {PATIENCE_SECONDS / 60:.0f} minutes for {missing}")
         if tells and not told and arrived < size and waited > QUIET_SECONDS:
-            hint = "" if "MASTER_ADDR" in os.environ and "MASTER_PORT" in os.environ else _HOW
-            print(f"ezm: waiting for {missing}{hint}; Ctrl-C stops", file=sys.stderr, flush=True)
+            print(f"ezm: waiting for {missing} ({_HOW}); Ctrl-C stops", file=sys.stderr, flush=True)
             told = True
         if arrived < size:
             time.sleep(_POLL_SECONDS)
@@ -94,7 +92,7 @@ def await_ranks(address: str, port: int, rank: int, size: int, *, tells: bool = 
     return store
 
 
-_HOW = " (each machine needs the same MASTER_ADDR and MASTER_PORT, and its own NODE_RANK)"
+_HOW = "each machine needs the same MASTER_ADDR and MASTER_PORT, and its own NODE_RANK"
 
 
 def _answers(address: str, port: int) -> bool:

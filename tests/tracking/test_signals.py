@@ -37,3 +37,17 @@ def test_interrupts_wait_for_the_end_of_a_short_write() -> None:
     assert written == ["all of it"]
     with defer_sigint():
         pass
+
+
+def test_sigterm_is_heard_where_ctrl_c_is_ignored() -> None:
+    """As in what a shell script starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_as_sigint() as stopped:
+            signal.raise_signal(signal.SIGINT)
+        assert stopped.by == []
+        with pytest.raises(KeyboardInterrupt), signals_as_sigint(), defer_sigint():
+            signal.raise_signal(signal.SIGTERM)
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

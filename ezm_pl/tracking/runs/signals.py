@@ -40,6 +40,10 @@ def signals_as_sigint() -> Iterator[Stopped]:
     """
     stopped = Stopped()
 
+    def sigint(number: int, frame: FrameType | None) -> None:
+        if stopped.by:
+            signal.default_int_handler(number, frame)
+
     def interrupt(number: int, _: FrameType | None) -> None:
         stopped.by.append(number)
         signal.raise_signal(signal.SIGINT)
@@ -48,6 +52,10 @@ def signals_as_sigint() -> Iterator[Stopped]:
     for number, handler in before.items():
         if handler != signal.SIG_IGN:
             signal.signal(number, interrupt)
+    if (
+        signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    ):  # by a shell script that runs this in the background
+        before[signal.SIGINT] = signal.signal(signal.SIGINT, sigint)
     try:
         yield stopped
     finally:
