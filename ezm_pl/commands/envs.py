@@ -21,8 +21,7 @@ from ezm_pl.commands.arguments import (
 from ezm_pl.spec import SpecError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    from PIL.Image import Image
 
 
 def add(group: Group) -> None:
@@ -54,13 +53,17 @@ def _add_pictures(envs: Group) -> None:
     show.add_argument(
         "--out", type=outputs.file_in(outputs.PICTURES), metavar="PNG", help="default: TASK.png"
     )
-    sheet = command(envs, "sheet", _sheet, "a contact sheet: a frame of each task")
+    sheet = command(envs, "sheet", _sheet, "a contact sheet: a frame of each task, its name and score bar")
+    sheet.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-all)")
     sheet.add_argument(
-        "out", type=outputs.file_in(outputs.PICTURES), metavar="OUT", help="a .png or .jpg file"
+        "--out",
+        type=outputs.file_in((".png",)),
+        metavar="PNG",
+        default="tasks.png",
+        help="default: tasks.png",
     )
-    sheet.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-29)")
-    sheet.add_argument("--columns", type=number(1, 100), default=6, help="frames per row (default: 6)")
-    sheet.add_argument("--width", type=number(32, 640), default=200, help="of a frame (default: 200)")
+    sheet.add_argument("--columns", type=number(1, 100), default=8, help="frames per row (default: 8)")
+    sheet.add_argument("--width", type=number(32, 640), default=160, help="of a frame (default: 160)")
     add_seed(sheet)
     record = command(envs, "record", _record, "film a random policy")
     record.add_argument("task", metavar="TASK")
@@ -77,7 +80,7 @@ def _list(_: argparse.Namespace) -> None:
 def _show(args: argparse.Namespace) -> None:
     (task,) = named_tasks([args.task], most=1)
     from ezm_pl.envs import RenderingUnavailable, sizes
-    from ezm_pl.envs.pictures import frame, reward_terms
+    from ezm_pl.envs.pictures import picture, reward_terms
     from ezm_pl.tracking.results.tables import task_facts
 
     path = _default(args.out, task, outputs.PICTURES)
@@ -85,13 +88,13 @@ def _show(args: argparse.Namespace) -> None:
     console = new_console()
     console.print(task_facts(task, obs_size=size.obs_size, action_size=size.action_size, terms=terms))
     try:
-        _write_picture(path, frame(task, args.seed))
+        _write_picture(path, picture(task, args.seed))
     except RenderingUnavailable as error:
         console.print(f"no frame: {error}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _sheet(args: argparse.Namespace) -> None:
-    tasks = named_tasks(args.tasks or ["hb-29"])
+    tasks = named_tasks(args.tasks or ["hb-all"])
     from ezm_pl.envs import RenderingUnavailable
     from ezm_pl.envs.pictures import sheet
 
@@ -146,12 +149,10 @@ def _default(out: Path | None, task: str, formats: tuple[str, ...]) -> Path:
     return out or outputs.check_file(Path(re.sub(r"[^\w.\-]+", "-", task) + formats[0]), formats)
 
 
-def _write_picture(path: Path, picture: NDArray[np.uint8]) -> None:
-    import imageio.v3 as imageio
-
+def _write_picture(path: Path, picture: Image) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        imageio.imwrite(path, picture)
-    except (OSError, ValueError) as error:
+        picture.save(path, optimize=True)
+    except OSError as error:
         raise SpecError(f"cannot write {path}: {error}") from None
     wrote(path)

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ezm_pl.envs.registry import Backend, make
+from ezm_pl.envs.rendering import HEIGHT, WIDTH
+from ezm_pl.spec.tasks import score_bounds
 
-LABEL_HEIGHT = 18
-LABEL_SIZE = 13
+LABEL_HEIGHT = 30
+NAME_SIZE, BOUNDS_SIZE = 12, 10
+COLOURS = 256
 SETTLING_STEPS = 5
 """Control steps in the middle of the actuators' ranges before a frame is taken."""
 
 
-def frame(task: str, seed: int, backend: Backend = "auto") -> NDArray[np.uint8]:
-    """A frame [H, W, 3] of a task soon after its start.
+def picture(task: str, seed: int, backend: Backend = "auto") -> Image.Image:
+    """A frame of a task soon after its start.
 
     Raises:
         RenderingUnavailable: no GL works here.
@@ -28,7 +30,7 @@ def frame(task: str, seed: int, backend: Backend = "auto") -> NDArray[np.uint8]:
         env.reset()
         for _ in range(SETTLING_STEPS):
             env.step(np.zeros(env.action_space.shape or ()))
-        return np.asarray(env.render(), np.uint8)
+        return Image.fromarray(np.asarray(env.render(), np.uint8))
     finally:
         env.close()
 
@@ -44,29 +46,35 @@ def reward_terms(task: str, backend: Backend = "auto") -> tuple[str, ...]:
     return tuple(sorted(set(terms) - {"per_timestep_reward"}))
 
 
-def sheet(tasks: Sequence[str], seed: int, *, columns: int, width: int) -> NDArray[np.uint8]:
-    """A contact sheet [H, W, 3]: a frame of each task, its name beneath, row by row.
+def sheet(tasks: Sequence[str], seed: int, *, columns: int, width: int) -> Image.Image:
+    """A contact sheet: a frame of each task, its name and its score's bounds beneath, row by row.
 
     Args:
         tasks: names. seed: of the episodes.
-        columns: frames a row. width: of a frame, pixels.
+        columns: frames per row. width: of a frame, pixels.
 
     Raises:
-        As `frame`.
+        As `picture`.
     """
-    font = ImageFont.load_default(LABEL_SIZE)
+    if not tasks:
+        raise ValueError("no tasks given")
+    height = round(width * HEIGHT / WIDTH)
     rows = -(-len(tasks) // columns)
-    page: Image.Image | None = None
+    page = Image.new("RGB", (columns * width, rows * (height + LABEL_HEIGHT)), "white")
+    draw = ImageDraw.Draw(page)
     for index, task in enumerate(tasks):
-        picture = Image.fromarray(frame(task, seed))
-        height = round(width * picture.height / picture.width)
-        if page is None:
-            page = Image.new("RGB", (columns * width, rows * (height + LABEL_HEIGHT)), "white")
+        small = ImageOps.fit(picture(task, seed), (width, height), Image.Resampling.LANCZOS)
         row, column = divmod(index, columns)
         left, top = column * width, row * (height + LABEL_HEIGHT)
-        page.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, top))
-        middle = left + width // 2, top + height + LABEL_HEIGHT // 2
-        ImageDraw.Draw(page).text(middle, task, fill="black", font=font, anchor="mm")
-    if page is None:
-        raise ValueError("no tasks given")
-    return np.asarray(page, np.uint8)
+        page.paste(small, (left, top))
+        lines = ((task, NAME_SIZE, "black", 0.3), (_bounds(task), BOUNDS_SIZE, "dimgray", 0.73))
+        for text, size, colour, place in lines:
+            middle = left + width / 2, top + height + place * LABEL_HEIGHT
+            draw.text(middle, text, fill=colour, font=ImageFont.load_default(size), anchor="mm")
+    # A palette takes a third of the space.
+    return page.quantize(COLOURS, dither=Image.Dither.NONE)
+
+
+def _bounds(task: str) -> str:
+    bounds = score_bounds(task)
+    return "" if bounds is None else f"random {bounds[0]:g}, success {bounds[1]:g}"
