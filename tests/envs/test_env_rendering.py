@@ -37,11 +37,15 @@ def test_a_frame_shows_something_that_moves(task: str) -> None:
 
 @pytest.mark.skipif(not AVAILABLE, reason=REASON)
 def test_a_contact_sheet_has_a_frame_of_each_task() -> None:
-    sheet = pictures.sheet(["h1-walk", "h1-maze", "h1-pole"], 0, columns=2, width=64)
+    sheet = pictures.sheet(["h1-walk", "h1-maze", "h1-pole"], 0, columns=2, width=160)
     page = np.asarray(sheet.convert("RGB"))
-    assert page.shape == (2 * (48 + pictures.LABEL_HEIGHT), 128, 3)
-    assert page[:48, :64].std() > 5 and page[:48, 64:].std() > 5
-    assert (page[48 + pictures.LABEL_HEIGHT :, 64:] > 250).all()
+    assert page.shape == (2 * (120 + pictures.LABEL_HEIGHT), 320, 3)
+    assert page[:120, :160].std() > 5 and page[:120, 160:].std() > 5
+    for row, column in ((0, 0), (0, 1), (1, 0)):
+        below = row * (120 + pictures.LABEL_HEIGHT) + 120
+        label = page[below : below + pictures.LABEL_HEIGHT, 160 * column : 160 * (column + 1)]
+        assert label.max() > 250 and label.min() < 60
+    assert (page[120 + pictures.LABEL_HEIGHT :, 160:] > 250).all()
 
 
 def test_the_sheet_of_all_tasks_is_small() -> None:
