@@ -67,8 +67,10 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-29)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="a task (default: 10)")
-    parser.add_argument("--envs", type=int, default=8, help="environments a core in the vector (default: 8)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="per task (default: 10)")
+    parser.add_argument(
+        "--envs", type=int, default=8, help="environments per core in the vector (default: 8)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     args = parser.parse_args()

@@ -132,7 +132,7 @@ def test_the_check_can_fail(module: str, source: str) -> None:
     ("module", "source"),
     [
         ("ezm_pl.replay.buffer", "import torch"),
-        ("ezm_pl.envs.core", "from . import core\nfrom ezm_pl.spec import BUILTIN"),
+        ("ezm_pl.envs.core", "from . import core\nfrom ezm_pl.spec import SUITES"),
         ("ezm_pl.training.fit", "import lightning\nfrom ezm_pl.selfplay import Collector"),
         ("ezm_pl.cli", "from ezm_pl.sweeps import study"),
     ],

@@ -12,7 +12,7 @@ from ezm_pl.envs.registry import TaskSizes, check_tasks, make, register, sizes
 from ezm_pl.envs.rendering import RenderingUnavailable, rendering_available
 from ezm_pl.envs.stepping.rollouts import random_returns
 from ezm_pl.envs.stepping.vector import MultiTaskVectorEnv
-from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
+from ezm_pl.spec.tasks import HUMANOID_BENCH
 
 __all__ = [
     "HumanoidBenchUnavailable",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 for _task in HUMANOID_BENCH:
-    if _task in BUILTIN and f"ezm_pl/{_task}-v0" not in gymnasium.registry:
+    if f"ezm_pl/{_task}-v0" not in gymnasium.registry:
         # The time limit is the environment's own, so that it can be changed: none is given here.
         gymnasium.register(
             f"ezm_pl/{_task}-v0", entry_point="ezm_pl.envs.registry:make", kwargs={"task": _task}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs.core import EpisodeProtocol
 from ezm_pl.spec.errors import SpecError
-from ezm_pl.spec.tasks import BUILTIN, DMC, GYM, HUMANOID_BENCH, REGISTERED, TaskFacts, nearest, task_facts
+from ezm_pl.spec.tasks import DMC, GYM, HUMANOID_BENCH, REGISTERED, TaskFacts, nearest, task_facts
 
 if TYPE_CHECKING:
     from ezm_pl.envs.robots.humanoid import Task
@@ -39,7 +39,7 @@ def make(
         task: `h1-walk`, `h1hand-reach`, ..., `dmc-<domain>-<task>`, `gym:<id>` (any Gymnasium environment
             with Box spaces), or `<module>:<name>` (see `register`).
         backend: `builtin` (this package's tasks), `humanoid_bench` (the original package, if
-            installed), or `auto`: built in where there is one, else the original.
+            installed), or `auto`, which is `builtin`.
         protocol: `humanoidbench`: falls end the episode; `ezm`: they never do. Both report
             `info["fell"]`.
         seed: seed of the first `reset` that is given none.
@@ -50,7 +50,7 @@ def make(
             docstring), with which published numbers were made; without, it does what was meant.
 
     Raises:
-        ValueError: an unknown task (with the nearest name), one not built in, or a bad setting.
+        ValueError: an unknown task (with the nearest name), or a bad setting.
         HumanoidBenchUnavailable: the original package is wanted and does not import.
         RenderingUnavailable: `render_mode` is given and no GL works here.
     """
@@ -80,13 +80,6 @@ def make(
     facts = task_facts(task)
     if facts is None:
         raise ValueError(f"unknown task {task!r}{nearest(task, (*HUMANOID_BENCH, *DMC, *REGISTERED))}")
-    if task not in BUILTIN and task not in REGISTERED:
-        if backend == "auto":
-            from ezm_pl.envs.original import OriginalEnv, available
-
-            if available():
-                return OriginalEnv(task, **settings)
-        raise ValueError(f"task {task!r} is not built in yet; backend 'humanoid_bench' may have it")
     from ezm_pl.envs.catalogue import CATALOGUE
     from ezm_pl.envs.robots.humanoid import HumanoidEnv
 

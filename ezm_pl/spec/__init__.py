@@ -11,10 +11,9 @@ from ezm_pl.spec.io import (
     read_document,
 )
 from ezm_pl.spec.presets import PRESETS, choose_preset
-from ezm_pl.spec.tasks import BUILTIN, DMC, HUMANOID_BENCH, SUITES, normalized_score, resolve_tasks
+from ezm_pl.spec.tasks import DMC, HUMANOID_BENCH, SUITES, normalized_score, resolve_tasks
 
 __all__ = [
-    "BUILTIN",
     "DMC",
     "HUMANOID_BENCH",
     "PRESETS",

@@ -150,9 +150,6 @@ GYM = "gym:"
 """Prefix of a Gymnasium environment's id, as in `gym:Humanoid-v5`; the door checks what is behind it."""
 
 _names = tuple(HUMANOID_BENCH)
-BUILTIN: tuple[str, ...] = (*_names, *DMC)
-"""Names that the built-in backend can make today."""
-
 LOCOMOTION = {
     *("stand", "walk", "run", "reach", "hurdle", "crawl", "maze", "stair", "slide", "pole"),
     *("sit_simple", "sit_hard", "balance_simple", "balance_hard"),
@@ -212,7 +209,7 @@ def task_facts(task: str) -> TaskFacts | None:
 
 def doubtful_tasks(tasks: Iterable[str], backend: str) -> tuple[str, ...]:
     """The tasks of which only an attempt (`ezm_pl.envs.check_tasks`) can tell whether they work here."""
-    return tuple(task for task in tasks if backend == "humanoid_bench" or task not in BUILTIN)
+    return tuple(task for task in tasks if backend == "humanoid_bench" or task not in (*_names, *DMC))
 
 
 def score_bounds(task: str) -> tuple[float, float] | None:

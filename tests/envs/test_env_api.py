@@ -16,13 +16,12 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import ezm_pl.envs as envs
-from ezm_pl.envs import registry
 from ezm_pl.envs.core import ControlEnv, _on_warning
 from ezm_pl.envs.robots.humanoid import HumanoidEnv, Task, Terms
 from ezm_pl.envs.tasks.scene import BOX, add_solid
-from ezm_pl.spec.tasks import BUILTIN, HUMANOID_BENCH
+from ezm_pl.spec.tasks import HUMANOID_BENCH
 
-HUMANOIDS = [task for task in HUMANOID_BENCH if task in BUILTIN]
+HUMANOIDS = list(HUMANOID_BENCH)
 DMC = ["dmc-cartpole-balance", "dmc-walker-walk"]
 
 
@@ -248,12 +247,6 @@ def test_unknown_names_and_settings_are_one_clear_line() -> None:
         for value in (0, -1, 2.5, True):
             with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 1"):
                 envs.make("h1-walk", **{name: value})  # type: ignore[arg-type]
-
-
-def test_what_is_not_built_in_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "BUILTIN", ())
-    with pytest.raises(ValueError, match="task 'h1-walk' is not built in yet"):
-        envs.make("h1-walk", backend="builtin")
 
 
 def test_dm_control_pays_and_ends_as_its_own() -> None:

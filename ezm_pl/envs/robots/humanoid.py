@@ -37,7 +37,7 @@ Terms = dict[str, float]
 
 
 class Task:
-    """What a HumanoidBench task is, beyond the robot. One instance a simulation.
+    """What a HumanoidBench task is, beyond the robot. One instance per simulation.
 
     Attributes:
         quirks: whether the benchmark's plain bugs are kept, named in docs/tasks.md.
@@ -146,7 +146,7 @@ def build_spec(robot: str, task: type[Task]) -> mujoco.MjSpec:
 
 
 def compiled_model(robot: str, task: type[Task]) -> mujoco.MjModel:
-    """The compiled model of a robot in a task's scene: one a process, as no task changes it."""
+    """The compiled model of a robot in a task's scene: one per process, as no task changes it."""
     with _models_lock:
         key = (robot, task)
         if key not in _models:

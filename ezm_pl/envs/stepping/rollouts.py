@@ -21,9 +21,9 @@ def random_returns(
     action_repeat: int = 1,
     backend: Backend = "auto",
 ) -> dict[str, NDArray[np.float64]]:
-    """Returns of `episodes` full episodes a task under actions drawn uniformly from [-1, 1].
+    """Returns of `episodes` full episodes per task under actions drawn uniformly from [-1, 1].
 
-    One environment a task and episode, each run to its first end: short episodes are not
+    One environment per task and episode, each run to its first end: short episodes are not
     over-counted, as they would be if whichever ended first were taken.
 
     Args:

@@ -31,7 +31,7 @@ MODES: tuple[Mode, ...] = ("auto", "threads", "async", "sync")
 
 THREADS_UP_TO_CORES = 4
 """`auto` uses threads up to this many cores. MuJoCo releases the GIL, the Python around it does not:
-with more cores the GIL becomes the narrow place, and processes pay off their start-up and memory."""
+with more cores the GIL becomes the bottleneck, and processes pay off their start-up and memory."""
 
 
 def available_cores() -> int:
@@ -44,14 +44,14 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
 
     Args:
         tasks: T names.
-        num_envs: environments a task.
+        num_envs: environments per task.
         backend, protocol, action_repeat, episode_steps: as in `make`.
         without_quirks: the tasks that are made with `quirks=False`.
         seed: of everything; row seeds derive from it.
         mode: `sync`, `threads`, `async`, or `auto`: `sync` on one core or for one row, `threads` up
             to `THREADS_UP_TO_CORES` cores, `async` (processes) beyond. Processes import the main
             script afresh: it must guard its work with `if __name__ == "__main__":`.
-        workers: threads or processes; by default one a core, and never more than rows.
+        workers: threads or processes; by default one per core, and never more than rows.
         worker_timeout: seconds after which a worker process that has not answered a step counts as hung.
         max_worker_restarts: how often worker processes that died or hang are replaced, over all of them.
             A thread cannot be ended from outside: without processes a hanging step hangs.
@@ -143,7 +143,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         """Resets every row; observations [N, O] float32 and the same info arrays as `step`'s.
 
         Args:
-            seed: one number to derive all row seeds from, or one a row; None goes on with the
+            seed: one number to derive all row seeds from, or one per row; None goes on with the
                 generators as they are (the constructor's seed at the first reset).
             options: not used.
         """

@@ -1,6 +1,6 @@
 """Reward shaping: `tolerance`, as in dm_control (Tunyasuvunakool et al. 2020, section 4.1), for scalars.
 
-Written with `math` on plain floats: rewards are a handful of scalars a step, where numpy's per-call cost
+Written with `math` on plain floats: rewards are a handful of scalars per step, where numpy's per-call cost
 would outweigh the physics it judges.
 """
 
