@@ -91,10 +91,26 @@ class SelfPlayMetrics(Callback):
 
 
 class TrainingBar(RichProgressBar):
-    """Lightning's Rich bar with what matters here: rates, steps a task and the last score."""
+    """Lightning's Rich bar with what matters here: rates, steps per task, the last score, evaluations."""
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "updates"
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Says what is evaluated, and how far it is."""
+        super().on_validation_batch_start(trainer, pl_module, *args)
+        assert isinstance(pl_module, EZMModule)
+        spec, bar = pl_module.experiment, self.val_progress_bar_id
+        if bar is None or self.progress is None:
+            return
+        what = f"evaluating {len(spec.tasks)} tasks x {spec.eval.episodes} episodes, decision"
+        progress = self.progress
+
+        def show(decisions: int) -> None:
+            if decisions % 10 == 0:
+                progress.update(bar, total=1, description=f"{what} {decisions}")
+
+        pl_module.evaluator.on_step = show
 
     def get_metrics(  # type: ignore[override]
         self, trainer: Trainer, pl_module: EZMModule

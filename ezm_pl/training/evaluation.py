@@ -47,14 +47,17 @@ class Evaluation:
     searched: bool = True
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
+    def return_of(self, task: str) -> float:
+        """A task's mean return under `protocol`."""
+        returns = self.returns_ezm if self.protocol == "ezm" else self.returns_humanoidbench
+        return float(returns[self.tasks.index(task)].mean())
+
     def score_of(self, task: str) -> float:
         """Normalised score of a task's mean return: 0 for a random policy, 1 for the success bar.
 
         NaN for a task without these bounds.
         """
-        returns = self.returns_ezm if self.protocol == "ezm" else self.returns_humanoidbench
-        mean = float(returns[self.tasks.index(task)].mean())
-        return normalized_score(task, mean, self.bounds.get(task))
+        return normalized_score(task, self.return_of(task), self.bounds.get(task))
 
     @property
     def score(self) -> float:
@@ -103,11 +106,15 @@ class Evaluator:
     Args:
         experiment: whose tasks.
         ranks: this one among the others: each plays every `size`-th task, none where there are too few.
+
+    Attributes:
+        on_step: told after every decision how many have been made, for a progress bar.
     """
 
     def __init__(self, experiment: Experiment, ranks: Ranks) -> None:
         self.experiment, self.ranks = experiment, ranks
         self.tasks = list(range(ranks.rank, len(experiment.tasks), ranks.size))
+        self.on_step: Callable[[int], None] = lambda decisions: None
         self._envs: MultiTaskVectorEnv | None = None
 
     def play(
@@ -138,6 +145,7 @@ class Evaluator:
                 device=device,
                 tasks=self.tasks,
                 stopped=stopped,
+                on_step=self.on_step,
             )
         except EvaluationInterrupted:
             return None
@@ -159,6 +167,7 @@ def play_episodes(
     device: torch.device,
     tasks: Sequence[int] | None = None,
     stopped: Callable[[], bool] = lambda: False,
+    on_step: Callable[[int], None] = lambda decisions: None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Plays one episode in every row of `envs`.
 
@@ -173,6 +182,7 @@ def play_episodes(
         device: of the model.
         tasks: `[T]`, which of the model's tasks those of `envs` are; None: the same ones.
         stopped: asked between steps whether to give up.
+        on_step: told after every decision how many have been made.
 
     Returns:
         Returns `[T, episodes]` under `ezm` and under `humanoidbench`.
@@ -182,7 +192,7 @@ def play_episodes(
     """
     state = heads.get_state()
     ids = np.asarray(envs.task_ids if tasks is None else np.asarray(tasks)[envs.task_ids])
-    while (returns := _play_once(envs, ids, model, act, seed, heads, device, stopped)) is None:
+    while (returns := _play_once(envs, ids, model, act, seed, heads, device, stopped, on_step)) is None:
         heads.set_state(state)
     return returns
 
@@ -196,6 +206,7 @@ def _play_once(
     heads: torch.Generator,
     device: torch.device,
     stopped: Callable[[], bool],
+    on_step: Callable[[int], None],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
     """What `play_episodes` gives; None where an episode that was still running was lost."""
     generator = torch.Generator(device).manual_seed(seed)
@@ -205,7 +216,10 @@ def _play_once(
     upright = np.ones(len(ids), bool)
     total, before_fall = np.zeros(len(ids)), np.zeros(len(ids))
     padded = torch.zeros(len(ids), model.observation_size, device=device)
+    decisions = 0
     while running.any():
+        on_step(decisions)
+        decisions += 1
         if stopped():
             raise EvaluationInterrupted("evaluation interrupted")
         model.draw_heads(heads)

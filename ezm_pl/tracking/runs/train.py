@@ -17,6 +17,7 @@ from ezm_pl.spec.tasks import doubtful_tasks
 from ezm_pl.tracking.results.curves import run_curves
 from ezm_pl.tracking.results.returns_figure import returns_figure
 from ezm_pl.tracking.results.tables import returns_table
+from ezm_pl.tracking.results.terminal_curve import terminal_curves
 from ezm_pl.tracking.results.videos import film_tasks
 from ezm_pl.tracking.runs.mlflow_run import Run, Status, new_run, reopened_run, run_lock
 from ezm_pl.tracking.runs.run_lookup import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
@@ -261,6 +262,8 @@ def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bo
             directory = run.directory / "videos"
             for video in film_tasks(last, experiment.tasks, directory, seed=experiment.seed, console=console):
                 run.log_file(video, "videos")
+            if directory.is_dir():
+                _say(f"films: {directory}", console)
     except store_errors() as error:
         text = f"not all artifacts could be written: {first_line(error)}; checkpoints are in {run.directory}"
         _say(text, console, "red")
@@ -280,12 +283,14 @@ def _say(text: str, console: Console, style: str = "") -> None:
 
 def _say_result(result: FitResult, experiment: Experiment, console: Console) -> None:
     if result.evaluations:
+        for line in terminal_curves(result.evaluations):
+            _say(line, console)
         console.print(returns_table(result.evaluations[-1], protocol=experiment.env.protocol))
     else:
         console.print("no evaluation in this session")
     steps = result.env_steps
     console.print(
-        f"{result.updates:,} updates, {steps.mean():,.0f} env steps a task ({steps.sum():,.0f} in all), "
+        f"{result.updates:,} updates, {steps.mean():,.0f} env steps per task ({steps.sum():,.0f} in all), "
         f"{result.seconds / 60:.1f} minutes",
         highlight=False,
     )
