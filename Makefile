@@ -18,6 +18,7 @@ SET ?=
 RESUME ?=
 RUN ?= last
 PORT ?= 5000
+JOBS ?= auto
 
 .PHONY: help
 help: ## list the targets
@@ -52,8 +53,8 @@ ui: $(READY) ## MLflow's UI on this machine: PORT=5000
 	@exec $(EZM) ui --port "$(PORT)"
 
 .PHONY: test
-test: $(READY_TESTS) ## the tests (minutes)
-	@$(VENV)/bin/python -m pytest -q -m "not slow"
+test: $(READY_TESTS) ## the tests (minutes), a process per core: JOBS=auto
+	@$(VENV)/bin/python -m pytest -q -m "not slow" -n "$(JOBS)" --dist loadfile
 
 .PHONY: test-slow
 test-slow: $(READY_TESTS) ## the slow tests
