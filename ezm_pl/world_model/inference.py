@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model.layers import Head, RunningNorm
 from ezm_pl.world_model.model import WorldModel
+from ezm_pl.world_model.onednn import pack_for_cpu
 from ezm_pl.world_model.policy import SquashedGaussian
 
 _CHUNK = 2**19
@@ -33,7 +34,7 @@ def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _unpack(model: InferenceModel, incompatible_keys: Any) -> None:
-    model._packed = False
+    model._packed.clear()
 
 
 class InferenceModel(nn.Module):
@@ -43,7 +44,7 @@ class InferenceModel(nn.Module):
     gradient. A search state is `[B, 2S + E]`: the latent, then the features of the heads, so that a
     policy asked for later costs its head alone.
 
-    On the CPU it computes from packed copies of the weights, made at the first call after `load`,
+    It computes from a packed copy (`pack_for_cpu`), made at the first call after `load`,
     `load_state_dict` or a move: these are the ways to change its weights.
 
     Args:
@@ -64,7 +65,7 @@ class InferenceModel(nn.Module):
             parameter.data = parameter.data.to(dtype)
         self.observation_size = observation_size
         self.heads: tuple[int, ...] = (0, 1)
-        self._packed = False
+        self._packed: list[WorldModel] = []  # in a list, for it is no part of the state dict
         self.register_load_state_dict_post_hook(_unpack)
         self.eval()
 
@@ -94,18 +95,17 @@ class InferenceModel(nn.Module):
                 mine.append(parameter)
                 theirs.append(source_parameters[name])
         torch._foreach_copy_(mine, theirs)
-        self._packed = False
+        self._packed.clear()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> InferenceModel:
-        self._packed = False
+        self._packed.clear()
         return super()._apply(fn, recurse)
 
     def _ready(self) -> WorldModel:
         """The networks, packed since their weights last changed."""
         if not self._packed:
-            self.model.pack()
-            self._packed = True
-        return self.model
+            self._packed.append(pack_for_cpu(self.model))
+        return self._packed[0]
 
     @_alone
     def root(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:

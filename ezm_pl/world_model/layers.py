@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ezm_pl.world_model.packed import Dense, Norm, Packed, linear, pack, residual
 from ezm_pl.world_model.synchronised import BatchNorm, moments, ranks
 
 
@@ -18,17 +17,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = Norm(width)
-        self.inner = Dense(width, width)
-        self.outer = Dense(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, width)
+        self.outer = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return residual(x, self.norm, self.inner, self.outer, x)
-
-    def pack(self) -> None:
-        """Packs the weights as they are now (see `packed.py`)."""
-        self.inner.pack(self.norm)
-        self.outer.pack()
+        return x + self.outer(F.relu(self.inner(self.norm(x)), inplace=True))
 
 
 class Transition(nn.Module):
@@ -36,19 +30,14 @@ class Transition(nn.Module):
 
     def __init__(self, latent: int, extras: int, blocks: int) -> None:
         super().__init__()
-        self.norm = Norm(latent + extras)
-        self.inner = Dense(latent + extras, latent)
-        self.outer = Dense(latent, latent)
+        self.norm = nn.LayerNorm(latent + extras)
+        self.inner = nn.Linear(latent + extras, latent)
+        self.outer = nn.Linear(latent, latent)
         self.blocks = nn.Sequential(*(ResidualBlock(latent) for _ in range(blocks)))
 
     def forward(self, latent: Tensor, *extras: Tensor) -> Tensor:
-        x = torch.cat([latent, *extras], -1)
-        return self.blocks(residual(x, self.norm, self.inner, self.outer, latent))
-
-    def pack(self) -> None:
-        """Packs the weights before the residual blocks as they are now (see `packed.py`)."""
-        self.inner.pack(self.norm)
-        self.outer.pack()
+        x = self.norm(torch.cat([latent, *extras], -1))
+        return self.blocks(latent + self.outer(F.relu(self.inner(x), inplace=True)))
 
 
 class Head(nn.Module):
@@ -91,7 +80,6 @@ class Head(nn.Module):
         layer_norms = 2 if norm == "layer" else 0
         self.scales = nn.ParameterList(nn.Parameter(torch.ones(heads, hidden)) for _ in range(layer_norms))
         self.shifts = nn.ParameterList(nn.Parameter(torch.zeros(heads, hidden)) for _ in range(layer_norms))
-        self.packed: list[list[Packed | None]] = [[None] * 3] * heads
 
     def forward(self, x: Tensor, heads: Sequence[int] | None = None) -> Tensor:
         """`[B, in] -> [H', B, out]`, `H'` the heads asked for (all by default)."""
@@ -120,27 +108,13 @@ class Head(nn.Module):
 
     def _one(self, x: Tensor, head: int) -> Tensor:
         """A single head in the folded form, `[B, in] -> [B, out]`."""
-        normalised = len(self.scales) > 0
-        for layer, packed in enumerate(self.packed[head]):
-            relu = layer < 2 and not normalised
-            if packed is not None:
-                x = packed(x, relu=relu)
-            else:
-                x = linear(x, self.weights[layer][head], self.biases[layer][head], relu=relu)
-            if normalised and layer < 2:
-                scale, shift = self.scales[layer][head], self.shifts[layer][head]
-                x = F.layer_norm(x, (self.hidden,), scale, shift).relu_()
+        for layer in range(3):
+            x = F.linear(x, self.weights[layer][head], self.biases[layer][head])
+            if layer < 2 and self.scales:
+                x = F.layer_norm(x, (self.hidden,), self.scales[layer][head], self.shifts[layer][head])
+            if layer < 2:
+                x = F.relu(x, inplace=True)
         return x
-
-    def pack(self, norm: Norm | None = None) -> None:
-        """Packs the folded weights as they are now, with those of `norm` before them (see `packed.py`)."""
-        self.packed = [
-            [
-                pack(self.weights[layer][head], self.biases[layer][head], None if layer else norm)
-                for layer in range(3)
-            ]
-            for head in range(self.heads)
-        ]
 
     @torch.no_grad()
     def fold(self, trained: Head) -> None:

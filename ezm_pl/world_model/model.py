@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model.layers import Head, ResidualBlock, RunningNorm, Transition
-from ezm_pl.world_model.packed import Dense, Norm
 from ezm_pl.world_model.policy import PolicyBounds, SquashedGaussian
 from ezm_pl.world_model.scalars import CategoricalScalar
 
@@ -45,7 +44,7 @@ class WorldModel(nn.Module):
         super().__init__()
         tasks, actions = action_mask.shape
         self.spec = spec
-        self.capped: Tensor | None = None
+        self.capped: Tensor | None = None  # the capped embeddings, once the model is frozen
         self.register_buffer("action_mask", action_mask.float(), persistent=False)
         self.bounds = PolicyBounds(spec.min_log_std, spec.max_log_std, spec.initial_log_std, spec.max_mean)
         self.scalar = CategoricalScalar(spec.atoms, spec.support)
@@ -58,14 +57,14 @@ class WorldModel(nn.Module):
             torch.randn(tasks, embedding) * 0.1, requires_grad=any(self.embedding_used.values())
         )
         self.encoder = nn.Sequential(
-            Dense(observation_size + used["representation"], latent),
+            nn.Linear(observation_size + used["representation"], latent),
             nn.LayerNorm(latent),
             nn.Tanh(),
             *(ResidualBlock(latent) for _ in range(spec.blocks)),
         )
         self.dynamics = Transition(latent, used["dynamics"] + actions, spec.blocks)
         self.action_encoder = nn.Sequential(
-            Dense(actions + used["reward"], spec.action_embedding_size),
+            nn.Linear(actions + used["reward"], spec.action_embedding_size),
             nn.LayerNorm(spec.action_embedding_size),
             nn.Tanh(),
         )
@@ -73,7 +72,7 @@ class WorldModel(nn.Module):
         self.reward_trunk = Transition(latent, used["reward"] + spec.action_embedding_size, spec.blocks)
         self.reward_head = Head(latent, spec.head_size, spec.atoms, zero_last=True, **form)
         width = latent + used["value_policy"]
-        self.trunk = nn.Sequential(*(ResidualBlock(width) for _ in range(spec.blocks)), Norm(width))
+        self.trunk = nn.Sequential(*(ResidualBlock(width) for _ in range(spec.blocks)), nn.LayerNorm(width))
         self.value_heads = Head(width, spec.head_size, spec.atoms, heads=spec.value_heads, **form)
         self.policy_head = Head(width, spec.head_size, 2 * actions, zero_last=True, **form)
         if not inference:
@@ -89,21 +88,6 @@ class WorldModel(nn.Module):
         if decoded is not None:
             self.register_buffer("observation_mask", decoded.float(), persistent=False)
             self.decoder = nn.Linear(latent, observation_size)
-
-    def pack(self) -> None:
-        """Packs the weights of the inference form as they are now (see `packed.py`); caps the embeddings."""
-        self.capped = self.capped_embedding()
-        for module in self.modules():
-            if isinstance(module, ResidualBlock | Transition):
-                module.pack()
-        for first in (self.encoder[0], self.action_encoder[0]):
-            assert isinstance(first, Dense)
-            first.pack()
-        norm = self.trunk[-1]
-        assert isinstance(norm, Norm)
-        self.value_heads.pack(norm)
-        self.policy_head.pack(norm)
-        self.reward_head.pack()
 
     def _with_task(self, part: str, task: Tensor, x: Tensor) -> tuple[Tensor, ...]:
         """`x` `[B, *]`, and the task's embedding (norm capped at 1) `[B, E]` where `part` uses it."""

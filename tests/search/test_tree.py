@@ -302,7 +302,8 @@ def test_host_never_waits_inside_a_search(wave: int | None, normalization: Any, 
     proposal: Proposal
     if kind != "discrete":
         model, proposal = small_inference_model(), GaussianProposal.mixed(5, 16, 2, 0.25, 3.0)
-        model._packed = "GPU" in kind  # plain layers, if it believes that they are packed
+        if "GPU" in kind:
+            model._packed.append(model.model)
         observation = torch.randn(6, 7)
     else:
         model, proposal = TabularModel.random(3, 20, 4, seed=0), DiscreteProposal(4)

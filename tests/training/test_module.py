@@ -138,7 +138,7 @@ def batches(experiment: Experiment, count: int) -> list[Batch]:
 
 
 def test_the_target_is_5_to_9_updates_old_and_the_actor_0_to_4() -> None:
-    """Refreshed every 5 updates: after 10 the actor holds the weights of update 10, the target of update 5."""
+    """Refreshed every 5 updates: after 10 the actor has the weights of update 10, the target of update 5."""
     experiment = make_experiment()
     module, data = train(experiment, batches(experiment, 23), kind=Tagging)
     initial = module.tags[0][1]
