@@ -41,7 +41,7 @@ def pack_for_cpu(model: WorldModel) -> WorldModel:
     packed.reward_trunk = _Transition(model.reward_trunk)  # type: ignore[assignment]
     packed.reward_head = _Head(model.reward_head)  # type: ignore[assignment]
     packed.trunk = nn.Sequential(
-        *_sequential(model.trunk[:-1]),
+        *(_packed(block) for block in list(model.trunk)[:-1]),
         nn.LayerNorm(norm.normalized_shape, norm.eps, elementwise_affine=False),
     )
     packed.value_heads = _Head(model.value_heads, norm)  # type: ignore[assignment]
