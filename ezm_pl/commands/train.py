@@ -1,8 +1,9 @@
-"""`ezm validate`, `train`, `eval` and `learn-check`: one experiment, from its spec to its returns."""
+"""`ezm validate`, `train`, `eval`, `export`, `learn-check`: one experiment, from its spec to its returns."""
 
 from __future__ import annotations
 
 import argparse
+import re
 
 from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import (
@@ -40,6 +41,11 @@ def add(group: Group) -> None:
     evaluate.add_argument(
         "--video", type=outputs.folder, metavar="DIR", help="film one episode per task into DIR"
     )
+    export = command(group, "export", _export, "register a run's agent as a model in MLflow")
+    add_run(export)
+    export.add_argument(
+        "--register", type=_model_name, required=True, metavar="NAME", help="of the registered model"
+    )
     add_run(
         command(group, "learn-check", _learn_check, "check that experiments/learn_check.yaml has learned")
     )
@@ -76,6 +82,19 @@ def _eval(args: argparse.Namespace) -> None:
         video=args.video,
         console=new_console(),
     )
+
+
+def _model_name(text: str) -> str:
+    """An argument type: a name that MLflow's registry takes."""
+    if not re.fullmatch(r"[\w.\- ]{1,200}", text):
+        raise argparse.ArgumentTypeError(f"letters, digits, spaces, '.', '-' and '_' expected, got {text!r}")
+    return text
+
+
+def _export(args: argparse.Namespace) -> None:
+    from ezm_pl.model_registry import register_agent
+
+    register_agent(args.run, args.register, console=new_console())
 
 
 def _learn_check(args: argparse.Namespace) -> int:

@@ -1,0 +1,87 @@
+"""`ezm export`: a trained agent as a model of MLflow's registry, which `mlflow.pyfunc` loads anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mlflow
+import pandas
+from mlflow.models import Model, ModelSignature
+from mlflow.pyfunc import PythonModel
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
+from rich.console import Console
+
+import ezm_pl
+from ezm_pl.agent import Agent
+from ezm_pl.spec import SpecError
+from ezm_pl.tracking.runs.run_lookup import find_checkpoint
+from ezm_pl.tracking.store import first_line, open_store, shown, store_errors, tracking_uri
+from ezm_pl.training import CheckpointError
+
+if TYPE_CHECKING:
+    from mlflow.pyfunc import PythonModelContext
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([ColSpec(Array(DataType.double), "observation"), ColSpec(DataType.string, "task")]),
+    outputs=Schema([ColSpec(Array(DataType.double), "action")]),
+    params=ParamSchema([ParamSpec("plan", DataType.boolean, True)]),
+)
+"""A row per decision; `plan: false` lets the policy decide alone."""
+
+
+class RegisteredAgent(PythonModel):
+    """An `Agent` behind MLflow's interface."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Loads the checkpoint."""
+        self.agent = Agent.load(context.artifacts["checkpoint"])
+
+    def predict(
+        self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
+    ) -> pandas.DataFrame:
+        """A row `action` per row of `observation` and `task`."""
+        plan = bool((params or {}).get("plan", True))
+        rows = zip(model_input["observation"], model_input["task"], strict=True)
+        actions = [self.agent.act(observation, task, plan=plan).tolist() for observation, task in rows]
+        return pandas.DataFrame({"action": actions})
+
+
+def register_agent(reference: str, name: str, *, console: Console) -> None:
+    """Logs a run's agent as a new version of the registered model `name`.
+
+    The version holds the checkpoint and this package's code, and belongs to the run.
+
+    Raises:
+        SpecError: no such run, a checkpoint that cannot be read, or a store that takes no model.
+    """
+    saved = find_checkpoint(reference, option="RUN")
+    try:
+        agent = Agent.load(saved.checkpoint)
+    except CheckpointError as error:
+        raise SpecError(f"RUN {reference}: {error}") from None
+    uri = tracking_uri(agent.experiment.tracking.uri)
+    open_store(uri)
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_registry_uri(uri)
+    try:
+        logged = Model.log(
+            artifact_path=None,
+            flavor=mlflow.pyfunc,
+            name="agent",
+            run_id=saved.run_id,
+            registered_model_name=name,
+            step=agent.updates,
+            python_model=RegisteredAgent(),
+            artifacts={"checkpoint": str(saved.checkpoint.resolve())},
+            code_paths=[str(Path(ezm_pl.__file__).parent)],
+            pip_requirements=["torch", "lightning", "mujoco", "gymnasium", "pydantic", "pandas"],
+            signature=SIGNATURE,
+        )
+    except store_errors() as error:
+        raise SpecError(f"{shown(uri)} takes no model {name!r}: {first_line(error)}") from None
+    version = logged.registered_model_version
+    console.print(
+        f"registered {name}, version {version}: mlflow.pyfunc.load_model('models:/{name}/{version}')"
+    )
