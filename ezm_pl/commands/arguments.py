@@ -25,7 +25,7 @@ Group = argparse._SubParsersAction
 
 
 def complain(text: str, prog: str = "ezm") -> None:
-    """Prints what is wrong on standard error, a line for each of the text's; nothing where that is closed."""
+    """Prints what is wrong on standard error, line by line; nothing where that is closed."""
     for line in text.splitlines() if sys.stderr is not None else ():
         with suppress(OSError):
             print(f"{prog}: {line}", file=sys.stderr)

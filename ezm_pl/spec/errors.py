@@ -1,4 +1,4 @@
-"""What is wrong with a spec, in one clear line a problem: where, what was given, what would be valid."""
+"""What is wrong with a spec, in one clear line per problem: where, what was given, what would be valid."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _GOT = " expected, got "
 
 
 class SpecError(ValueError):
-    """A spec or command line that cannot work, said in one line a problem."""
+    """A spec or command line that cannot work, said in one line per problem."""
 
 
 class RunFailed(RuntimeError):

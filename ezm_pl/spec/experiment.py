@@ -38,14 +38,15 @@ class EnvSpec(Strict):
 
     backend: Literal["auto", "builtin", "humanoid_bench"] = "auto"
     protocol: EpisodeProtocol = Field("ezm", description="training episodes: do falls end them?")
-    num_envs: PositiveInt = Field(16, description="environments a task in the collector")
+    num_envs: PositiveInt = Field(16, description="environments per task in the collector")
     action_repeat: PositiveInt = Field(1, description="control steps (20 ms) an action is held for")
     workers: Literal["auto", "async", "threads", "sync"] = Field("auto", description="who steps physics")
     worker_timeout: PositiveFloat = Field(
         300.0, description="seconds after which a worker process that does not answer is replaced (async)"
     )
     max_worker_restarts: NonNegativeInt = Field(
-        20, description="worker processes that may die or hang, and be replaced, in a sitting (async)"
+        20,
+        description="worker processes that may die or hang, and be replaced, in a session of the run (async)",
     )
     short_episode_steps: PositiveInt | None = Field(
         500, description="episode length in control steps early in training (ezm protocol); null: always full"
@@ -76,7 +77,7 @@ class ModelSpec(Strict):
     task_embedding_size: PositiveInt = 128
     task_embedding_in: Listed[Network] = ("representation", "dynamics", "reward", "value_policy")
     action_embedding_size: PositiveInt = 64
-    blocks: PositiveInt = Field(3, description="residual blocks a network")
+    blocks: PositiveInt = Field(3, description="residual blocks per network")
     head_size: PositiveInt = Field(512, description="hidden width of reward, value and policy heads")
     value_heads: Annotated[PositiveInt, Field(ge=2)] = 5
     projector_size: PositiveInt = 1024
@@ -122,7 +123,8 @@ class SearchSpec(Strict):
     range_floor: PositiveFloat = 0.01
     gumbel_scale: NonNegativeFloat = Field(0.0, description="Gumbel noise at the root; published: off")
     wave: PositiveInt | None = Field(
-        None, description="most leaves a network call expands for a root; null: a whole round; 1: sequential"
+        None,
+        description="most leaves per root that one network call expands; null: a whole round; 1: sequential",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of networks inside the search")
     choice: Literal["best", "random"] = Field(
@@ -131,14 +133,14 @@ class SearchSpec(Strict):
 
 
 class ReplaySpec(Strict):
-    """Independent prioritised buffers, one a task.
+    """Independent prioritised buffers, one per task.
 
     `observation_dtype: float16` is for replay that does not fit into memory: observations take half of it.
     They come back rounded to 11 binary digits (a relative error of at most 5e-4: half a millimetre at 1 m,
     1.6 cm at 60 m) and clipped to +-65,504. A resumed run cannot change it.
     """
 
-    capacity: PositiveInt = Field(1_000_000, description="transitions a task")
+    capacity: PositiveInt = Field(1_000_000, description="transitions per task")
     observation_dtype: Literal["float32", "float16"] = Field(
         "float32", description="as stored; float16: half the memory, rounded by up to 5e-4 of a value"
     )
@@ -160,7 +162,7 @@ class TargetSpec(Strict):
     max_action: Annotated[Real, Field(gt=0, lt=1)] = Field(0.999, description="targets are clipped to this")
     search_value_after: NonNegativeInt = Field(50_000, description="updates before search values are used")
     search_value_age: NonNegativeInt = Field(
-        200_000, description="newest transitions a task that never use it"
+        200_000, description="newest transitions per task that never use it"
     )
     search_every: PositiveInt = Field(
         1, description="reanalysis searches every so many positions of a window; values are fresh at all"
@@ -188,7 +190,7 @@ class LossSpec(Strict):
 class OptimSpec(Strict):
     """Optimiser, batch and budget."""
 
-    batch_size: PositiveInt = Field(512, description="positions an update, over all tasks and ranks")
+    batch_size: PositiveInt = Field(512, description="positions per update, over all tasks and ranks")
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 2e-5
     max_grad_norm: PositiveFloat = 5.0
@@ -207,10 +209,10 @@ class OptimSpec(Strict):
 
 
 class CollectSpec(Strict):
-    """Self-play budget, in control steps a task."""
+    """Self-play budget, in control steps per task."""
 
-    env_steps: PositiveInt = Field(1_000_000, description="control steps a task over the whole run")
-    random_steps: NonNegativeInt = Field(1_000, description="uniform-random control steps a task at first")
+    env_steps: PositiveInt = Field(1_000_000, description="control steps per task over the whole run")
+    random_steps: NonNegativeInt = Field(1_000, description="uniform-random control steps per task at first")
     max_lead: Fraction = Field(
         0.02, description="share of the run by which updates may run ahead of collection before they wait"
     )
@@ -220,9 +222,9 @@ class EvalSpec(Strict):
     """Evaluation episodes, run as validation; both protocols' returns come from one rollout."""
 
     every: PositiveInt = Field(20_000, description="updates between evaluations")
-    episodes: PositiveInt = Field(4, description="episodes a task")
+    episodes: PositiveInt = Field(4, description="episodes per task")
     at_start: bool = True
-    video: bool = Field(True, description="film an episode a task at the end, where rendering works")
+    video: bool = Field(True, description="film one episode per task at the end, where rendering works")
 
 
 _WHOLE_WEIGHTS = "splits the weights over ranks, but every rank's actor and target network need all of them"

@@ -107,13 +107,13 @@ def load_sweep(
     Args:
         path: the sweep's YAML file.
         tasks: grid points in place of the file's, such as `8,16,29`.
-        trials: a grid point, in place of the file's.
-        seeds: a trial, in place of the file's.
+        trials: per grid point, in place of the file's.
+        seeds: per trial, in place of the file's.
         preset: in place of the base experiment's.
         gpu: whether the machine has a GPU, for `preset: auto`.
 
     Raises:
-        SpecError: anything that cannot work, in one line a problem.
+        SpecError: anything that cannot work, in one line per problem.
     """
     path = Path(path)
     document = read_yaml(path)

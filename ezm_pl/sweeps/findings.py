@@ -20,10 +20,10 @@ _ABOVE_RANDOM = 0.05
 """Normalised score that an untrained network does not reach: standing still scores a few hundredths."""
 
 _CHANCE = 0.05
-"""Seeds that separate by chance more often than this support no claim: it takes four a grid point."""
+"""Seeds that separate by chance more often than this support no claim: it takes four per grid point."""
 
 _UNEVEN_STEPS = 0.02
-"""Grid points whose env steps a task differ by more than this share are not at equal experience."""
+"""Grid points whose env steps per task differ by more than this share are not at equal experience."""
 
 
 def summary(sweep: Sweep, scored: Sequence[PointScore]) -> str:
@@ -37,8 +37,8 @@ def summary(sweep: Sweep, scored: Sequence[PointScore]) -> str:
     seeds = trained[0] if len(set(trained)) == 1 else "/".join(trained)
     text = [
         f"Sweep {sweep.name} compares {count(len(scored), 'grid point')} ({labels}), "
-        f"{seeds} {'seed' if seeds == '1' else 'seeds'} each, after {_steps(scored)} environment steps a "
-        f"task, evaluated with {_episodes(scored)} a task and seed ({sweep.protocol} protocol)."
+        f"{seeds} {'seed' if seeds == '1' else 'seeds'} each, after {_steps(scored)} environment steps per "
+        f"task, evaluated with {_episodes(scored)} per task and seed ({sweep.protocol} protocol)."
     ]
     shared = [(point, point.shared) for point in scored if point.shared is not None]
     if shared:
@@ -109,7 +109,7 @@ def limits(sweep: Sweep, scored: Sequence[PointScore]) -> list[str]:
         found.append(
             "Intervals resample seeds within each task, as is usual. One network learns all tasks of a run, "
             "so a good or bad seed moves many tasks at once, which these intervals do not see: the open "
-            "circles, one a seed, do."
+            "circles, one per seed, do."
         )
     trials = [len(point.point.of_state(tags.COMPLETE)) for point in scored]
     if sweep.searched and max(trials) > 1:
@@ -166,7 +166,7 @@ def _unfinished(sweep: Sweep) -> str:
 
 
 def _reached(scored: Sequence[PointScore]) -> list[float]:
-    """Control steps a task of each point: mean over its seeds, NaN where none were logged."""
+    """Control steps per task of each point: mean over its seeds, NaN where none were logged."""
     return [float(np.mean([run.env_steps for run in point.runs])) for point in scored]
 
 
@@ -187,13 +187,13 @@ def _experience(sweep: Sweep, scored: Sequence[PointScore]) -> list[str]:
     found = []
     reached = [steps for steps in _reached(scored) if np.isfinite(steps)]
     if reached and max(reached) > (1 + _UNEVEN_STEPS) * min(reached):
-        found.append(f"Grid points differ in experience: {_steps(scored)} environment steps a task.")
+        found.append(f"Grid points differ in experience: {_steps(scored)} environment steps per task.")
     published = [HUMANOID_BENCH[task].ezm_million_steps for task in sweep.tasks if task in HUMANOID_BENCH]
     millions = [steps for steps in published if steps is not None]
     if reached and millions and max(reached) < 1e6 * min(millions):
         span = " to ".join(f"{million:g}M" for million in sorted({min(millions), max(millions)}))
         found.append(
-            f"Published results stand on {span} environment steps a task; these runs have "
+            f"Published results stand on {span} environment steps per task; these runs have "
             f"{max(reached) / (1e6 * min(millions)):.2%} of that at most. They neither confirm nor refute "
             "what is published."
         )

@@ -1,4 +1,4 @@
-"""What a person sees of a sweep: a live table on a terminal, a line a finished trial elsewhere."""
+"""What a person sees of a sweep: a live table on a terminal, elsewhere one line per finished trial."""
 
 from __future__ import annotations
 

@@ -100,8 +100,8 @@ def _scores(sweep: Sweep, scored: Sequence[PointScore], folder: Path) -> list[st
         pictures.append((svg, "IQM of normalised scores on each grid point's own tasks"))
     note = (
         "Interquartile mean over tasks and seeds; 95% percentile intervals from a bootstrap that resamples "
-        "seeds within each task (Agarwal et al. 2021). Scores on a point's own tasks are of different "
-        "tasks, so those compare only loosely."
+        "seeds within each task (Agarwal et al. 2021). Each grid point's own tasks are different ones, so "
+        "scores on them can be compared only roughly."
     )
     shared = f"Shared tasks: {listed(sweep.shared_tasks)}." if sweep.shared_tasks else ""
     return [
@@ -182,7 +182,7 @@ def _search(sweep: Sweep, scored: Sequence[PointScore], folder: Path) -> list[st
     if few:
         parts.append(
             html.paragraph(
-                f"Too few complete trials for importances, {LEAST_TRIALS} are needed a grid point: "
+                f"Too few complete trials for importances, {LEAST_TRIALS} are needed per grid point: "
                 f"{listed(few)}."
             )
         )
@@ -190,7 +190,7 @@ def _search(sweep: Sweep, scored: Sequence[PointScore], folder: Path) -> list[st
         pictures = [(importance_figure(shares, folder / "importances"), "Importance of each searched field")]
         note = "PED-ANOVA: the share of each field in reaching the best quarter of a grid point's trials."
         if any(len(rows[label]) < STEADY_TRIALS for label in shares):
-            note += f" Below {STEADY_TRIALS} complete trials a grid point they are rough."
+            note += f" Below {STEADY_TRIALS} complete trials per grid point they are rough."
         parts += [html.figures(pictures), html.paragraph(note, "quiet")]
     slices = [
         (
@@ -210,12 +210,14 @@ def _search(sweep: Sweep, scored: Sequence[PointScore], folder: Path) -> list[st
     ]
     if slices:
         parts += [html.heading("Objective against each searched field", 3), html.figures(slices)]
-        parts.append(html.paragraph("A mark a complete trial: its mean over seeds.", "quiet"))
+        parts.append(
+            html.paragraph("Each mark is one complete trial: its objective, averaged over seeds.", "quiet")
+        )
     return parts
 
 
 def _rates(client: MlflowClient, sweep: Sweep) -> dict[str, float]:
-    """Run id to its mean updates a second."""
+    """Run id to its mean updates per second."""
     rates = {}
     for run in sweep.runs:
         if _RATE in run.metrics:

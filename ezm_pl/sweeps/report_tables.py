@@ -18,7 +18,7 @@ _NONE = "–"
 
 
 def scores_table(sweep: Sweep, scored: Sequence[PointScore]) -> str:
-    """A row a grid point: IQM and interval on the shared tasks and on its own."""
+    """One row per grid point: IQM and interval on the shared tasks and on its own."""
     rows = [
         (
             point.point.label,
@@ -44,7 +44,7 @@ def scores_table(sweep: Sweep, scored: Sequence[PointScore]) -> str:
 
 
 def returns_table(sweep: Sweep, scored: Sequence[PointScore], protocol: str) -> str:
-    """A row a task: final returns of every grid point under `protocol`, beside what is published for it."""
+    """One row per task: final returns of every grid point under `protocol`, beside the published ones."""
     paper = "EZ-M" if protocol == "ezm" else "BRC"
     rows = []
     for task in sweep.tasks:
@@ -59,14 +59,14 @@ def returns_table(sweep: Sweep, scored: Sequence[PointScore], protocol: str) -> 
         rows.append((task, *bounds, *cells, _published(facts, protocol)))
     head = ("task", "random", "success", *(point.point.label for point in scored), f"{paper},\npublished")
     note = {
-        "ezm": "Falls do not end the episode. Published: mean ± std of 3 seeds, at that many steps a task.",
-        "humanoidbench": "Summed up to the first fall. Published: mean ± std of 5 seeds, at 1M steps a task.",
+        "ezm": "Falls do not end the episode. Published: mean ± std of 3 seeds, at that many steps per task.",
+        "humanoidbench": "Up to the first fall. Published: mean ± std of 5 seeds, at 1M steps per task.",
     }[protocol]
     return html.table(head, rows, f"Mean ± std over seeds of the last evaluation. {note}")
 
 
 def best_table(sweep: Sweep, scored: Sequence[PointScore]) -> str:
-    """A column a grid point: the searched fields' values in its best trial, and its objective."""
+    """One column per grid point: the searched fields' values in its best trial, and its objective."""
     rows = [(field, *(_value(point.trial.values.get(field)) for point in scored)) for field in sweep.searched]
     objective = sweep.params.get("objective", tags.OBJECTIVE)
     rows.append((f"{objective}, mean over seeds", *(f"{point.trial.objective:.4g}" for point in scored)))
@@ -76,7 +76,7 @@ def best_table(sweep: Sweep, scored: Sequence[PointScore]) -> str:
 
 
 def trials_table(sweep: Sweep) -> str:
-    """A row a grid point: trials by state; below it what pruning saved."""
+    """One row per grid point: trials by state; below it what pruning saved."""
     states = (tags.COMPLETE, tags.PRUNED, tags.FAILED, tags.RUNNING)
     rows = [
         (
@@ -90,11 +90,11 @@ def trials_table(sweep: Sweep) -> str:
 
 
 def cost_table(sweep: Sweep, rates: Mapping[str, float]) -> str:
-    """A row a grid point: wall-clock, updates a second, environment steps.
+    """One row per grid point: wall-clock, updates per second, environment steps.
 
     Args:
         sweep: the sweep.
-        rates: run id to its mean updates a second.
+        rates: run id to its mean updates per second.
     """
     rows: list[tuple[str, ...]] = []
     taken: list[float] = []
@@ -118,7 +118,7 @@ def cost_table(sweep: Sweep, rates: Mapping[str, float]) -> str:
         "a complete\nrun",
         "all runs",
         "updates/s",
-        "env steps a task,\na complete run",
+        "env steps per task,\na complete run",
         "env steps,\nall runs and tasks",
     )
     total = _duration(float(np.nansum([run.seconds for run in sweep.runs])))
@@ -142,7 +142,7 @@ def trial_rows(trials: Sequence[Trial]) -> list[tuple[Mapping[str, object], floa
 
 
 def host_lines(runs: Sequence[SeedRun]) -> list[str]:
-    """What the runs ran on, a line a tag; several values where they differ."""
+    """What the runs ran on, one line per tag; several values where they differ."""
     kinds = ("host.", "version.", "git.")
     names = sorted({name for run in runs for name in run.tags if name.startswith(kinds)})
     return [f"{name}: {' | '.join(sorted({r.tags[name] for r in runs if name in r.tags}))}" for name in names]

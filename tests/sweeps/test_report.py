@@ -102,8 +102,10 @@ def scaling(store: Path) -> tuple[FilledSweep, Path, Outside]:
 
 def test_report_says_what_was_found(scaling: tuple[FilledSweep, Path, Outside]) -> None:
     text = scaling[2].text
-    assert "compares 2 grid points (hb-2 and hb-4), 3 seeds each, after 800 environment steps a task" in text
-    assert "evaluated with 1 episode a task and seed (ezm protocol)" in text
+    assert (
+        "compares 2 grid points (hb-2 and hb-4), 3 seeds each, after 800 environment steps per task" in text
+    )
+    assert "evaluated with 1 episode per task and seed (ezm protocol)" in text
     assert "hb-4 against hb-2: +0." in text
     assert "happens by chance in 1 of 10 comparisons: suggestive at most." in text
     assert "3 seeds: intervals from so few are too narrow" in text
@@ -282,7 +284,7 @@ def test_a_search_with_pruned_and_failed_trials(store: Path, tmp_path: Path) -> 
     assert (saving.trials, saving.seconds) == (2, pytest.approx(2 * 3 * 60))
     page = written(sweep, tmp_path)
     assert "2 trials pruned, saving about 6.0 minutes" in page.text
-    assert "Too few complete trials for importances, 10 are needed a grid point: hb-4 (4)." in page.text
+    assert "Too few complete trials for importances, 10 are needed per grid point: hb-4 (4)." in page.text
     assert "out of 12 (hb-2) and 4 (hb-4)" in page.text
     assert (tmp_path / "report" / "importances.png").exists()
     assert {path.stem for path in (tmp_path / "report" / "slices").glob("*.svg")} == {
