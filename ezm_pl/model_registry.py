@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,12 @@ class RegisteredAgent(PythonModel):
         return pandas.DataFrame({"action": actions})
 
 
+def _example(agent: Agent) -> pandas.DataFrame:
+    """One row, which MLflow tries on the model that it has saved."""
+    size = int(agent.sizes.obs_sizes[0])
+    return pandas.DataFrame({"observation": [[0.0] * size], "task": [agent.tasks[0]]})
+
+
 def register_agent(reference: str, name: str, *, console: Console) -> None:
     """Logs a run's agent as a new version of the registered model `name`.
 
@@ -62,10 +69,12 @@ def register_agent(reference: str, name: str, *, console: Console) -> None:
     except CheckpointError as error:
         raise SpecError(f"RUN {reference}: {error}") from None
     uri = tracking_uri(agent.experiment.tracking.uri)
-    open_store(uri)
+    client = open_store(uri)
     mlflow.set_tracking_uri(uri)
     mlflow.set_registry_uri(uri)
+    logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # of pickles: this one names a class, no more
     try:
+        mlflow.set_experiment(experiment_id=client.get_run(saved.run_id).info.experiment_id)
         logged = Model.log(
             artifact_path=None,
             flavor=mlflow.pyfunc,
@@ -78,10 +87,12 @@ def register_agent(reference: str, name: str, *, console: Console) -> None:
             code_paths=[str(Path(ezm_pl.__file__).parent)],
             pip_requirements=["torch", "lightning", "mujoco", "gymnasium", "pydantic", "pandas"],
             signature=SIGNATURE,
+            input_example=_example(agent),
         )
     except store_errors() as error:
         raise SpecError(f"{shown(uri)} takes no model {name!r}: {first_line(error)}") from None
     version = logged.registered_model_version
+    how = f"mlflow.pyfunc.load_model('models:/{name}/{version}')"
     console.print(
-        f"registered {name}, version {version}: mlflow.pyfunc.load_model('models:/{name}/{version}')"
+        f"registered {name}, version {version}: {how}", markup=False, highlight=False, soft_wrap=True
     )
