@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
 
 LEAST_TRIALS = 10
 """Complete trials below which importances would be noise."""
@@ -45,8 +49,6 @@ def importances(
     names = list(dict.fromkeys(name for values, _ in trials for name in values))
     if len(trials) < LEAST_TRIALS or not names or np.ptp(objectives) == 0:
         return {}
-    import optuna
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space = {
         name: _distribution([values[name] for values, _ in trials if name in values], log=name in log)
@@ -70,8 +72,6 @@ def importances(
 
 def _distribution(values: Sequence[Any], *, log: bool) -> BaseDistribution:
     """The range that was seen: MLflow holds values, not Optuna's own objects."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
     kinds = {type(value) for value in values}
     if kinds == {int}:
         return IntDistribution(min(values), max(values), log=log and min(values) > 0)

@@ -93,7 +93,7 @@ class MlflowSweep:
             if self.client.get_run(run_id).info.status == "RUNNING":
                 self.client.set_terminated(run_id, "KILLED")
 
-    def settle(self) -> None:
+    def close_finished(self) -> None:
         """Ends the runs of grid points whose trials have all ended, and of the sweep after the last."""
         everything = True
         for point in self.plan.points:
@@ -104,7 +104,7 @@ class MlflowSweep:
             run_id = self.point_id(point)
             if self.client.get_run(run_id).info.status == "FINISHED":
                 continue
-            self._settle_runs(point)
+            self._close_runs(point)
             values = [t.value for t in trials if t.state.name == "COMPLETE" and t.value is not None]
             if values:
                 best = max(values) if self.plan.spec.direction == "maximize" else min(values)
@@ -114,7 +114,7 @@ class MlflowSweep:
         if everything and self.client.get_run(self.sweep_id).info.status != "FINISHED":
             self.client.set_terminated(self.sweep_id, "FINISHED")
 
-    def _settle_runs(self, point: Point) -> None:
+    def _close_runs(self, point: Point) -> None:
         """Gives every run of a finished grid point its trial's state, which a dead worker could not."""
         states = {str(slot_of(t)): _RUN_STATE[t.state.name] for t in self.queue.trials(point)}
         for run in self._find({tags.PARENT: self.point_id(point)}):

@@ -14,9 +14,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import optuna
 import psutil
+from optuna import Study
+from optuna.exceptions import StorageInternalError
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.seeds import stream_int
@@ -24,10 +28,6 @@ from ezm_pl.spec.sweep import Choice
 from ezm_pl.spec.sweep_plan import Point, SweepPlan, changes, from_document
 from ezm_pl.sweeps.samplers import distribution, new_pruner, new_sampler
 from ezm_pl.sweeps.storage import HEARTBEAT_SECONDS, Storage, this_place
-
-if TYPE_CHECKING:
-    from optuna import Study
-    from optuna.trial import FrozenTrial, Trial, TrialState
 
 ATTEMPTS = 2
 """A trial that failed or lost its worker is tried once more."""
@@ -71,8 +71,6 @@ class Queue:
         Raises:
             SpecError: the storage holds this sweep with another spec.
         """
-        import optuna
-
         names = {study.study_name: study for study in optuna.get_all_study_summaries(self.storage.optuna)}
         document = self.plan.document()
         known = [names[name].user_attrs for name in map(self._study_name, self.plan.points) if name in names]
@@ -108,8 +106,6 @@ class Queue:
 
     def study(self, point: Point, slot: int = 0) -> Study:
         """A grid point's study, with the sampler of a trial."""
-        import optuna
-
         spec = self.plan.spec
         seed = stream_int(point.experiment.seed, f"sampler {point.label} {slot}")
         return optuna.load_study(
@@ -126,8 +122,6 @@ class Queue:
 
     def claim(self) -> Claim | None:
         """Takes the next waiting trial; None where none waits."""
-        from optuna.trial import TrialState
-
         with self.storage.alone():
             self._reclaim_dead()
             waiting = [
@@ -173,8 +167,6 @@ class Queue:
 
     def give_back(self, claim: Claim) -> None:
         """Lets a trial wait again, as if it had not been begun."""
-        from optuna.trial import TrialState
-
         with self.storage.alone():
             if self._is_mine(claim):
                 self.storage.optuna.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
@@ -186,8 +178,6 @@ class Queue:
 
     def running(self) -> int:
         """How many trials some worker runs."""
-        from optuna.trial import TrialState
-
         return sum(t.state == TrialState.RUNNING for point in self.plan.points for t in self.trials(point))
 
     def is_done(self) -> bool:
@@ -196,8 +186,6 @@ class Queue:
 
     def _reclaim_dead(self) -> None:
         """Fails the trials whose worker has been silent for too long, or is known to be dead."""
-        from optuna.trial import TrialState
-
         for point in self.plan.points:
             study = self.study(point)
             # Optuna's public way, fail_stale_trials, ends a trial: here it is to wait again.
@@ -207,8 +195,6 @@ class Queue:
                     self._fail(trial._trial_id, "its worker died")
 
     def _fail(self, trial_id: int, error: str) -> bool:
-        from optuna.trial import TrialState
-
         storage = self.storage.optuna
         attempt = storage.get_trial(trial_id).user_attrs[_ATTEMPT]
         storage.set_trial_user_attr(trial_id, _ERROR, error)
@@ -220,8 +206,6 @@ class Queue:
         return attempt >= ATTEMPTS
 
     def _is_mine(self, claim: Claim) -> bool:
-        from optuna.trial import TrialState
-
         trial = self.storage.optuna.get_trial(claim.trial._trial_id)
         return trial.state == TrialState.RUNNING and trial.user_attrs[_OWNER]["token"] == claim.token
 
@@ -234,8 +218,6 @@ class Queue:
         done = threading.Event()
 
         def beat() -> None:
-            from optuna.exceptions import StorageInternalError
-
             while not done.wait(HEARTBEAT_SECONDS):
                 try:
                     self.storage.optuna.record_heartbeat(claim.trial._trial_id)
@@ -253,8 +235,6 @@ class Queue:
 
 def stored_sweeps(storage: Storage) -> dict[str, SweepPlan]:
     """The sweeps of a storage, by key."""
-    import optuna
-
     documents: dict[str, Any] = {}
     for study in optuna.get_all_study_summaries(storage.optuna):
         if _PLAN in study.user_attrs and _KEY in study.user_attrs:

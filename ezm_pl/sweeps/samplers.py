@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.sweep import Dimension, SweepSpec
 
-if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution
-    from optuna.pruners import BasePruner
-    from optuna.samplers import BaseSampler
-
 
 def new_sampler(spec: SweepSpec, seed: int) -> BaseSampler:
     """The sampler of one trial; a grid's trials hold their values already."""
-    from optuna.samplers import RandomSampler, TPESampler
-
     if spec.sampler != "tpe":
         return RandomSampler(seed)
     with warnings.catch_warnings():
@@ -27,8 +28,6 @@ def new_sampler(spec: SweepSpec, seed: int) -> BaseSampler:
 
 def new_pruner(spec: SweepSpec, experiment: Experiment) -> BasePruner:
     """The pruner of a grid point; its steps are updates."""
-    from optuna.pruners import HyperbandPruner, MedianPruner, NopPruner
-
     pruner = spec.pruner
     if pruner.kind == "median":
         return MedianPruner(n_startup_trials=pruner.startup_trials, n_warmup_steps=pruner.warmup_updates)
@@ -43,8 +42,6 @@ def new_pruner(spec: SweepSpec, experiment: Experiment) -> BasePruner:
 
 def distribution(dimension: Dimension, whole: bool) -> BaseDistribution:
     """A searched field's distribution, over `whole` numbers or any."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-
     if dimension.choices is not None:
         return CategoricalDistribution(dimension.choices)
     low, high = dimension.bounds()

@@ -1,24 +1,24 @@
-"""`ezm sweep run` and `ezm sweep worker`: take trials from the queue until there are none."""
+"""`ezm sweep run` and `ezm sweep worker`: take trials from the queue until none is left."""
 
 from __future__ import annotations
 
 import gc
 import time
 import traceback
-from typing import TYPE_CHECKING
 
+from optuna.trial import TrialState
 from rich.console import Console
 
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.sweep_plan import SweepPlan
 from ezm_pl.spec.tasks import nearest
+from ezm_pl.sweeps.live_table import LiveTable
+from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
 from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage
 from ezm_pl.tracking.runs.signals import INTERRUPTED_EXIT, signals_as_sigint
 from ezm_pl.tracking.store import shown
-
-if TYPE_CHECKING:
-    from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
+from ezm_pl.tracking.sweep import tags
 
 _WAIT_SECONDS = 2.0
 """Between looks at trials that other workers run."""
@@ -71,8 +71,8 @@ def _work(queue: Queue, where: str, console: Console) -> int:
             return _work_through(queue, where, console)
     except KeyboardInterrupt:
         console.print(
-            f"sweep {queue.plan.spec.name} interrupted: what was begun goes on from its checkpoint; "
-            "the same command goes on",
+            f"sweep {queue.plan.spec.name} interrupted; the same command continues it: its trial, from the "
+            "last checkpoint",
             style="yellow",
             markup=False,
             highlight=False,
@@ -82,55 +82,47 @@ def _work(queue: Queue, where: str, console: Console) -> int:
 
 
 def _work_through(queue: Queue, where: str, console: Console) -> int:
-    from ezm_pl.sweeps.live_table import LiveTable
-    from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
-
     with queue.storage.alone():
         queue.fill()
-    board = LiveTable(queue, console)
+    table = LiveTable(queue, console)
     tracked = MlflowSweep(queue)
     console.print(f"sweep {queue.plan.key}, stored in {where}", markup=False, highlight=False, soft_wrap=True)
     if queue.is_done():
         with queue.storage.alone():
-            tracked.settle()
-        console.print(f"it has finished already: {board.summary()}", markup=False, highlight=False)
+            tracked.close_finished()
+        console.print(f"the sweep has already finished: {table.summary()}", markup=False, highlight=False)
         return _exit_code(queue)
     try:
         with queue.storage.alone():
             tracked.begin()
-        with board.shown():
+        with table.shown():
             while not queue.is_done():
                 claim = queue.claim()
                 if claim is None:
                     time.sleep(_WAIT_SECONDS)  # the others' trials may come back
                 else:
                     _work_on(claim, queue, tracked, console)
-                board.say_finished()
+                table.say_finished()
                 with queue.storage.alone():
-                    tracked.settle()
+                    tracked.close_finished()
     except KeyboardInterrupt:
         with queue.storage.alone():
             if not queue.running():
                 tracked.interrupt()
         raise
-    console.print(f"done: {board.summary()}", markup=False, highlight=False)
+    console.print(f"done: {table.summary()}", markup=False, highlight=False)
     return _exit_code(queue)
 
 
 def _exit_code(queue: Queue) -> int:
     """0; 1 where the sweep has ended without a single result."""
-    from optuna.trial import TrialState
-
     states = [trial.state for point in queue.plan.points for trial in queue.trials(point)]
     return 0 if {TrialState.COMPLETE, TrialState.PRUNED} & set(states) else 1
 
 
 def _work_on(claim: Claim, queue: Queue, tracked: MlflowSweep, console: Console) -> None:
     """Runs a claimed trial and says how it ended."""
-    from optuna.trial import TrialState
-
-    from ezm_pl.sweeps.trial import run_trial
-    from ezm_pl.tracking.sweep import tags
+    from ezm_pl.sweeps.trial import run_trial  # PyTorch
 
     with queue.alive(claim):
         try:

@@ -98,7 +98,7 @@ def test_killed_in_a_trial_restarted_finished_and_refused(folder: Path) -> None:
 
     done = run_ezm(folder, "sweep", "run", "sweep.yaml", timeout=PATIENCE)
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == "it has finished already: 4 trials: 4 complete"
+    assert done.stdout.splitlines()[-1] == "the sweep has already finished: 4 trials: 4 complete"
     assert len(runs(folder, tags.TRIAL)) == 4
 
     done = run_ezm(folder, "sweep", "run", "sweep.yaml", "--seeds", "2", timeout=PATIENCE)
@@ -166,7 +166,7 @@ def test_interrupted_a_trial_goes_back_and_the_same_command_goes_on(folder: Path
     wait_for(folder, "mlruns/runs/*/checkpoints/last.ckpt", process)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=PATIENCE) == 130
-    assert "the same command goes on" in (folder / "log.txt").read_text()
+    assert "the same command continues it" in (folder / "log.txt").read_text()
     assert states(folder) == {"WAITING": 1}
     assert [run.info.status for run in runs(folder, tags.SWEEP)] == ["KILLED"]
     done = run_ezm(folder, "sweep", "run", "sweep.yaml", timeout=PATIENCE)
