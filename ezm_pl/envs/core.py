@@ -19,7 +19,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from numpy.typing import NDArray
 
-from ezm_pl.spec.experiment import EpisodeProtocol
+from ezm_pl.spec.fields import EpisodeProtocol
 
 PROTOCOLS: tuple[EpisodeProtocol, ...] = ("humanoidbench", "ezm")
 

@@ -5,32 +5,27 @@ Defaults are the published values (EZ-M, arXiv 2603.01452); presets in `presets.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from ezm_pl.spec.fields import (
+    EpisodeProtocol,
+    Fraction,
+    Listed,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Real,
+    Strict,
+)
 from ezm_pl.spec.seeds import MAX_SEED
 from ezm_pl.spec.tasks import HUMANOID_BENCH, nearest, resolve_tasks
+from ezm_pl.spec.trainer import TrainerSpec
 
-Item = TypeVar("Item")
-
-Real = Annotated[float, Field(allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[Real, Field(gt=0)]
-NonNegativeFloat = Annotated[Real, Field(ge=0)]
-Fraction = Annotated[Real, Field(ge=0, le=1)]
-Listed = Annotated[tuple[Item, ...], Field(strict=False)]
-"""A YAML list of items, each as strict as anywhere."""
-EpisodeProtocol = Literal["ezm", "humanoidbench"]
 Network = Literal["representation", "dynamics", "reward", "value_policy"]
-
-
-class Strict(BaseModel):
-    """Base of every spec. Unknown keys are errors; neither "3" nor true is a number; values never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, validate_default=True)
 
 
 class EnvSpec(Strict):
@@ -227,52 +222,12 @@ class EvalSpec(Strict):
     video: bool = Field(True, description="film one episode per task at the end, where rendering works")
 
 
-_WHOLE_WEIGHTS = "splits the weights over ranks, but every rank's actor and target network need all of them"
-_OWN_PROCESSES = "ends its processes with every call of the Trainer, and replay and collector live in them"
-_REFUSED_STRATEGIES = {
-    "fsdp": _WHOLE_WEIGHTS,
-    "deepspeed": _WHOLE_WEIGHTS,
-    "ddp_spawn": _OWN_PROCESSES,
-    "ddp_fork": _OWN_PROCESSES,
-    "ddp_notebook": _OWN_PROCESSES,
-}
-"""Lightning strategies, by how their names start, that cannot train here, and why."""
-
-
-class TrainerSpec(Strict):
-    """How Lightning's Trainer runs: on what, how precisely, and how often it logs and saves."""
-
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    devices: PositiveInt | Annotated[str, Field(pattern=r"^(auto|\d+(,\d+)*)$")] = Field(
-        "auto", description="how many, or which: 2, '0,3', auto"
-    )
-    num_nodes: PositiveInt = 1
-    strategy: str = Field("auto", description="auto or ddp")
-    deterministic: bool = Field(
-        False, description="collector and learner in lockstep: the same spec gives the same metrics"
-    )
-    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    log_every: PositiveInt = 50
-    checkpoint_every: PositiveInt = Field(
-        4_000, description="updates that a kill costs at most (if two or more): saves begin twice as often"
-    )
-    profiler: Literal["simple", "advanced"] | None = None
-
-    @field_validator("strategy")
-    @classmethod
-    def _can_train(cls, strategy: str) -> str:
-        if strategy in ("auto", "ddp"):
-            return strategy
-        reasons = [why for start, why in _REFUSED_STRATEGIES.items() if strategy.startswith(start)]
-        raise ValueError(f"{strategy!r} {reasons[0] if reasons else 'is not known'}: valid are auto and ddp")
-
-
 class TrackingSpec(Strict):
     """MLflow."""
 
     experiment: str = Field("ezm", min_length=1)
     uri: str | None = Field(None, description="null: MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db")
-    tags: dict[str, str] = {}
+    tags: dict[str, str] = Field({})
 
     @field_validator("uri")
     @classmethod

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from ezm_pl.spec.experiment import Listed, PositiveFloat, PositiveInt, Real, Strict
+from ezm_pl.spec.fields import Listed, PositiveFloat, PositiveInt, Real, Strict
 from ezm_pl.spec.tasks import SUITES, first_tasks, resolve_tasks
 
 Choice = bool | int | float | str | None

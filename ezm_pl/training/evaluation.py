@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ezm_pl.envs import MultiTaskVectorEnv
 from ezm_pl.search import Act
 from ezm_pl.spec import Experiment, normalized_score
-from ezm_pl.spec.experiment import EpisodeProtocol
+from ezm_pl.spec.fields import EpisodeProtocol
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.training.ranks import Ranks
 from ezm_pl.world_model import InferenceModel
