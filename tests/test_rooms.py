@@ -1,4 +1,4 @@
-"""The house's rules: a room imports only rooms above it, and not what DESIGN.md bars it from.
+"""The house's rules: a room imports only rooms above it, and not what docs/architecture.md, "Rooms", bars.
 
 import-linter's contracts name external packages as a whole, so `torch.nn` could not be barred where `torch`
 is allowed, and they see neither what a package exports nor `importlib.import_module`.

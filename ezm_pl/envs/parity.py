@@ -1,6 +1,6 @@
 """How near the built-in tasks are to the original package: recorded rollouts, replayed here.
 
-A recording is `<task>.npz`, numbers only (see TASKS.md, "Parity"): the state before each control
+A recording is `<task>.npz`, numbers only (docs/parity.md, "Recordings"): the state before each control
 step, the action, and what the original package on its pinned MuJoCo made of them. Each step is
 replayed from its own recorded state, so that errors do not pile up. `events/<task>.npz`, where there
 is one, holds staged steps in which the rare branches of a reward fire; there, every step must agree.
@@ -87,7 +87,7 @@ class ParityRow:
 
     @property
     def passed(self) -> bool:
-        """Whether every bound of TASKS.md holds."""
+        """Whether every bound holds (docs/parity.md, "Bounds")."""
         return (
             not self.differences
             and self.qpos_median <= self.qpos_median_bound

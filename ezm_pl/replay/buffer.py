@@ -1,4 +1,4 @@
-"""Per-task prioritised replay in flat arrays (ALGORITHM, sections 1, 4 and 5).
+"""Per-task prioritised replay in flat arrays (docs/algorithm.md, "Several tasks").
 
 An environment's steps fill a *block* of `block_size` positions; the first `tail` steps of what
 follows are stored behind them, so every position has a whole window of `unroll + td` steps in its own

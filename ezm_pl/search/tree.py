@@ -1,4 +1,4 @@
-"""Batched Gumbel search with sequential halving, expanded in waves (ALGORITHM, section 3).
+"""Batched Gumbel search with sequential halving, expanded in waves (docs/algorithm.md, "Search").
 
 Sources: Danihelka et al. 2022 (Gumbel MuZero), Hubert et al. 2021 (sampled actions), EfficientZero V2.
 

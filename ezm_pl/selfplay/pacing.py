@@ -1,4 +1,4 @@
-"""Keeps collection and learning in step (ALGORITHM, section 4)."""
+"""Keeps collection and learning in step (docs/algorithm.md, "Self-play")."""
 
 from __future__ import annotations
 

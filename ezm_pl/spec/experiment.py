@@ -66,7 +66,7 @@ class TaskMeta(Strict):
 
 
 class ModelSpec(Strict):
-    """Sizes of the world model (ALGORITHM: published 512 latent, 128 embedding, about 16M parameters)."""
+    """Sizes of the world model (docs/algorithm.md, "World model"): by default the published ones."""
 
     latent_size: PositiveInt = 512
     task_embedding_size: PositiveInt = 128
@@ -102,7 +102,7 @@ class ModelSpec(Strict):
 
 
 class SearchSpec(Strict):
-    """Gumbel search over sampled actions (ALGORITHM, section 3)."""
+    """Gumbel search over sampled actions (docs/algorithm.md, "Search")."""
 
     num_simulations: PositiveInt = 32
     num_root_actions: Annotated[PositiveInt, Field(ge=2)] = 16

@@ -8,7 +8,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # The published values are the defaults of the models themselves.
     "paper": {},
     # Small enough to learn on two CPU cores. One 20 ms action changes a value by less than the value
-    # head's own error, so actions are held longer and the horizon is shorter (ALGORITHM, section 6).
+    # head's own error, so actions are held longer and the horizon is shorter (docs/algorithm.md,
+    # "Small budgets").
     "laptop": {
         "env": {"num_envs": 4, "action_repeat": 4, "short_episode_steps": None},
         "model": {

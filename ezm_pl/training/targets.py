@@ -1,4 +1,4 @@
-"""Targets from windows of experience: n-step returns and masks (ALGORITHM, section 5)."""
+"""Targets from windows of experience: n-step returns and masks (docs/algorithm.md, "Targets")."""
 
 from __future__ import annotations
 

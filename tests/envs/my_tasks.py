@@ -1,4 +1,4 @@
-"""A module of one's own with a task in it, as README shows it."""
+"""A module of one's own with a task in it, as docs/extending.md shows it."""
 
 from __future__ import annotations
 

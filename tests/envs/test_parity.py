@@ -1,4 +1,4 @@
-"""The built-in tasks against recordings of the original package (TASKS.md, "Parity")."""
+"""The built-in tasks against recordings of the original package (docs/parity.md)."""
 
 from __future__ import annotations
 

@@ -143,7 +143,7 @@ class Node:
 
 
 class PlainSearch:
-    """ALGORITHM, section 3, in tree normalisation: Python floats, one node after the other.
+    """docs/algorithm.md, "Search", in tree normalisation: Python floats, one node after the other.
 
     `ranges` keeps the smallest and largest Q after each wave.
 

@@ -74,7 +74,7 @@ def gaussian_log_density(action: float, mean: float, log_std: float) -> float:
 
 @torch.no_grad()
 def plain_terms(model: WorldModel, batch: Batch, targets: Targets, discount: float) -> dict[str, float]:
-    """ALGORITHM, section 5, one position and one step at a time (entropy left out)."""
+    """docs/algorithm.md, "Losses", one position and one step at a time (entropy left out)."""
     size, steps = targets.reward.shape
     sums = dict.fromkeys(TERMS, 0.0)
     for b in range(size):

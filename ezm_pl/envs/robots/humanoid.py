@@ -271,7 +271,7 @@ class HumanoidEnv(ControlEnv):
             state: what `state()` returned, alone; or a recorded qpos [nq], and
             qvel: [nv].
             warmstart: [nv], the constraint solver's starting point (`qacc_warmstart`).
-            internal: task-side state, each a flat list; see `parity/` in TASKS.md.
+            internal: task-side state, each a flat list; see docs/parity.md, "Recordings".
 
         Returns:
             The observation of that state [O] float32.

@@ -153,7 +153,7 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
     """How near the built-in tasks are to the recordings.
 
     Returns:
-        The table, and whether every task is within TASKS.md's bounds.
+        The table, and whether every task is within its bounds (docs/parity.md).
     """
     table = Table(title="Parity with recordings of the original tasks", caption="each error / its bound")
     table.add_column("task", no_wrap=True)
