@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ezm_pl.search.proposals import GaussianProposal
+from ezm_pl.search.proposals import GaussianProposal, Proposal
 from ezm_pl.search.tree import SearchModel, SearchResult, SearchSettings, search
 from ezm_pl.spec.experiment import SearchSpec
+from ezm_pl.spec.extension import load_extension
 
 
 class Act(Protocol):
@@ -54,15 +55,8 @@ class Planner:
             gumbel_scale=spec.gumbel_scale,
             wave=spec.wave,
         )
-        self.proposal = GaussianProposal.mixed(
-            action_size,
-            spec.num_root_actions,
-            spec.num_interior_actions,
-            spec.policy_share,
-            spec.wide_std,
-            spec.correct_proposal,
-            spec.mode_candidate,
-        )
+        proposal: Any = load_extension(spec.proposal) if spec.proposal else GaussianProposal
+        self.proposal: Proposal = proposal.from_spec(spec, action_size)
         self.random_choice = spec.choice == "random"
 
     def __call__(

@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+
+from ezm_pl.spec.experiment import SearchSpec
 
 
 class Proposal(Protocol):
@@ -59,6 +61,19 @@ class GaussianProposal:
     mode: bool = False
 
     @classmethod
+    def from_spec(cls, spec: SearchSpec, action_size: int) -> Self:
+        """As an experiment's spec says, for the padded action size `A`."""
+        return cls.mixed(
+            action_size,
+            spec.num_root_actions,
+            spec.num_interior_actions,
+            spec.policy_share,
+            spec.wide_std,
+            spec.correct_proposal,
+            spec.mode_candidate,
+        )
+
+    @classmethod
     def mixed(
         cls,
         action_size: int,
@@ -68,7 +83,7 @@ class GaussianProposal:
         wide_std: float,
         corrected: bool = False,
         mode: bool = False,
-    ) -> GaussianProposal:
+    ) -> Self:
         """`policy_share` of the root candidates from the policy, the others with std × `wide_std`.
 
         Of an interior node's candidates every second one is wide, the first is the policy's own.
@@ -89,7 +104,7 @@ class GaussianProposal:
         noise = torch.randn(shape, generator=generator, device=state.device)
         if self.mode:
             noise[:, 0] = 0
-        return self._draw(model, state, task, noise, self.root_scales)
+        return self.draw(model, state, task, noise, self.root_scales)
 
     def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
         """Against the mixture of all root scales (the balance heuristic, Veach & Guibas 1995).
@@ -115,11 +130,12 @@ class GaussianProposal:
         return torch.randn(shape, generator=generator, device=device)
 
     def interior(self, model: Any, state: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return self._draw(model, state, task, noise, self.interior_scales)
+        return self.draw(model, state, task, noise, self.interior_scales)
 
-    def _draw(
+    def draw(
         self, model: Any, state: Tensor, task: Tensor, noise: Tensor, scales: tuple[float, ...]
     ) -> tuple[Tensor, Tensor]:
+        """Candidates `[B, R, A]` for standard-normal noise `[B, R, A]` and std scales `[R]`; priors of 0."""
         policy = model.policy(state, task)
         scale = _on_device(scales, state.device).view(1, -1, 1)
         wide = type(policy)(policy.mean.unsqueeze(1), policy.log_std.unsqueeze(1), policy.mask.unsqueeze(1))

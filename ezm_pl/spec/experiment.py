@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from ezm_pl.spec.extension import load_extension
 from ezm_pl.spec.fields import (
     EpisodeProtocol,
     Fraction,
@@ -125,6 +126,16 @@ class SearchSpec(Strict):
     choice: Literal["best", "random"] = Field(
         "best", description="random: act on and learn from a random candidate (the check that can fail)"
     )
+    proposal: str | None = Field(
+        None, description="<module>:<class> that draws the candidates; null: the policy, some of it wider"
+    )
+
+    @field_validator("proposal")
+    @classmethod
+    def _proposal_loads(cls, proposal: str | None) -> str | None:
+        if proposal is not None and not hasattr(load_extension(proposal), "from_spec"):
+            raise ValueError(f"{proposal!r} has no from_spec(spec, action_size)")
+        return proposal
 
 
 class ReplaySpec(Strict):
@@ -176,6 +187,20 @@ class LossSpec(Strict):
     path: NonNegativeFloat = 0.25
     observation: NonNegativeFloat = Field(0.0, description="decode observations from imagined latents")
     pathwise: NonNegativeFloat = Field(0.0, description="the policy climbs the model's own Q")
+    extra: dict[str, NonNegativeFloat] = Field(
+        {}, description="weights of terms of one's own, by <module>:<function>"
+    )
+
+    @field_validator("extra")
+    @classmethod
+    def _extra_loads(cls, extra: dict[str, float]) -> dict[str, float]:
+        names = [*cls.model_fields]
+        for term in extra:
+            load_extension(term)
+            names.append(term.rpartition(":")[2])
+            if names.count(names[-1]) > 1:
+                raise ValueError(f"{term!r}: there is another term {names[-1]!r}")
+        return extra
 
     def of(self, term: str) -> float:
         """The weight of a term."""

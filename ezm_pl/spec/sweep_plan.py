@@ -85,6 +85,8 @@ class SweepPlan:
         *sections, name = field.split(".")
         for section in sections:
             model = model.model_fields[section].annotation
+            if not hasattr(model, "model_fields"):  # the weights of `loss.extra`
+                return False
         return float not in _members(model.model_fields[name].annotation)
 
     def seed(self, trial: int, index: int) -> int:

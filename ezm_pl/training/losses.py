@@ -1,7 +1,7 @@
 """The unrolled losses of a batch, as named terms: `docs/algorithm.md`, "Losses".
 
 A term is a function from an `Unroll` to one number per window. Its weight is the field of
-`LossSpec` with the same name. To add a term, write the function below `@term` and give it a weight.
+`LossSpec` with the same name, or stands in `loss.extra` (`docs/extending.md`, "A loss term").
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ezm_pl.spec.experiment import LossSpec, TargetSpec
+from ezm_pl.spec.extension import load_extension
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.pathwise import QSpread, action_gradient
 from ezm_pl.world_model import SquashedGaussian, WorldModel
@@ -223,15 +224,21 @@ def pathwise(x: Unroll) -> Tensor:
     return (-climb.view(size, 2) * decided).sum(1) * (positions / 2)
 
 
+def weighted_terms(weights: LossSpec) -> dict[str, tuple[Term, float]]:
+    """The terms of an experiment with their weights: those of this file, then its own (`loss.extra`)."""
+    used = {name: weights.of(name) for name in TERMS if name not in OPTIONAL or weights.of(name) > 0}
+    own = {each.rpartition(":")[2]: (load_extension(each), weight) for each, weight in weights.extra.items()}
+    return {name: (TERMS[name], weight) for name, weight in used.items()} | own
+
+
 def losses(x: Unroll, weights: LossSpec) -> Losses:
     """Every term, and their weighted sum."""
     steps = x.targets.reward.shape[1]
-    found = {}
-    for name, function in TERMS.items():
-        if weights.of(name) > 0 or name not in OPTIONAL:
-            each = function(x)
-            found[name] = (each if name in UNWEIGHTED else each * x.batch.weight).mean() / steps
-    weighted = [weights.of(name) * each for name, each in found.items()]
+    found, weighted = {}, []
+    for name, (function, weight) in weighted_terms(weights).items():
+        each = function(x)
+        found[name] = (each if name in UNWEIGHTED else each * x.batch.weight).mean() / steps
+        weighted.append(weight * found[name])
     return Losses(
         total=sum(weighted[1:], weighted[0]),
         terms={name: each.detach() for name, each in found.items()},
