@@ -1,7 +1,7 @@
-"""Names of metrics that tracking itself relies on (the whole list is in the README)."""
+"""Names of metrics that tracking itself relies on (all of them: docs/operations.md, "Metrics")."""
 
 ENV_STEPS = "env_steps"
-"""Control steps a task so far (mean over tasks)."""
+"""Control steps per task so far (mean over tasks)."""
 
 COUNTERS = (
     ENV_STEPS, "selfplay/diverged_episodes", "selfplay/worker_restarts", "train/skipped_updates",
