@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ezm_pl.spec.experiment import Experiment
-from ezm_pl.spec.tasks import HUMANOID_BENCH
+from ezm_pl.spec.tasks import GYM, HUMANOID_BENCH
 
 CONTROL_SECONDS = 0.02
 """Duration of a control step of HumanoidBench."""
@@ -31,4 +31,10 @@ def spec_facts(experiment: Experiment) -> list[str]:
     lines.append(
         f"evaluation: {experiment.eval.episodes} episodes per task every {experiment.eval.every:,} updates"
     )
+    floor = experiment.model.value_floor
+    if floor is not None and any(task.startswith(GYM) for task in experiment.tasks):
+        lines.append(
+            f"note: searched values are clipped from below at {floor:g}; set model.value_floor to null for a "
+            "gym: task that pays negative rewards"
+        )
     return lines

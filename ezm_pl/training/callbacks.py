@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from typing import Any
 
@@ -125,5 +126,6 @@ class TrainingBar(RichProgressBar):
         steps = trainer.datamodule.sync.control_steps  # type: ignore[attr-defined]
         shown["steps/task"] = f"{int(steps.mean()):,}"
         evaluations = pl_module.evaluations
-        shown["score"] = f"{evaluations[-1].score:.3f}" if evaluations else "-"
+        score = evaluations[-1].score if evaluations else math.nan
+        shown["score"] = "-" if math.isnan(score) else f"{score:.3f}"
         return shown

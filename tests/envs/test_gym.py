@@ -17,6 +17,7 @@ import ezm_pl.envs as envs
 from ezm_pl.cli import main
 from ezm_pl.envs.core import ControlEnv
 from ezm_pl.spec import SpecError, build_experiment, normalized_score, resolve_tasks
+from ezm_pl.spec.facts import spec_facts
 from ezm_pl.training import Evaluation
 
 MODULE = '''
@@ -148,6 +149,14 @@ def test_scores_come_from_the_spec_or_are_left_out() -> None:
 def test_wrong_task_settings_are_one_line(meta: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match="tasks_meta.*" + message.replace("?", r"\?")):
         build_experiment({**DOCUMENT, "tasks_meta": meta}, source="s.yaml")
+
+
+def test_a_spec_says_that_values_are_clipped_below_zero() -> None:
+    (note,) = [line for line in spec_facts(build_experiment(DOCUMENT)) if line.startswith("note: ")]
+    assert "model.value_floor" in note
+    for changed in ({"model": {"value_floor": None}}, {"tasks": ["h1-stand"]}):
+        lines = spec_facts(build_experiment({**DOCUMENT, **changed}))
+        assert not any(line.startswith("note: ") for line in lines)
 
 
 def test_without_quirks_reaches_the_environments() -> None:
