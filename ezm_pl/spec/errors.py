@@ -30,7 +30,7 @@ class SpecError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """A run that cannot go on, for a reason that the message says in full: a traceback would add nothing."""
+    """A run that cannot continue; its message says the reason in full, so no traceback is shown."""
 
 
 def describe(

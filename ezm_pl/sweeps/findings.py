@@ -20,7 +20,7 @@ _ABOVE_RANDOM = 0.05
 """Normalised score that an untrained network does not reach: standing still scores a few hundredths."""
 
 _CHANCE = 0.05
-"""Seeds that separate by chance more often than this support no claim: it takes four per grid point."""
+"""A difference that chance makes more often than this supports no claim; four seeds per point suffice."""
 
 _UNEVEN_STEPS = 0.02
 """Grid points whose env steps per task differ by more than this share are not at equal experience."""
@@ -87,7 +87,7 @@ def verdicts(shared: Sequence[tuple[PointScore, Score]]) -> list[str]:
 
 
 def limits(sweep: Sweep, scored: Sequence[PointScore]) -> list[str]:
-    """What to hold against the figures, one line each; only what applies to this sweep."""
+    """Reasons to distrust the figures that apply to this sweep, one line each."""
     found = [_unfinished(sweep)] if sweep.partial else []
     for point in sweep.points:
         if not point.of_state(tags.COMPLETE):
@@ -193,8 +193,8 @@ def _experience(sweep: Sweep, scored: Sequence[PointScore]) -> list[str]:
     if reached and millions and max(reached) < 1e6 * min(millions):
         span = " to ".join(f"{million:g}M" for million in sorted({min(millions), max(millions)}))
         found.append(
-            f"Published results stand on {span} environment steps per task; these runs have "
-            f"{max(reached) / (1e6 * min(millions)):.2%} of that at most. They neither confirm nor refute "
+            f"Published results took {span} environment steps per task; these runs have at most "
+            f"{max(reached) / (1e6 * min(millions)):.2%} of that. They neither confirm nor refute "
             "what is published."
         )
     if not any(

@@ -39,7 +39,7 @@ class LiveTable:
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Inside, a terminal shows the table; what else is printed appears above it."""
+        """Shows the table on a terminal while the block runs; other output appears above it."""
         self.say_finished(quietly=True)
         if not self.console.is_terminal:
             yield
@@ -48,7 +48,7 @@ class LiveTable:
             yield
 
     def say_finished(self, *, quietly: bool = False) -> None:
-        """One line for each trial that has ended since the last call, without a terminal."""
+        """Where there is no terminal, prints one line per trial that has ended since the last call."""
         for label, trial in self._trials():
             if not trial.state.is_finished() or (label, slot_of(trial)) in self._said:
                 continue
@@ -68,7 +68,7 @@ class LiveTable:
         return f"{len(states)} trial{'s' if len(states) > 1 else ''}: {', '.join(counts)}"
 
     def eta(self) -> str:
-        """How long the rest will take, by what a task has taken so far."""
+        """How long the remaining trials will take, estimated from the mean time per task so far."""
         tasks = {point.label: len(point.experiment.tasks) for point in self.queue.plan.points}
         trials = self._trials()
         ended = [(tasks[label], _seconds(t)) for label, t in trials if t.state == TrialState.COMPLETE]
@@ -84,7 +84,7 @@ class LiveTable:
         return f"about {minutes:.0f} minutes left"
 
     def _render(self) -> Table | Group | str:
-        with suppress(StorageInternalError):  # where it does not answer just now, what was shown stays
+        with suppress(StorageInternalError):  # while the storage does not answer, the last table stays
             self._last = self._table()
         return self._last
 

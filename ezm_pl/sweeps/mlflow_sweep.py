@@ -1,7 +1,7 @@
 """A sweep's runs in MLflow: the sweep, its grid points, and the runs of its trials, found by their tags.
 
-The tag that names a run is written as the run is made, in one request: a run is never made twice, whoever
-is killed when.
+A run and the tags that identify it are made in one request, so that a worker killed at any moment leaves
+no run that would be made a second time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _IDENTITY = "sweep.identity"
-"""Tag of the sweep's own run: the sweep's id in its storage, which MLflow's run ids are not known to."""
+"""Tag of the sweep's own run: the sweep's id in its Optuna storage, which knows no run ids of MLflow."""
 
 _RUN_STATE = {"RUNNING": tags.RUNNING, "COMPLETE": tags.COMPLETE, "PRUNED": tags.PRUNED, "FAIL": tags.FAILED}
 
@@ -115,7 +115,7 @@ class MlflowSweep:
             self.client.set_terminated(self.sweep_id, "FINISHED")
 
     def _close_runs(self, point: Point) -> None:
-        """Gives every run of a finished grid point its trial's state, which a dead worker could not."""
+        """Gives each run of a finished grid point its trial's state, which a worker that died did not."""
         states = {str(slot_of(t)): _RUN_STATE[t.state.name] for t in self.queue.trials(point)}
         for run in self._find({tags.PARENT: self.point_id(point)}):
             state = states[run.data.tags[tags.NUMBER]]
@@ -125,7 +125,7 @@ class MlflowSweep:
                 self.client.set_terminated(run.info.run_id, "FAILED")
 
     def trial_tags(self, claim: Claim, seed: int) -> dict[str, str]:
-        """What a trial's run is found and filtered by."""
+        """Tags by which a trial's run is found and filtered."""
         return {
             tags.PARENT: self.point_id(claim.point),
             tags.LEVEL: tags.TRIAL,

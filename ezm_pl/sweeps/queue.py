@@ -1,8 +1,8 @@
 """A sweep's trials in the storage: made once, each claimed by one worker, finished exactly once.
 
-One Optuna trial is one trial of the sweep from beginning to end. It waits, runs, and waits again when its
-worker died, was interrupted or failed for the first time, so the number of Optuna's trials is the number
-that was asked for. Whoever changes a trial's state holds the storage's lock.
+Each trial of the sweep is one Optuna trial. It goes back to waiting when its worker dies or is interrupted,
+or when it fails for the first time, so Optuna holds exactly as many trials as were asked for. A worker
+holds the storage's lock while it changes a trial's state.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Claim:
         attempt: 1, or 2 where it has failed once.
         values: of the searched fields.
         trial: Optuna's.
-        token: of this claim: a worker that was thought dead finds another one's.
+        token: of this claim; it differs once another worker has taken the trial over.
     """
 
     point: Point
@@ -62,11 +62,11 @@ class Queue:
     """The trials of a sweep."""
 
     def __init__(self, storage: Storage, plan: SweepPlan) -> None:
-        """Of the sweep `plan` in `storage`; `fill` makes what is not there yet."""
+        """Takes the sweep `plan` in `storage`; `fill` makes the trials that are missing."""
         self.storage, self.plan = storage, plan
 
     def fill(self) -> None:
-        """Makes the studies and their waiting trials; what is there stays.
+        """Makes the studies and waiting trials that the storage does not hold yet.
 
         Raises:
             SpecError: the storage holds this sweep with another spec.
@@ -101,7 +101,7 @@ class Queue:
 
     @property
     def identity(self) -> str:
-        """What the sweep's runs in MLflow are found by."""
+        """The id by which the sweep's runs are found in MLflow."""
         return self.study(self.plan.points[0]).user_attrs[_ID]
 
     def study(self, point: Point, slot: int = 0) -> Study:
@@ -166,13 +166,13 @@ class Queue:
             return True
 
     def give_back(self, claim: Claim) -> None:
-        """Lets a trial wait again, as if it had not been begun."""
+        """Puts an interrupted trial back into the queue; it keeps its number of attempts."""
         with self.storage.alone():
             if self._is_mine(claim):
                 self.storage.optuna.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
 
     def fail(self, claim: Claim, error: str) -> bool:
-        """Lets a trial wait for its second attempt, or ends it as failed; whether it has ended."""
+        """Puts a failed trial back for its second attempt, or ends it; returns whether it has ended."""
         with self.storage.alone():
             return self._is_mine(claim) and self._fail(claim.trial._trial_id, error)
 
@@ -188,7 +188,7 @@ class Queue:
         """Fails the trials whose worker has been silent for too long, or is known to be dead."""
         for point in self.plan.points:
             study = self.study(point)
-            # Optuna's public way, fail_stale_trials, ends a trial: here it is to wait again.
+            # Optuna's public fail_stale_trials ends such a trial; here it goes back into the queue.
             stale = set(self.storage.optuna._get_stale_trial_ids(study._study_id))
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 if trial._trial_id in stale or _is_dead(trial.user_attrs.get(_OWNER)):
@@ -214,7 +214,7 @@ class Queue:
 
     @contextmanager
     def alive(self, claim: Claim) -> Iterator[None]:
-        """Inside, a thread shows that the claim's worker lives."""
+        """Sends the heartbeats of the claim's worker, from a thread, while the block runs."""
         done = threading.Event()
 
         def beat() -> None:

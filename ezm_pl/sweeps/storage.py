@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORAGE = "sqlite:///mlruns/optuna.db"
 HEARTBEAT_SECONDS, GRACE_SECONDS = 20, 120
-"""How often a worker shows that it lives, and after what silence its trial goes back to the queue."""
+"""Seconds between a worker's heartbeats, and without one before its trial goes back to the queue."""
 
 _BUSY_SECONDS = 60
 _POSTGRES = ("postgresql://", "postgres://", "postgresql+psycopg://")
@@ -40,9 +40,9 @@ class Storage:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside, no other worker is: on this machine (SQLite) or any (PostgreSQL).
+        """Holds the lock of all workers: of this machine (SQLite) or of every machine (PostgreSQL).
 
-        The lock ends with the process that holds it, however that ends.
+        The lock ends with the process that holds it, however the process ends.
         """
         with _lock(self.url):
             yield
@@ -52,7 +52,7 @@ def open_storage(url: str | None) -> Storage:
     """Opens the storage at `url` (None: `DEFAULT_STORAGE`), its tables made where there are none.
 
     Raises:
-        SpecError: it cannot be opened, or is of a kind that workers cannot share.
+        SpecError: the storage cannot be opened, or is of a kind that workers cannot share.
     """
     given = url or DEFAULT_STORAGE
     address = _address(given)

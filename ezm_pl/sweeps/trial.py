@@ -33,7 +33,7 @@ class TrialWatch(Callback):
         claim: the trial.
         objective: name of the metric.
         shared_tasks: of all grid points; may be none.
-        reports: whether Optuna hears of it: of a trial's first seed only, since it keeps one value per step.
+        reports: whether to report to Optuna, which keeps one value per step: for a trial's first seed only.
     """
 
     def __init__(self, claim: Claim, objective: str, shared_tasks: tuple[str, ...], *, reports: bool) -> None:
