@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ezm_pl.replay import ReplayBuffer, ReplayStore
+from ezm_pl.spec.experiment import ReplaySpec, TargetSpec
 
 OBSERVATION, ACTION, ENVS, BATCH = 308, 61, 16, 512
 
@@ -52,7 +53,9 @@ class Traffic:
 
     def _sample(self) -> None:
         windows = self.buffer.sample(BATCH)
-        self.buffer.update_priorities(windows.task, windows.leaf, windows.born, windows.weight)
+        self.buffer.update_priorities(
+            windows.task, windows.replay_index, windows.transition_id, windows.weight
+        )
 
     def _loop(self, what: str) -> None:
         function = self.add if what == "add" else self._sample
@@ -80,20 +83,13 @@ def main() -> None:
     parser.add_argument("--saves", type=int, default=3, help="incremental saves")
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: a temporary one")
     args = parser.parse_args()
-    sizes = {
-        "tasks": args.tasks,
-        "observation_size": OBSERVATION,
-        "action_size": ACTION,
-        "capacity": args.capacity,
-        "block_size": 100,
-    }
-    needed = ReplayBuffer.estimate_bytes(**sizes, tail=10) * 1.3
+    specs = ReplaySpec(capacity=args.capacity, block_size=100), TargetSpec()
+    sizes = {"observation_size": OBSERVATION, "action_size": ACTION}
+    needed = ReplayBuffer.estimate_bytes(*specs, **sizes, tasks=args.tasks) * 1.3
     there = psutil.virtual_memory().available
     if needed > there:
         raise SystemExit(f"{needed / 2**30:.1f} GiB are needed and {there / 2**30:.1f} are free: --capacity")
-    buffer = ReplayBuffer(
-        np.repeat(np.arange(args.tasks), ENVS), **sizes, unroll_steps=5, td_steps=5, discount=0.99
-    )
+    buffer = ReplayBuffer(np.repeat(np.arange(args.tasks), ENVS), *specs, **sizes)
     traffic = Traffic(buffer, args.tasks)
     while len(buffer) < 0.99 * args.tasks * args.capacity and traffic.steps * ENVS < 1.05 * args.capacity:
         for _ in range(200):
@@ -130,9 +126,7 @@ def main() -> None:
             longest(traffic)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - memory
         other = (
-            ReplayBuffer(
-                np.repeat(np.arange(args.tasks), ENVS), **sizes, unroll_steps=5, td_steps=5, discount=0.99
-            )
+            ReplayBuffer(np.repeat(np.arange(args.tasks), ENVS), *specs, **sizes)
             if psutil.virtual_memory().available > needed
             else None
         )

@@ -214,22 +214,22 @@ def check_end(folder: Path) -> ReplayBuffer:
 
 
 def check_buffer(buffer: ReplayBuffer) -> None:
-    """Asserts that every block's fields are of equal length, and that priorities lie where steps do."""
-    priority: NDArray = buffer.tree.front(buffer.rows * buffer.block_size)
-    priority = priority.reshape(buffer.tasks, buffer.rows, buffer.block_size)
-    filled = np.arange(buffer.block_size) < buffer.steps[:, :, None]
-    assert (buffer.steps.sum(1) > 0).all(), "a task has nothing stored"
-    assert ((buffer.born >= 0) == filled).all(), "birth numbers and steps disagree"
-    assert np.isfinite(priority).all() and (priority >= 0).all() and (priority[~filled] == 0).all()
+    """Asserts that every stored transition has a complete window and a priority, and nothing else has."""
+    blocks = buffer.blocks
+    priority: NDArray = buffer.tree.front(blocks.num_blocks * blocks.block_size)
+    stored = blocks.transition_id >= 0
+    assert stored.any((1, 2)).all(), "a task has nothing stored"
+    assert np.isfinite(priority).all() and (priority >= 0).all()
+    assert ((priority.reshape(stored.shape) > 0) == stored).all() and ((blocks.length > 0) == stored).all()
+    end = np.arange(blocks.block_size) + blocks.length
+    assert (end[stored] <= np.broadcast_to(blocks.steps[:, :, None], stored.shape)[stored]).all()
     assert (buffer.tree.total > 0).all()
-    for task, row in np.argwhere(buffer.steps > 0):
-        steps = buffer.steps[task, row]
-        for stored in (buffer.observation, buffer.action, buffer.reward):
-            assert np.isfinite(stored[task, row, :steps]).all()
-        complete = buffer.ended[task, row] > 0 or steps == buffer.block_size + buffer.tail
-        assert complete and (priority[task, row, : min(steps, buffer.block_size)] > 0).all()
-        born = buffer.born[task, row, : min(steps, buffer.block_size)]
-        assert (np.diff(born) > 0).all()
+    for task, block in np.argwhere(blocks.steps > 0):
+        steps = blocks.steps[task, block]
+        for values in (blocks.observation, blocks.action, blocks.reward):
+            assert np.isfinite(values[task, block, :steps]).all()
+        ids = blocks.transition_id[task, block]
+        assert (np.diff(ids[ids >= 0]) > 0).all()
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from timing import Spread, machine, parser, rounds, show, spread, write_json
 from ezm_pl.envs import TaskSizes, sizes
 from ezm_pl.replay import ReplayBuffer
 from ezm_pl.spec import resolve_tasks
+from ezm_pl.spec.experiment import ReplaySpec, TargetSpec
 
 UNROLL, TD, BLOCK, EPISODE, ENVS = 5, 5, 100, 1_000, 4
 """Published unroll and TD steps, block and episode length; environments a task."""
@@ -141,7 +142,7 @@ def _window(trajectory: Trajectory, k: int) -> tuple[Array, Array, Array]:
 def fill(buffer: ReplayBuffer, tasks: int, transitions: int, seed: int) -> Spread:
     """Plays episodes of noise into the buffer; seconds of an `add` of one step of every environment."""
     generator = np.random.default_rng(seed)
-    rows, size, actions = tasks * ENVS, buffer.observation.shape[-1], buffer.action.shape[-1]
+    rows, size, actions = tasks * ENVS, buffer.blocks.observation.shape[-1], buffer.blocks.action.shape[-1]
     observation = generator.standard_normal((64, rows, size)).astype(np.float32)
     action = generator.uniform(-1, 1, (64, rows, actions)).astype(np.float32)
     reward = generator.random((64, rows)).astype(np.float32)
@@ -187,8 +188,11 @@ def main() -> None:
     tasks, size = len(names), sizes(names)
     shape = {"observation_size": size.obs_size, "action_size": size.action_size}
     facts = machine()
-    ring = {"capacity": args.transitions, "block_size": BLOCK, "observation_dtype": args.observation_dtype}
-    estimate = ReplayBuffer.estimate_bytes(tasks=tasks, **shape, **ring, tail=UNROLL + TD)
+    specs = (
+        ReplaySpec(capacity=args.transitions, block_size=BLOCK, observation_dtype=args.observation_dtype),
+        TargetSpec(unroll_steps=UNROLL, td_steps=TD, discount=0.99),
+    )
+    estimate = ReplayBuffer.estimate_bytes(*specs, **shape, tasks=tasks)
     needed = estimate + tasks * args.transitions * (4 * (size.obs_size + size.action_size + 1) + STEP_BYTES)
     there = psutil.virtual_memory().available
     if needed > there:
@@ -199,23 +203,19 @@ def main() -> None:
     before = psutil.Process().memory_info().rss
     buffer = ReplayBuffer(
         np.repeat(np.arange(tasks), ENVS),
-        tasks=tasks,
+        *specs,
         **shape,
-        **ring,
-        unroll_steps=UNROLL,
-        td_steps=TD,
-        discount=0.99,
         seed=args.seed,
     )
     added = fill(buffer, tasks, args.transitions, args.seed)
     resident = psutil.Process().memory_info().rss - before
     noise = np.random.default_rng(args.seed)
-    priorities = buffer.tree.front(buffer.rows * BLOCK)
+    priorities = buffer.tree.front(buffer.blocks.num_blocks * BLOCK)
     for task in range(tasks):
-        leaves = np.flatnonzero(priorities[task])
-        error = noise.exponential(size=len(leaves)).astype(np.float32)
-        born = buffer.born[task].ravel()[leaves]
-        buffer.update_priorities(np.full(len(leaves), task), leaves, born, error)
+        index = np.flatnonzero(priorities[task])
+        error = noise.exponential(size=len(index)).astype(np.float32)
+        ids = buffer.blocks.transition_id[task].ravel()[index]
+        buffer.update_priorities(np.full(len(index), task), index, ids, error)
 
     trajectories = play(tasks, args.transitions, size, args.seed)
     lists = TrajectoryLists([[as_steps(*one) for one in mine] for mine in trajectories], args.seed)
@@ -224,7 +224,7 @@ def main() -> None:
     error = noise.exponential(size=args.batch).astype(np.float32)
 
     def update() -> None:
-        buffer.update_priorities(drawn.task, drawn.leaf, drawn.born, error)
+        buffer.update_priorities(drawn.task, drawn.replay_index, drawn.transition_id, error)
 
     drawn = buffer.sample(args.batch)
     times = rounds(

@@ -11,7 +11,7 @@ class SegmentTree:
 
     Args:
         tasks: number of trees `T`.
-        size: leaves a tree.
+        size: leaves per tree.
     """
 
     def __init__(self, tasks: int, size: int) -> None:
@@ -36,28 +36,28 @@ class SegmentTree:
         """Largest leaf, `[T]`."""
         return self._max[0]
 
-    def get(self, task: NDArray[np.int64], leaf: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Values `[B]` of leaves `[B]` of trees `[B]`."""
-        return self._sum[-1].take((task << self._depth) + leaf)
+    def get(self, task: NDArray[np.int64], index: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Values `[B]` of the leaves at index `[B]` of trees `[B]`."""
+        return self._sum[-1].take((task << self._depth) + index)
 
     def front(self, count: int) -> NDArray[np.float64]:
         """A copy of the first `count` leaves of every tree, `[T, count]`."""
         return self._sum[-1].reshape(-1, 1 << self._depth)[:, :count].copy()
 
-    def set(self, task: NDArray[np.int64], leaf: NDArray[np.int64], value: NDArray[np.float64]) -> None:
+    def set(self, task: NDArray[np.int64], index: NDArray[np.int64], value: NDArray[np.float64]) -> None:
         """Writes values `[B]`; of a leaf given twice the last one holds."""
-        node = (task << self._depth) + leaf
+        node = (task << self._depth) + index
         self._sum[-1][node] = value
         self._max[-1][node] = value
         for level in range(self._depth - 1, -1, -1):
             node >>= 1
             sums = self._sum[level + 1].reshape(-1, 2).take(node, axis=0)
-            largest = self._max[level + 1].reshape(-1, 2).take(node, axis=0)
+            maxima = self._max[level + 1].reshape(-1, 2).take(node, axis=0)
             self._sum[level][node] = sums[:, 0] + sums[:, 1]
-            self._max[level][node] = np.maximum(largest[:, 0], largest[:, 1])
+            self._max[level][node] = np.maximum(maxima[:, 0], maxima[:, 1])
 
     def find(self, task: NDArray[np.int64], mass: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The leaf `[B]` at which each tree's running sum passes `mass` `[B]`, in [0, total).
+        """The index `[B]` of the leaf at which each tree's running sum passes `mass` `[B]`, in [0, total).
 
         Trees `[B]` must hold something; then so does the leaf found.
         """

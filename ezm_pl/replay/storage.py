@@ -1,14 +1,14 @@
-"""Replay buffers on disk, saved bit by bit.
+"""Replay buffers on disk, saved incrementally.
 
-A rank's folder holds, for each save, a manifest, the state (counters, priorities) and the rows that were
-open then; and *segments*: rows that were complete when they were written. A row is written to a segment
-once. A segment goes when the ring has overwritten all of its rows; rows of one that has become small are
-written again with the next save.
+A rank's folder holds, for each save, a manifest, the state (counters, priorities) and the blocks that were
+open then; and *segments*: blocks that were complete when they were written. A block is written to a segment
+once. A segment is deleted when the ring has evicted all of its blocks; the blocks of one that has become
+small are written again with the next save.
 
-    000001500-3fa1b2c4.json          the manifest, written last: what a save consists of, with checksums
-    000001500-3fa1b2c4.state         fixed arrays of fixed types, one after the other
-    000001500-3fa1b2c4.open          rows that were still being filled
-    000001500-3fa1b2c4-0.rows, ...   segments, shared by all later saves
+    000001500-3fa1b2c4.json            the manifest, written last: what a save consists of, with checksums
+    000001500-3fa1b2c4.state           fixed arrays of fixed types, one after the other
+    000001500-3fa1b2c4.open            blocks that were still being filled
+    000001500-3fa1b2c4-0.blocks, ...   segments, shared by all later saves
 
 Nothing in these files is executed or unpickled: arrays of types that the buffer's own sizes give, and JSON.
 """
@@ -25,15 +25,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.replay.buffer import ReplayBuffer, ReplayError, Snapshot
-from ezm_pl.replay.safe_file import checksum, sync_folder, write_safely
+from ezm_pl.replay.atomic_write import checksum, sync_folder, write_atomically
+from ezm_pl.replay.blocks import Blocks
+from ezm_pl.replay.buffer import ReplayBuffer, ReplayError
+from ezm_pl.replay.snapshot import Snapshot
 
 SEGMENT_BYTES = 16 << 20
 SMALL = SEGMENT_BYTES // 4
 """A segment with fewer live bytes than this is written again."""
 _LOCKED_BYTES = 1 << 21
 """Copied while the buffer's lock is held: under a millisecond."""
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Plan:
 
     Attributes:
         name: of the save, unique in its folder.
-        snapshot: counters and priorities; its rows are copied while they are written.
+        snapshot: counters and priorities; its blocks are copied while they are written.
     """
 
     name: str
@@ -60,30 +62,19 @@ class ReplayStore:
     def __init__(self, buffer: ReplayBuffer, folder: Path) -> None:
         self.buffer, self.folder = buffer, folder
         self._files: list[dict[str, Any]] = []
-        # Which segment a row was last written to, and the birth number of its first step then.
-        shape = (buffer.tasks, buffer.rows)
+        # Which segment a block was last written to, and the transition id of its first step then.
+        shape = (buffer.tasks, buffer.blocks.num_blocks)
         self._segment = np.full(shape, -1, np.int64)
         self._written = np.full(shape, -1, np.int64)
 
     @property
-    def row_type(self) -> np.dtype:
-        """A row on disk."""
-        buffer = self.buffer
-        width = buffer.block_size + buffer.tail
-        return np.dtype(
-            [
-                ("task", "<i8"),
-                ("row", "<i8"),
-                ("born", "<i8", (buffer.block_size,)),
-                (
-                    "observation",
-                    buffer.observation.dtype.newbyteorder("<"),
-                    (width, buffer.observation.shape[3]),
-                ),
-                ("action", "<f4", (width, buffer.action.shape[3])),
-                ("reward", "<f4", (width,)),
-            ]
-        )
+    def block_type(self) -> np.dtype:
+        """A block on disk."""
+        fields: list[tuple[str, Any, tuple[int, ...]]] = [("task", "<i8", ()), ("block", "<i8", ())]
+        for name in Blocks.STEP_FIELDS:
+            array = getattr(self.buffer.blocks, name)
+            fields.append((name, array.dtype.newbyteorder("<"), array.shape[2:]))
+        return np.dtype(fields)
 
     def begin(self, name: str) -> Plan:
         """Takes the state of this instant; adding and sampling wait for as long as priorities are copied."""
@@ -92,7 +83,7 @@ class ReplayStore:
     def write(self, plan: Plan) -> None:
         """Writes a save: what has changed since the last one, and its manifest at the end.
 
-        While it runs, adding and sampling go on. Rows that the ring overwrites in the meantime are the
+        While it runs, adding and sampling go on. Blocks that the ring overwrites in the meantime are the
         oldest there are, and are left out.
 
         Raises:
@@ -104,31 +95,31 @@ class ReplayStore:
         stored = np.zeros(segment.shape, bool)
         stored[:, :used] = snapshot.steps > 0
         closed = np.zeros(segment.shape, bool)
-        closed[:, :used] = snapshot.complete(self.buffer.block_size + self.buffer.tail)
+        closed[:, :used] = snapshot.complete
         first = np.full(segment.shape, -1, np.int64)
-        first[:, :used] = snapshot.first_born
+        first[:, :used] = snapshot.first_id
         segment[~(closed & (written == first))] = -1
         files = list(self._files)
-        live = np.bincount(segment[segment >= 0], minlength=len(files)) * self.row_type.itemsize
+        live = np.bincount(segment[segment >= 0], minlength=len(files)) * self.block_type.itemsize
         segment[np.isin(segment, np.flatnonzero(live < SMALL))] = -1
 
         changed = np.argwhere(closed & (segment < 0))
         # In the order of their ages: what is overwritten together lies together.
         changed = changed[np.argsort(first[tuple(changed.T)], kind="stable")]
-        rows_a_file = max(1, SEGMENT_BYTES // self.row_type.itemsize)
-        for start in range(0, len(changed), rows_a_file):
-            some = changed[start : start + rows_a_file]
-            path = self.folder / f"{plan.name}-{start // rows_a_file}.rows"
-            size, crc = write_safely(path, self._rows(some, snapshot))
+        blocks_per_file = max(1, SEGMENT_BYTES // self.block_type.itemsize)
+        for start in range(0, len(changed), blocks_per_file):
+            some = changed[start : start + blocks_per_file]
+            path = self.folder / f"{plan.name}-{start // blocks_per_file}.blocks"
+            size, crc = write_atomically(path, self._records(some, snapshot))
             segment[tuple(some.T)] = len(files)
             written[tuple(some.T)] = first[tuple(some.T)]
             files.append({"file": path.name, "size": size, "crc": crc})
 
         opened = np.argwhere(stored & ~closed)
         at_once = self.folder / f"{plan.name}.open"
-        open_sum = write_safely(at_once, self._rows(opened, snapshot))
+        open_sum = write_atomically(at_once, self._records(opened, snapshot))
         state = self.folder / f"{plan.name}.state"
-        state_sum = write_safely(state, [getattr(snapshot, field) for field, _, _ in self._fields(used)])
+        state_sum = write_atomically(state, [getattr(snapshot, field) for field, _, _ in self._fields(used)])
 
         kept = np.unique(segment[segment >= 0])
         self._write_manifest(
@@ -147,36 +138,35 @@ class ReplayStore:
         self._segment = np.where(segment >= 0, np.searchsorted(kept, segment), -1)
         self._written = written
 
-    def _rows(self, which: NDArray[np.int64], snapshot: Snapshot) -> Iterator[NDArray]:
-        """Records of rows `[K, 2]` (task, row), some at a time; the snapshot loses those overwritten."""
-        step = max(1, _LOCKED_BYTES // self.row_type.itemsize)
+    def _records(self, which: NDArray[np.int64], snapshot: Snapshot) -> Iterator[NDArray]:
+        """Records of blocks `[K, 2]` (task, block), some at a time; the snapshot loses those overwritten."""
+        step = max(1, _LOCKED_BYTES // self.block_type.itemsize)
         for start in range(0, len(which), step):
-            task, row = which[start : start + step].T
-            records = np.zeros(len(task), self.row_type)
-            records["task"], records["row"] = task, row
-            there = self.buffer.copy_rows(task, row, snapshot.first_born[task, row], records)
-            snapshot.drop(task[~there], row[~there])
-            records["born"][~there] = -1
+            task, block = which[start : start + step].T
+            records = np.zeros(len(task), self.block_type)
+            records["task"], records["block"] = task, block
+            there = self.buffer.copy_blocks(task, block, snapshot.first_id[task, block], records)
+            snapshot.drop(task[~there], block[~there])
+            records["transition_id"][~there] = -1
             yield records
 
     def _write_manifest(self, name: str, body: dict[str, Any]) -> None:
         sync_folder(self.folder)
         text = json.dumps(body, indent=1).encode()
-        write_safely(self.folder / f"{name}.json", [b"%08x\n" % zlib.crc32(text), text])
+        write_atomically(self.folder / f"{name}.json", [b"%08x\n" % zlib.crc32(text), text])
         sync_folder(self.folder)
 
     def load(self, name: str) -> list[str]:
         """Restores the buffer from a save. Episodes that were open then count as truncated.
 
         Returns:
-            What was left out, in words, a line each: rows of segments that are damaged.
+            What was left out, in words, a line each: blocks of segments that are damaged.
 
         Raises:
             ReplayError: the save is not there, damaged, or of other sizes; the buffer is as it was.
         """
         manifest = read_manifest(self.folder, name)
-        # Saves from before there was a choice say nothing of the type.
-        sizes = {"observation_dtype": "float32"} | manifest["sizes"]
+        sizes = manifest["sizes"]
         for what, size in self._sizes().items():
             if sizes.get(what) != size:
                 raise ReplayError(
@@ -192,26 +182,26 @@ class ReplayStore:
         segment = np.full(self._segment.shape, -1, np.int64)
         notes = []
         for number, entry in enumerate([manifest["open"], *manifest["segments"]]):
-            records, problem = self._read_rows(entry)
+            records, problem = self._read_blocks(entry)
             if problem:
                 notes.append(problem)
-            task, row, good = self._fitting(records, snapshot)
-            self.buffer.fill_rows(task[good], row[good], records[good])
-            found[task[good], row[good]] = True
-            segment[task[good], row[good]] = number - 1
+            task, block, good = self._fitting(records, snapshot)
+            self.buffer.fill_blocks(task[good], block[good], records[good])
+            found[task[good], block[good]] = True
+            segment[task[good], block[good]] = number - 1
         missing = (snapshot.steps > 0) & ~found
         if missing.any():
-            lost = int(np.minimum(snapshot.steps[missing], self.buffer.block_size).sum())
+            lost = np.count_nonzero(snapshot.priority[missing])
             notes = [
                 f"{'; '.join(notes) or self.folder / name}: {lost:,} transitions of the replay are left out"
             ]
-            task, row = np.nonzero(missing)
-            snapshot.drop(task, row)
+            task, block = np.nonzero(missing)
+            snapshot.drop(task, block)
         self.buffer.restore(snapshot)
         self.buffer.generator = generator
         self._files, self._segment = list(manifest["segments"]), segment
         self._written[:] = -1
-        self._written[:, : manifest["used"]] = np.where(found, snapshot.first_born, -1)
+        self._written[:, : manifest["used"]] = np.where(found, snapshot.first_id, -1)
         return notes
 
     def keep(self, names: Collection[str]) -> None:
@@ -225,15 +215,15 @@ class ReplayStore:
                 path.unlink(missing_ok=True)
 
     def _sizes(self) -> dict[str, int | str]:
-        buffer = self.buffer
+        blocks = self.buffer.blocks
         return {
-            "tasks": buffer.tasks,
-            "rows": buffer.rows,
-            "block_size": buffer.block_size,
-            "tail": buffer.tail,
-            "observation_size": buffer.observation.shape[3],
-            "action_size": buffer.action.shape[3],
-            "observation_dtype": buffer.observation.dtype.name,
+            "tasks": blocks.tasks,
+            "blocks": blocks.num_blocks,
+            "block_size": blocks.block_size,
+            "overlap": blocks.overlap,
+            "observation_size": blocks.observation.shape[3],
+            "action_size": blocks.action.shape[3],
+            "observation_dtype": blocks.observation.dtype.name,
         }
 
     def _fields(self, used: int) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -241,10 +231,10 @@ class ReplayStore:
         tasks = self.buffer.tasks
         return [
             ("steps", "<i8", (tasks, used)),
-            ("first_born", "<i8", (tasks, used)),
-            ("ended", "|u1", (tasks, used)),
-            ("priority", "<f8", (tasks, used * self.buffer.block_size)),
-            ("next_row", "<i8", (tasks,)),
+            ("first_id", "<i8", (tasks, used)),
+            ("complete", "|u1", (tasks, used)),
+            ("priority", "<f8", (tasks, used, self.buffer.blocks.block_size)),
+            ("next_block", "<i8", (tasks,)),
             ("added", "<i8", (tasks,)),
             ("return_squares", "<f8", (tasks,)),
             ("return_count", "<f8", (tasks,)),
@@ -256,7 +246,7 @@ class ReplayStore:
         fields = self._fields(used)
         needed = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for _, kind, shape in fields)
         problem = _problem(path, entry)
-        if problem is None and (not 0 <= used <= self.buffer.rows or entry["size"] != needed):
+        if problem is None and (not 0 <= used <= self.buffer.blocks.num_blocks or entry["size"] != needed):
             problem = f"{path}: {entry['size']} bytes, this experiment needs {needed}"
         if problem:
             raise ReplayError(problem)
@@ -265,36 +255,37 @@ class ReplayStore:
             for name, kind, shape in fields:
                 arrays[name] = np.fromfile(file, kind, int(np.prod(shape))).reshape(shape)
         snapshot = Snapshot(**arrays, random=manifest["random"])
-        wrong = snapshot.problem(self.buffer)
+        wrong = snapshot.problem(self.buffer.blocks)
         if wrong:
             raise ReplayError(f"{path}: {wrong}")
         return snapshot
 
-    def _read_rows(self, entry: dict[str, Any]) -> tuple[NDArray, str | None]:
+    def _read_blocks(self, entry: dict[str, Any]) -> tuple[NDArray, str | None]:
         """The records of a segment; none, and why, where the file is damaged."""
         path = self.folder / entry["file"]
         problem = _problem(path, entry)
-        if problem is None and entry["size"] % self.row_type.itemsize:
-            problem = f"{path}: is not made of whole rows"
+        if problem is None and entry["size"] % self.block_type.itemsize:
+            problem = f"{path}: is not made of whole blocks"
         if problem:
-            return np.zeros(0, self.row_type), problem
-        return np.fromfile(path, self.row_type), None
+            return np.zeros(0, self.block_type), problem
+        return np.fromfile(path, self.block_type), None
 
     def _fitting(
         self, records: NDArray, snapshot: Snapshot
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """Task and row `[K]` of records, and which of them the snapshot has (others were overwritten)."""
+        """Task and block `[M]` of records, and which of them the snapshot has (others were evicted)."""
         tasks, used = snapshot.steps.shape
-        task, row, born = (records[name].astype(np.int64) for name in ("task", "row", "born"))
-        good = (task >= 0) & (task < tasks) & (row >= 0) & (row < used)
-        task, row = np.where(good, task, 0), np.where(good, row, 0)
+        task, block = records["task"].astype(np.int64), records["block"].astype(np.int64)
+        good = (task >= 0) & (task < tasks) & (block >= 0) & (block < used)
+        task, block = np.where(good, task, 0), np.where(good, block, 0)
         if used == 0:
-            return task, row, good
-        steps = snapshot.steps[task, row]
-        good &= (steps > 0) & (born[:, 0] == snapshot.first_born[task, row])
-        positions = np.arange(born.shape[1])
-        good &= ((born >= 0) | (positions >= steps[:, None])).all(1)
-        return task, row, good
+            return task, block, good
+        steps, ids, length = snapshot.steps[task, block], records["transition_id"], records["length"]
+        good &= (steps > 0) & (ids[:, 0] == snapshot.first_id[task, block])
+        end = np.arange(ids.shape[1]) + length
+        valid = (ids >= 0) & (length >= 1) & (length <= self.buffer.blocks.overlap) & (end <= steps[:, None])
+        good &= (valid | (snapshot.priority[task, block] == 0)).all(1)
+        return task, block, good
 
 
 def read_manifest(folder: Path, name: str) -> dict[str, Any]:
@@ -317,6 +308,8 @@ def read_manifest(folder: Path, name: str) -> dict[str, Any]:
     entries = (
         [body.get("state"), body.get("open"), *_list(body.get("segments"))] if isinstance(body, dict) else []
     )
+    if entries and type(body.get("format")) is int and body["format"] != _FORMAT:
+        raise ReplayError(f"{path}: replay of format {body['format']}; this version reads format {_FORMAT}")
     if (
         not entries
         or body.get("format") != _FORMAT

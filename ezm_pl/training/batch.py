@@ -25,8 +25,8 @@ class Batch(NamedTuple):
     return_scale: Tensor
     weight: Tensor
     age: Tensor
-    leaf: Tensor
-    born: Tensor
+    replay_index: Tensor
+    transition_id: Tensor
 
     @classmethod
     def from_windows(cls, windows: Windows) -> Batch:

@@ -14,7 +14,7 @@ from lightning.fabric.utilities.types import _PATH
 from torch import Tensor
 
 from ezm_pl.replay import ReplayError
-from ezm_pl.replay.safe_file import write_safely
+from ezm_pl.replay.atomic_write import write_atomically
 from ezm_pl.replay.storage import check_save
 from ezm_pl.spec import Experiment, SpecError, build_experiment, differences
 
@@ -60,14 +60,14 @@ def fingerprint(value: Any, crc: int = 0) -> int:
 
 
 def write_checkpoint(contents: dict[str, Any], path: Path) -> None:
-    """Writes a checkpoint safely (see `write_safely`), with a fingerprint of its contents.
+    """Writes a checkpoint safely (see `write_atomically`), with a fingerprint of its contents.
 
     Raises:
         OSError: it could not be written; a file that was there is untouched.
     """
     file = io.BytesIO()
     torch.save({**contents, "fingerprint": fingerprint(contents)}, file)
-    write_safely(path, [file.getbuffer()])
+    write_atomically(path, [file.getbuffer()])
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

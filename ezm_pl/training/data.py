@@ -80,19 +80,10 @@ class SelfPlayDataModule(L.LightningDataModule):
             spec = self.per_rank
             self._buffer = ReplayBuffer(
                 np.repeat(np.arange(len(spec.tasks)), spec.env.num_envs),
-                tasks=len(spec.tasks),
+                spec.replay,
+                spec.targets,
                 observation_size=self.sizes.obs_size,
                 action_size=self.sizes.action_size,
-                capacity=spec.replay.capacity,
-                block_size=spec.replay.block_size,
-                unroll_steps=spec.targets.unroll_steps,
-                td_steps=spec.targets.td_steps,
-                discount=spec.targets.discount,
-                priority_exponent=spec.replay.priority_exponent,
-                importance_exponent=spec.replay.importance_exponent,
-                min_importance=spec.replay.min_importance,
-                shared=spec.replay.shared,
-                observation_dtype=spec.replay.observation_dtype,
                 seed=stream(spec.seed, "replay", self.ranks.rank),
             )
         return self._buffer

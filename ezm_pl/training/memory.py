@@ -24,14 +24,13 @@ def replay_bytes(per_rank: Experiment, sizes: TaskSizes, local_ranks: int) -> in
         local_ranks: ranks on this machine.
     """
     stored = -(-per_rank.collect.env_steps // per_rank.env.action_repeat)
+    capacity = min(per_rank.replay.capacity, stored)
     return local_ranks * ReplayBuffer.estimate_bytes(
+        per_rank.replay.model_copy(update={"capacity": capacity}),
+        per_rank.targets,
         tasks=len(per_rank.tasks),
         observation_size=sizes.obs_size,
         action_size=sizes.action_size,
-        capacity=min(per_rank.replay.capacity, stored),
-        block_size=per_rank.replay.block_size,
-        tail=per_rank.targets.unroll_steps + per_rank.targets.td_steps,
-        observation_dtype=per_rank.replay.observation_dtype,
     )
 
 

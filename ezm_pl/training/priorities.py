@@ -36,5 +36,5 @@ class PriorityWriter:
             windows, error, copied = last
             copied.synchronize()
         self._buffer.update_priorities(
-            windows.task.numpy(), windows.leaf.numpy(), windows.born.numpy(), error.numpy()
+            windows.task.numpy(), windows.replay_index.numpy(), windows.transition_id.numpy(), error.numpy()
         )

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from ezm_pl.replay import ReplayError, ReplayStore
-from ezm_pl.replay.safe_file import sync_folder
+from ezm_pl.replay.atomic_write import sync_folder
 from ezm_pl.replay.storage import Plan
 from ezm_pl.spec import dump_experiment
 from ezm_pl.training.checkpoint import (

@@ -102,7 +102,7 @@ class RankSync:
         assert collector is not None
         tasks, returns = self._steps.shape[1], buffer.returns
         flags = [collector.failed, self.asked_to_stop.is_set(), windows is None]
-        max_weight = np.zeros(tasks) if windows is None else windows.largest
+        max_weight = np.zeros(tasks) if windows is None else windows.max_weight
         told = np.concatenate([flags, self._own_steps(), returns.squares, returns.count, max_weight])
         everyone = self.ranks.gather(told)
         failed, asked, waits = everyone[:, :3].T > 0

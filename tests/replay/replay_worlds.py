@@ -12,23 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.replay import ReplayBuffer, Windows
+from ezm_pl.spec.experiment import ReplaySpec, TargetSpec
 
 TERMINATED, TRUNCATED = "terminated", "truncated"
 
 
 def make_buffer(task_ids: list[int], **changes: Any) -> ReplayBuffer:
     """A small buffer: blocks of 6, unroll 2 and 2 TD steps (so windows of 4), no discounting."""
-    settings: dict[str, Any] = {
-        "tasks": max(task_ids) + 1,
-        "observation_size": 3,
-        "action_size": 3,
-        "capacity": 600,
-        "block_size": 6,
-        "unroll_steps": 2,
-        "td_steps": 2,
-        "discount": 0.5,
-    }
-    return ReplayBuffer(np.array(task_ids), **(settings | changes))
+    settings = {"observation_size": 3, "action_size": 3, "capacity": 600, "block_size": 6} | changes
+    targets = {"unroll_steps": 2, "td_steps": 2, "discount": 0.5}
+    targets |= {name: settings.pop(name) for name in targets if name in settings}
+    sizes = {name: settings.pop(name) for name in ("observation_size", "action_size")}
+    seed = settings.pop("seed", 0)
+    return ReplayBuffer(np.array(task_ids), ReplaySpec(**settings), TargetSpec(**targets), **sizes, seed=seed)
 
 
 class CountingRows:
@@ -98,7 +94,7 @@ def check_window(windows: Windows, i: int, rows: CountingRows, unroll: int, td: 
 
 def samplable(buffer: ReplayBuffer, task: int = 0) -> list[list[int]]:
     """`[row, episode, step]` of every position that has a priority, in ring order."""
-    leaves = np.arange(buffer.rows * buffer.block_size)
-    found = np.flatnonzero(buffer.tree.get(np.full(len(leaves), task), leaves) > 0)
-    row, position = np.divmod(found, buffer.block_size)
-    return [[int(x) for x in buffer.observation[task, r, p]] for r, p in zip(row, position, strict=True)]
+    blocks = buffer.blocks
+    found = np.flatnonzero(buffer.tree.front(blocks.num_blocks * blocks.block_size)[task] > 0)
+    block, position = np.divmod(found, blocks.block_size)
+    return [[int(x) for x in blocks.observation[task, b, p]] for b, p in zip(block, position, strict=True)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import pytest
 from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer
 
 from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
+from ezm_pl.spec.experiment import ReplaySpec, TargetSpec
 
 
 def of_one_value(value: float, dtype: str = "float16") -> float:
@@ -77,31 +76,34 @@ def test_observations_take_half_the_memory() -> None:
         make_buffer([0, 1], **sizes, unroll_steps=5, td_steps=5, observation_dtype=dtype)
         for dtype in ("float16", "float32")
     )
-    assert half.observation.nbytes * 2 == full.observation.nbytes
+    assert half.blocks.observation.nbytes * 2 == full.blocks.observation.nbytes
+    shape = {name: sizes.pop(name) for name in ("observation_size", "action_size")}
     estimates = [
-        ReplayBuffer.estimate_bytes(tasks=2, **sizes, tail=10, observation_dtype=dtype)
+        ReplayBuffer.estimate_bytes(
+            ReplaySpec(**sizes, observation_dtype=dtype), TargetSpec(), **shape, tasks=2
+        )
         for dtype in ("float16", "float32")
     ]
     for buffer, estimate in zip((half, full), estimates, strict=True):
         assert 0.9 * buffer.nbytes <= estimate <= 1.1 * buffer.nbytes
-    assert estimates[1] - estimates[0] == pytest.approx(half.observation.nbytes, rel=0.01)
+    assert estimates[1] - estimates[0] == pytest.approx(half.blocks.observation.nbytes, rel=0.01)
 
 
 def test_saves_are_as_small_and_come_back_bit_by_bit(tmp_path: Path) -> None:
     buffer, _ = random_play("float16")
-    buffer.observation += np.float16(0.1)
+    buffer.blocks.observation += np.float16(0.1)
     store = ReplayStore(buffer, tmp_path)
     store.write(store.begin("1"))
     loaded = make_buffer([0, 0, 1], observation_dtype="float16")
     other = ReplayStore(loaded, tmp_path)
     assert other.load("1") == []
-    assert loaded.observation.dtype == np.float16
-    for task, row in np.argwhere(buffer.steps > 0):
-        steps = buffer.steps[task, row]
-        mine, theirs = (x.observation[task, row, :steps] for x in (buffer, loaded))
+    assert loaded.blocks.observation.dtype == np.float16
+    for task, block in np.argwhere(buffer.blocks.steps > 0):
+        steps = buffer.blocks.steps[task, block]
+        mine, theirs = (x.blocks.observation[task, block, :steps] for x in (buffer, loaded))
         assert mine.tobytes() == theirs.tobytes()
     full = ReplayStore(make_buffer([0, 0, 1]), tmp_path)
-    assert full.row_type.itemsize - other.row_type.itemsize == 2 * 3 * 10, "ten steps of three numbers"
+    assert full.block_type.itemsize - other.block_type.itemsize == 2 * 3 * 10, "ten steps of three numbers"
 
 
 @pytest.mark.parametrize(("saved", "wanted"), [("float32", "float16"), ("float16", "float32")])
@@ -115,18 +117,3 @@ def test_a_save_of_the_other_type_is_refused_in_one_line(tmp_path: Path, saved: 
         f"{tmp_path / '1.json'}: observation_dtype is {saved}, this experiment needs {wanted}"
     )
     assert len(other) == 0
-
-
-def test_saves_from_before_there_was_a_choice_are_float32(tmp_path: Path) -> None:
-    buffer, _ = random_play("float32")
-    store = ReplayStore(buffer, tmp_path)
-    store.write(store.begin("1"))
-    path = tmp_path / "1.json"
-    body = json.loads(path.read_bytes().partition(b"\n")[2])
-    del body["sizes"]["observation_dtype"]
-    text = json.dumps(body).encode()
-    path.write_bytes(b"%08x\n" % zlib.crc32(text) + text)
-    loaded = make_buffer([0, 0, 1])
-    assert ReplayStore(loaded, tmp_path).load("1") == [] and len(loaded) == len(buffer)
-    with pytest.raises(ReplayError, match="observation_dtype is float32, this experiment needs float16"):
-        ReplayStore(make_buffer([0, 0, 1], observation_dtype="float16"), tmp_path).load("1")

@@ -26,7 +26,7 @@ def frequencies(buffer: ReplayBuffer, draws: int, batch: int) -> NDArray[np.floa
     counts = np.zeros((buffer.tasks, 6))
     for _ in range(draws):
         windows = buffer.sample(batch)
-        np.add.at(counts, (windows.task, windows.leaf), 1)
+        np.add.at(counts, (windows.task, windows.replay_index), 1)
     return counts / counts.sum()
 
 
@@ -53,7 +53,7 @@ def test_sampling_follows_priorities_within_a_task() -> None:
 def test_strata_make_a_batch_follow_priorities_more_closely() -> None:
     """21 draws of priorities 1 to 6 in 21 strata: position k exactly k times."""
     windows = filled([[1, 2, 3, 4, 5, 6]]).sample(21)
-    assert np.bincount(windows.leaf).tolist() == [1, 2, 3, 4, 5, 6]
+    assert np.bincount(windows.replay_index).tolist() == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_task_s_share_does_not_depend_on_its_priorities() -> None:
@@ -73,20 +73,20 @@ def test_importance_weights_by_hand() -> None:
     buffer = filled([[1, 2, 4, 1, 0, 0]])
     windows = buffer.sample(64)
     expected = np.array([1, 0.5, 0.25, 1])
-    np.testing.assert_allclose(windows.weight, expected[windows.leaf], rtol=1e-6)
+    np.testing.assert_allclose(windows.weight, expected[windows.replay_index], rtol=1e-6)
 
 
 def test_importance_weights_are_clipped_from_below() -> None:
     buffer = filled([[1, 2, 4, 1, 0, 0]], min_importance=0.3)
     windows = buffer.sample(64)
-    np.testing.assert_allclose(windows.weight, np.array([1, 0.5, 0.3, 1])[windows.leaf], rtol=1e-6)
+    np.testing.assert_allclose(windows.weight, np.array([1, 0.5, 0.3, 1])[windows.replay_index], rtol=1e-6)
 
 
 def test_the_importance_exponent() -> None:
     """beta = 1/2: the roots of 1, 1/2, 1/4; beta = 0: no correction."""
     windows = filled([[1, 2, 4, 1, 0, 0]], importance_exponent=0.5).sample(64)
     expected = np.array([1, 0.5**0.5, 0.5, 1])
-    np.testing.assert_allclose(windows.weight, expected[windows.leaf], rtol=1e-6)
+    np.testing.assert_allclose(windows.weight, expected[windows.replay_index], rtol=1e-6)
     windows = filled([[1, 2, 4, 1, 0, 0]], importance_exponent=0.0).sample(64)
     np.testing.assert_array_equal(windows.weight, np.ones(64, np.float32))
 
@@ -96,7 +96,7 @@ def test_weights_are_normalised_by_the_batch_maximum_of_their_own_task() -> None
     buffer = filled([[1, 2, 4, 1, 0, 0], [1000, 2000, 4000, 1000, 0, 0]])
     windows = buffer.sample(64)
     expected = np.array([1, 0.5, 0.25, 1])
-    np.testing.assert_allclose(windows.weight, expected[windows.leaf], rtol=1e-6)
+    np.testing.assert_allclose(windows.weight, expected[windows.replay_index], rtol=1e-6)
 
 
 def test_the_maximum_is_that_of_the_batch_not_of_the_buffer() -> None:
@@ -126,5 +126,5 @@ def test_new_priorities_are_errors_raised_to_the_exponent() -> None:
 
 
 def test_the_same_seed_draws_the_same_batches() -> None:
-    batches = [filled([[1, 2, 3, 4, 5, 6]] * 2, seed=s).sample(17).leaf.tolist() for s in (7, 7, 8)]
+    batches = [filled([[1, 2, 3, 4, 5, 6]] * 2, seed=s).sample(17).replay_index.tolist() for s in (7, 7, 8)]
     assert batches[0] == batches[1] != batches[2]

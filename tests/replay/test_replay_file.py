@@ -9,7 +9,8 @@ import pytest
 from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer, samplable
 
 from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore, storage
-from ezm_pl.replay.safe_file import write_safely
+from ezm_pl.replay.atomic_write import write_atomically
+from ezm_pl.spec.experiment import ReplaySpec, TargetSpec
 
 
 def some_buffer(open_steps: int = 0, seed: int = 0) -> tuple[ReplayBuffer, CountingRows]:
@@ -35,14 +36,15 @@ def load(buffer: ReplayBuffer, folder: Path, name: str = "1") -> list[str]:
 
 def same(one: ReplayBuffer, other: ReplayBuffer) -> None:
     """Every stored number is the same in both, but for steps that nothing points to."""
-    for name in ("steps", "ended", "born", "next_row", "added"):
-        np.testing.assert_array_equal(getattr(one, name), getattr(other, name), err_msg=name)
-    for task, row in np.argwhere(one.steps > 0):
-        steps = one.steps[task, row]
-        for name in ("observation", "action", "reward"):
-            mine, theirs = (getattr(b, name)[task, row, :steps] for b in (one, other))
+    for name in ("steps", "length", "transition_id", "next_block", "added"):
+        mine, theirs = (getattr(b.blocks, name) for b in (one, other))
+        np.testing.assert_array_equal(mine, theirs, err_msg=name)
+    for task, block in np.argwhere(one.blocks.steps > 0):
+        steps = one.blocks.steps[task, block]
+        for name in ("observation", "action", "reward", "terminated"):
+            mine, theirs = (getattr(b.blocks, name)[task, block, :steps] for b in (one, other))
             np.testing.assert_array_equal(mine, theirs, err_msg=name)
-    count = one.rows * one.block_size
+    count = one.blocks.num_blocks * one.blocks.block_size
     np.testing.assert_array_equal(one.tree.front(count), other.tree.front(count))
     np.testing.assert_array_equal(one.returns.scale, other.returns.scale)
 
@@ -50,19 +52,21 @@ def same(one: ReplayBuffer, other: ReplayBuffer) -> None:
 def test_round_trip(tmp_path: Path) -> None:
     buffer, _ = some_buffer()
     windows = buffer.sample(8)
-    buffer.update_priorities(windows.task, windows.leaf, windows.born, np.arange(8, dtype=np.float32))
+    buffer.update_priorities(
+        windows.task, windows.replay_index, windows.transition_id, np.arange(8, dtype=np.float32)
+    )
     buffer.sample(3)  # the sampling generator goes on from here
     save(buffer, tmp_path)
     loaded = make_buffer([0, 1])
     load(loaded, tmp_path)
     for task in range(2):
-        leaves = np.arange(buffer.rows * buffer.block_size)
+        leaves = np.arange(buffer.blocks.num_blocks * buffer.blocks.block_size)
         tasks = np.full(len(leaves), task)
         np.testing.assert_array_equal(loaded.tree.get(tasks, leaves), buffer.tree.get(tasks, leaves))
         assert samplable(loaded, task) == samplable(buffer, task)
     np.testing.assert_array_equal(loaded.tree.total, buffer.tree.total)
     np.testing.assert_array_equal(loaded.returns.scale, buffer.returns.scale)
-    np.testing.assert_array_equal(loaded.added, buffer.added)
+    np.testing.assert_array_equal(loaded.blocks.added, buffer.blocks.added)
     assert len(loaded) == len(buffer) == 34
     mine, theirs = loaded.sample(16), buffer.sample(16)
     for name in mine.__dataclass_fields__:
@@ -97,13 +101,13 @@ def test_a_loaded_buffer_goes_on(tmp_path: Path) -> None:
     rows.step[:] = 0
     rows.play_episode(20, None)
     assert len(loaded) == len(buffer) + 40
-    assert loaded.added.tolist() == [41, 41]
+    assert loaded.blocks.added.tolist() == [41, 41]
     for _ in range(20):
         windows = loaded.sample(16)
         for i in range(16):
             check_window(windows, i, rows, 2, 2)
-    loaded.update_priorities(old.task, old.leaf, old.born, np.full(16, 7.0, np.float32))
-    assert loaded.tree.get(old.task, old.leaf) == pytest.approx(7.0, abs=1e-5)
+    loaded.update_priorities(old.task, old.replay_index, old.transition_id, np.full(16, 7.0, np.float32))
+    assert loaded.tree.get(old.task, old.replay_index) == pytest.approx(7.0, abs=1e-5)
 
 
 def test_a_full_ring_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -171,7 +175,7 @@ def test_a_damaged_segment_costs_its_rows_only(
     monkeypatch.setattr(storage, "SMALL", 0)
     buffer, _ = some_buffer(open_steps=3)
     save(buffer, tmp_path)
-    segments = sorted(tmp_path.glob("*.rows"))
+    segments = sorted(tmp_path.glob("*.blocks"))
     assert len(segments) > 1
     whole = bytearray(segments[0].read_bytes())
     if damage == "missing":
@@ -206,25 +210,25 @@ def test_what_has_not_changed_is_not_written_again(tmp_path: Path, monkeypatch: 
         rows.play_episode(int(noise.integers(1, 25)), (TERMINATED, TRUNCATED, None)[save_number % 3])
         if save_number % 3 == 2:  # still open: goes on in the next round, as the same episode
             rows.play_episode(int(noise.integers(1, 4)), None)
-        before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.rows")}
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.blocks")}
         name = f"{save_number:03}"
         store.write(store.begin(name))
-        assert before.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.rows")}.items()
+        assert before.items() <= {p: p.stat().st_mtime_ns for p in tmp_path.glob("*.blocks")}.items()
         times[name] = len(buffer)
         fresh = make_buffer([0, 1, 1], capacity=120)
         assert load(fresh, tmp_path, name) == []
         assert len(fresh) == len(buffer)
-        closed = buffer.ended > 0
-        np.testing.assert_array_equal(fresh.steps, buffer.steps)
-        np.testing.assert_array_equal(fresh.reward[closed], buffer.reward[closed])
+        closed = buffer.blocks.complete()
+        np.testing.assert_array_equal(fresh.blocks.steps, buffer.blocks.steps)
+        np.testing.assert_array_equal(fresh.blocks.reward[closed], buffer.blocks.reward[closed])
         if save_number:
             older = f"{save_number - 1:03}"
             fresh = make_buffer([0, 1, 1], capacity=120)
             assert load(fresh, tmp_path, older) == []
             assert len(fresh) == times[older]
         store.keep([f"{save_number - 1:03}", name])
-    live = int(store.row_type.itemsize * (buffer.steps > 0).sum())
-    there = sum(path.stat().st_size for path in tmp_path.glob("*.rows"))
+    live = int(store.block_type.itemsize * (buffer.blocks.steps > 0).sum())
+    there = sum(path.stat().st_size for path in tmp_path.glob("*.blocks"))
     assert there < 2.5 * live, "segments that nothing needs are gone"
     assert len(list(tmp_path.glob("*.json"))) == 2
 
@@ -236,7 +240,7 @@ def test_small_segments_are_put_together(tmp_path: Path) -> None:
         rows.play_episode(9, TRUNCATED)
         store.write(store.begin(f"{number:02}"))
         store.keep([f"{number:02}"])
-    assert len(list(tmp_path.glob("*.rows"))) == 1
+    assert len(list(tmp_path.glob("*.blocks"))) == 1
     loaded = make_buffer([0])
     load(loaded, tmp_path, "19")
     same(loaded, buffer)
@@ -255,7 +259,7 @@ def test_a_resumed_store_goes_on_with_the_segments_there(
     rows.play_episode(7, TRUNCATED)
     store.write(store.begin("2"))
     store.keep(["2"])
-    assert sorted(p.name for p in tmp_path.glob("*.rows")) == ["1-0.rows", "2-0.rows"]
+    assert sorted(p.name for p in tmp_path.glob("*.blocks")) == ["1-0.blocks", "2-0.blocks"]
     again = make_buffer([0, 1])
     assert load(again, tmp_path, "2") == []
     same(again, loaded)
@@ -273,7 +277,7 @@ def test_rows_overwritten_while_they_are_saved_are_left_out(tmp_path: Path) -> N
     loaded = make_buffer([0], capacity=60)
     assert load(loaded, tmp_path) == []
     assert samplable(loaded) == [p for p in oldest if p[2] >= 18], "three blocks of six were taken again"
-    assert loaded.added.tolist() == [60]
+    assert loaded.blocks.added.tolist() == [60]
     rows.buffer = loaded
     rows.play_episode(30, TRUNCATED)
     loaded.sample(8)
@@ -296,9 +300,9 @@ def test_a_failed_save_leaves_the_old_one(
         if next(calls) == moment:
             path.with_name(path.name + ".tmp").write_bytes(b"half a file")
             raise OSError(28, "No space left on device")
-        return write_safely(path, parts)  # type: ignore[arg-type]
+        return write_atomically(path, parts)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(storage, "write_safely", full)
+    monkeypatch.setattr(storage, "write_atomically", full)
     with pytest.raises(OSError, match="No space left"):
         store.write(store.begin("2"))
     again = make_buffer([0, 1])
@@ -314,13 +318,13 @@ def test_a_failed_save_leaves_the_old_one(
 
 
 def test_what_cannot_be_read_back_is_not_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ezm_pl.replay import safe_file
+    from ezm_pl.replay import atomic_write
 
     path = tmp_path / "file"
-    write_safely(path, [b"old"])
-    monkeypatch.setattr(safe_file, "checksum", lambda path: safe_file.Checksum(3, 0))
+    write_atomically(path, [b"old"])
+    monkeypatch.setattr(atomic_write, "checksum", lambda path: atomic_write.Checksum(3, 0))
     with pytest.raises(OSError, match="could not be read back"):
-        write_safely(path, [b"new"])
+        write_atomically(path, [b"new"])
     assert path.read_bytes() == b"old" and [p.name for p in tmp_path.iterdir()] == ["file"]
 
 
@@ -334,21 +338,11 @@ def test_saving_an_empty_buffer(tmp_path: Path) -> None:
 @pytest.mark.parametrize("capacity", [20_000, 2**16, 100_000])
 def test_the_memory_estimate(capacity: int) -> None:
     """Within 10% of what the arrays take."""
-    buffer = ReplayBuffer(
-        np.repeat(np.arange(3), 4),
-        tasks=3,
-        observation_size=51,
-        action_size=19,
-        capacity=capacity,
-        block_size=100,
-        unroll_steps=5,
-        td_steps=5,
-        discount=0.99,
-    )
-    arrays = [a for a in vars(buffer).values() if isinstance(a, np.ndarray)]
+    specs = ReplaySpec(capacity=capacity, block_size=100), TargetSpec()
+    sizes = {"observation_size": 51, "action_size": 19}
+    buffer = ReplayBuffer(np.repeat(np.arange(3), 4), *specs, **sizes)
+    arrays = [a for a in vars(buffer.blocks).values() if isinstance(a, np.ndarray)]
     real = sum(a.nbytes for a in [*arrays, *buffer.tree._sum, *buffer.tree._max])
     assert buffer.nbytes == pytest.approx(real, rel=1e-3)
-    estimate = ReplayBuffer.estimate_bytes(
-        tasks=3, observation_size=51, action_size=19, capacity=capacity, block_size=100, tail=10
-    )
+    estimate = ReplayBuffer.estimate_bytes(*specs, **sizes, tasks=3)
     assert 0.9 * real <= estimate <= 1.1 * real

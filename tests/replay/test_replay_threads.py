@@ -59,7 +59,10 @@ def test_adding_while_sampling(tmp_path: Path) -> None:
         if buffer.ready:
             windows = buffer.sample(12)
             buffer.update_priorities(
-                windows.task, windows.leaf, windows.born, noise.exponential(size=12).astype(np.float32)
+                windows.task,
+                windows.replay_index,
+                windows.transition_id,
+                noise.exponential(size=12).astype(np.float32),
             )
             if len(drawn) < 1500:
                 drawn.append(windows)

@@ -45,7 +45,7 @@ def test_windows_tell_the_episode(steps: int, end: str | None) -> None:
 
 def only_window(buffer: ReplayBuffer, position: int) -> tuple[list[float], list[float], int, bool]:
     """The steps of observations, the rewards, the length and the termination flag of one position."""
-    leaves = np.arange(buffer.rows * buffer.block_size)
+    leaves = np.arange(buffer.blocks.num_blocks * buffer.blocks.block_size)
     priority = (leaves == position).astype(float)
     buffer.tree.set(np.zeros_like(leaves), leaves, priority)
     windows = buffer.sample(1)
@@ -100,7 +100,7 @@ def test_rows_of_several_tasks_stay_apart() -> None:
 def test_the_ring_forgets_the_oldest_block() -> None:
     """Three rows of 6 positions: the fourth block replaces the first, priorities and all."""
     buffer = make_buffer([0], capacity=18)
-    assert buffer.rows == 3
+    assert buffer.blocks.num_blocks == 3
     rows = CountingRows(buffer, 1)
     rows.play_episode(18, None)
     assert samplable(buffer) == [[0, 0, t] for t in range(15)]
@@ -121,19 +121,25 @@ def test_priorities_of_overwritten_data_are_not_updated() -> None:
     total = float(buffer.tree.total[0])
     gone = old.observation[:, 0, 2] < 6
     assert gone.any() and not gone.all()
-    buffer.update_priorities(old.task[gone], old.leaf[gone], old.born[gone], np.full(gone.sum(), 9.0))
+    buffer.update_priorities(
+        old.task[gone], old.replay_index[gone], old.transition_id[gone], np.full(gone.sum(), 9.0)
+    )
     assert float(buffer.tree.total[0]) == total
     kept = ~gone
-    buffer.update_priorities(old.task[kept], old.leaf[kept], old.born[kept], np.full(kept.sum(), 9.0))
-    assert buffer.tree.get(old.task[kept], old.leaf[kept]) == pytest.approx(9.0 + 1e-6)
+    buffer.update_priorities(
+        old.task[kept], old.replay_index[kept], old.transition_id[kept], np.full(kept.sum(), 9.0)
+    )
+    assert buffer.tree.get(old.task[kept], old.replay_index[kept]) == pytest.approx(9.0 + 1e-6)
 
 
 def test_errors_that_are_not_finite_change_no_priority() -> None:
     buffer = play_one_row(9, TERMINATED)
     windows = buffer.sample(3)
-    before = buffer.tree.get(windows.task, windows.leaf)
-    buffer.update_priorities(windows.task, windows.leaf, windows.born, np.array([np.nan, np.inf, -np.inf]))
-    np.testing.assert_array_equal(buffer.tree.get(windows.task, windows.leaf), before)
+    before = buffer.tree.get(windows.task, windows.replay_index)
+    buffer.update_priorities(
+        windows.task, windows.replay_index, windows.transition_id, np.array([np.nan, np.inf, -np.inf])
+    )
+    np.testing.assert_array_equal(buffer.tree.get(windows.task, windows.replay_index), before)
 
 
 def test_age_counts_the_transitions_stored_since() -> None:
@@ -155,7 +161,7 @@ def test_age_counts_the_transitions_stored_since() -> None:
 def test_short_episodes_of_one_row_spare_the_block_that_another_is_filling() -> None:
     """Row 1 starts a block at every step and sends the ring round while row 0 fills its own."""
     buffer = make_buffer([0, 0], capacity=12)
-    assert buffer.rows == 5
+    assert buffer.blocks.num_blocks == 5
     rows = CountingRows(buffer, 2)
     for _ in range(29):
         rows.play({1: TERMINATED})

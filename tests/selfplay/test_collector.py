@@ -143,14 +143,10 @@ def make_collector(
     """With replay, weights of version 0 and pacing as the data module makes them."""
     buffer = ReplayBuffer(
         np.repeat(np.arange(len(experiment.tasks)), experiment.env.num_envs),
-        tasks=len(experiment.tasks),
+        experiment.replay,
+        experiment.targets,
         observation_size=sizes.obs_size,
         action_size=sizes.action_size,
-        capacity=experiment.replay.capacity,
-        block_size=experiment.replay.block_size,
-        unroll_steps=experiment.targets.unroll_steps,
-        td_steps=experiment.targets.td_steps,
-        discount=experiment.targets.discount,
     )
     collect = experiment.collect
     pacing = Pacing(experiment.optim.total_updates, collect.env_steps - collect.random_steps, 1.0)

@@ -35,14 +35,10 @@ def make_collector(tasks: list[str], document: dict[str, Any]) -> Collector:
     shapes = sizes(experiment.tasks)
     buffer = ReplayBuffer(
         np.repeat(np.arange(len(tasks)), 2),
-        tasks=len(tasks),
+        experiment.replay.model_copy(update={"capacity": 4000, "block_size": 25}),
+        experiment.targets,
         observation_size=shapes.obs_size,
         action_size=shapes.action_size,
-        capacity=4000,
-        block_size=25,
-        unroll_steps=experiment.targets.unroll_steps,
-        td_steps=experiment.targets.td_steps,
-        discount=experiment.targets.discount,
     )
     pacing = Pacing(100, 100_000, 1.0)
     return Collector(
@@ -68,9 +64,10 @@ def check_blocks(buffer: ReplayBuffer) -> None:
     sampled = buffer.sample(64)
     assert np.isfinite(sampled.observation).all() and np.isfinite(sampled.reward).all()
     assert (np.asarray(sampled.weight) > 0).all()
-    written = buffer.born >= 0
-    assert np.isfinite(buffer.observation[:, :, : buffer.block_size][written]).all()
-    assert np.isfinite(buffer.reward[:, :, : buffer.block_size][written]).all()
+    blocks = buffer.blocks
+    written = blocks.transition_id >= 0
+    assert np.isfinite(blocks.observation[:, :, : blocks.block_size][written]).all()
+    assert np.isfinite(blocks.reward[:, :, : blocks.block_size][written]).all()
 
 
 def workers() -> list[int]:
@@ -127,6 +124,6 @@ def test_physics_that_diverges_cuts_the_episode_in_replay(monkeypatch: pytest.Mo
     assert found.diverged == 1
     assert [episode.control_steps for episode in found.episodes] == [31]
     check_blocks(found.buffer)
-    # Its second block ends after 6 steps, and the row goes on in another.
-    ends = found.buffer.steps[0][found.buffer.born[0, :, 0] >= 0]
-    assert 6 in ends
+    # The episode ends at position 5 of its second block; the next one starts behind its last observation.
+    lengths = found.buffer.blocks.length[0].tolist()
+    assert any(block[:8] == [6, 5, 4, 3, 2, 1, 0, 10] for block in lengths)

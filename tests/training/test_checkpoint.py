@@ -18,7 +18,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger
 
-from ezm_pl.replay import safe_file
+from ezm_pl.replay import atomic_write
 from ezm_pl.spec import dump_experiment
 from ezm_pl.training import CheckpointError, EZMModule, FitResult, evaluate, newest_valid
 from ezm_pl.training.checkpoint import check_usable, read_checkpoint, write_checkpoint
@@ -189,7 +189,7 @@ def test_a_pair_is_there_at_every_instant(cut: int, folder: Path, monkeypatch: p
     step = contents(found)["global_step"]
     assert step in (6, 9) and (step == 9 or not survived)
     buffer = replay(longer, folder, found.name)
-    assert buffer.ready and (buffer.steps > 0).any()
+    assert buffer.ready and (buffer.blocks.steps > 0).any()
     check_usable(last(folder))
     check_usable(previous(folder))
     if cut % 5 == 0:
@@ -199,7 +199,7 @@ def test_a_pair_is_there_at_every_instant(cut: int, folder: Path, monkeypatch: p
 def test_a_full_disk_is_told_of_and_training_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    checksum, full = safe_file.checksum, {"at": 2}
+    checksum, full = atomic_write.checksum, {"at": 2}
 
     def refuse(path: Path) -> Any:
         full["at"] -= 1
@@ -207,7 +207,7 @@ def test_a_full_disk_is_told_of_and_training_goes_on(
             raise OSError(28, "No space left on device")
         return checksum(path)
 
-    monkeypatch.setattr(safe_file, "checksum", refuse)
+    monkeypatch.setattr(atomic_write, "checksum", refuse)
     result = run(fit_experiment(THREE), tmp_path)
     assert result.status == "finished"
     (line,) = [r.getMessage() for r in caplog.records if "not written" in r.getMessage()]

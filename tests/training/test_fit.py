@@ -141,7 +141,7 @@ def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path, dtype: str) -> N
     assert first.status == "interrupted" and first.updates == 4
     saved = contents(last(tmp_path))
     before = replay(experiment, tmp_path)
-    stored, added = len(before), before.added
+    stored, added = len(before), before.blocks.added
     seen = Seen()
     second = run(experiment, tmp_path, seen, checkpoint=last(tmp_path))
     check_result(second)
@@ -154,11 +154,11 @@ def test_resuming_goes_on_where_the_run_stopped(tmp_path: Path, dtype: str) -> N
         assert torch.equal(seen.state[name], x), name
     assert (second.env_steps >= first.env_steps).all()
     buffer = replay(experiment, tmp_path)
-    assert buffer.observation.dtype == dtype
-    assert (buffer.added >= added).all()
+    assert buffer.blocks.observation.dtype == dtype
+    assert (buffer.blocks.added >= added).all()
     for task in range(2):
-        born = np.sort(buffer.born[task][buffer.born[task] >= 0])
-        assert (born == np.arange(buffer.added[task])).all(), "numbered without a gap"
+        ids = np.sort(buffer.blocks.transition_id[task], None)
+        assert (ids[ids >= 0] == np.arange(buffer.blocks.added[task])).all(), "numbered without a gap"
 
 
 def test_resuming_without_replay(tmp_path: Path) -> None:

@@ -189,7 +189,7 @@ def test_damaged_replay_files(seeds: range, run_folder: Path, tmp_path: Path) ->
                 write_manifest(manifest, body)
         buffer, store = small(folder)
         if tried(partial(store.load, name), (ReplayError,)):
-            assert ((buffer.steps >= 0) & (buffer.steps <= buffer.block_size + buffer.tail)).all()
+            assert ((buffer.blocks.steps >= 0) & (buffer.blocks.steps <= buffer.blocks.width)).all()
             if buffer.ready:
                 buffer.sample(16)
             store.write(store.begin("next"))

@@ -31,8 +31,8 @@ class Priorities:
     def __init__(self) -> None:
         self.told: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def update_priorities(self, task: Any, leaf: np.ndarray, born: Any, error: np.ndarray) -> None:
-        self.told.append((leaf, error))
+    def update_priorities(self, task: Any, index: np.ndarray, transition_id: Any, error: np.ndarray) -> None:
+        self.told.append((index, error))
 
 
 class FromMemory(L.LightningDataModule):
@@ -166,8 +166,8 @@ def test_priorities_return_to_the_buffer_after_every_update() -> None:
     experiment = make_experiment()
     _, data = train(experiment, batches(experiment, 3))
     assert len(data.buffer.told) == 3
-    for leaf, error in data.buffer.told:
-        assert leaf.tolist() == [0, 1, 2, 3] and np.isfinite(error).all() and (error != 0).any()
+    for index, error in data.buffer.told:
+        assert index.tolist() == [0, 1, 2, 3] and np.isfinite(error).all() and (error != 0).any()
 
 
 def poisoned(batch: Batch, how: str) -> Batch:

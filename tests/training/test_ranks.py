@@ -118,7 +118,7 @@ def test_each_rank_has_its_own_experience(both: tuple[Path, list[dict[str, Any]]
     assert (both[0] / "checkpoints" / "replay" / "rank0").is_dir(), "rank 0 told the others the run's folder"
     assert not (both[0] / "nowhere").exists()
     for rank in both[1]:
-        assert rank["stored"] > 0 and rank["rows"] == 10, "half of the capacity, in blocks of 50"
+        assert rank["stored"] > 0 and rank["blocks"] == 10, "half of the capacity, in blocks of 50"
 
 
 def test_steps_are_counted_over_ranks(both: tuple[Path, list[dict[str, Any]]]) -> None:
@@ -333,15 +333,15 @@ def test_weights_and_return_scales_are_those_of_the_global_batch() -> None:
         spread = np.linspace(1, 5 if rank == 0 else 50, 200)
         for task in range(2):
             tasks = np.full(100, task)
-            rows, at = np.divmod(np.arange(100), 50)
-            leaf = rows * 50 + at
-            data.buffer.update_priorities(tasks, leaf, data.buffer.born[tasks, rows, at], spread[leaf])
+            index = np.arange(100)
+            ids = data.buffer.blocks.transition_id[task].ravel()[index]
+            data.buffer.update_priorities(tasks, index, ids, spread[index])
     sampled = [data.buffer.sample(8) for data in fleet.data]
     agreed = fleet.agree(sampled)
     for task in range(2):
-        largest = max(windows.largest[task] for windows in sampled)
-        raw = [w.weight[w.task == task] * w.largest[task] for w in sampled]
-        expected = [np.clip(weights / largest, 0.2, 1) for weights in raw]
+        maximum = max(windows.max_weight[task] for windows in sampled)
+        raw = [w.weight[w.task == task] * w.max_weight[task] for w in sampled]
+        expected = [np.clip(weights / maximum, 0.2, 1) for weights in raw]
         for rank in range(2):
             np.testing.assert_allclose(agreed[rank].weight[agreed[rank].task == task], expected[rank], 1e-5)
         assert max(w.weight[w.task == task].max() for w in agreed) == 1

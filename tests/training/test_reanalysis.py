@@ -76,8 +76,8 @@ def two_rows() -> Batch:
         return_scale=torch.tensor([2.0, 4.0]),
         weight=torch.ones(2),
         age=torch.tensor([10, 9]),
-        leaf=torch.zeros(2, dtype=torch.long),
-        born=torch.zeros(2, dtype=torch.long),
+        replay_index=torch.zeros(2, dtype=torch.long),
+        transition_id=torch.zeros(2, dtype=torch.long),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ezm_pl.replay import ReplayBuffer
+from ezm_pl.spec.experiment import ReplaySpec, TargetSpec
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.targets import masks, n_step_returns
 
@@ -96,14 +97,10 @@ def test_through_replay_against_the_whole_episode(steps: int, end: str) -> None:
     unroll, td, discount = 3, 3, 0.5
     buffer = ReplayBuffer(
         np.zeros(1, np.int64),
-        tasks=1,
+        ReplaySpec(capacity=60, block_size=6),
+        TargetSpec(unroll_steps=unroll, td_steps=td, discount=discount),
         observation_size=1,
         action_size=1,
-        capacity=60,
-        block_size=6,
-        unroll_steps=unroll,
-        td_steps=td,
-        discount=discount,
     )
     for t in range(steps):
         last = t == steps - 1

@@ -83,8 +83,8 @@ def make_batch(
         return_scale=torch.ones(size),
         weight=torch.ones(size),
         age=torch.zeros(size, dtype=torch.long),
-        leaf=torch.arange(size),
-        born=torch.arange(size),
+        replay_index=torch.arange(size),
+        transition_id=torch.arange(size),
     )
 
 

@@ -84,7 +84,7 @@ def main() -> None:
             "batches": witness.batches,
             "observed": witness.observed,
             "stored": len(witness.data.buffer),
-            "rows": witness.data.buffer.rows,
+            "blocks": witness.data.buffer.blocks.num_blocks,
             "threads": [t.name for t in threading.enumerate()],
         },
         folder / f"rank-{rank}.pt",

@@ -29,7 +29,7 @@ def checksum(path: Path) -> Checksum:
     return Checksum(size, crc)
 
 
-def write_safely(path: Path, parts: Iterable[bytes | memoryview | np.ndarray]) -> Checksum:
+def write_atomically(path: Path, parts: Iterable[bytes | memoryview | np.ndarray]) -> Checksum:
     """Writes `parts` one after the other to `path`: at no instant is there half a file of that name.
 
     The file is synced, dropped from the page cache and read back before it takes its name. The folder's
