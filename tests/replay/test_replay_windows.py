@@ -159,18 +159,18 @@ def test_age_counts_the_transitions_stored_since() -> None:
 
 
 def test_short_episodes_of_one_row_spare_the_block_that_another_is_filling() -> None:
-    """Row 1 starts a block at every step and sends the ring round while row 0 fills its own."""
+    """Row 1 fills a block in three steps and sends the ring round while row 0 fills its own in six."""
     buffer = make_buffer([0, 0], capacity=12)
     assert buffer.blocks.num_blocks == 5
     rows = CountingRows(buffer, 2)
-    for _ in range(29):
+    for t in range(29):
         rows.play({1: TERMINATED})
         if buffer.ready:
             windows = buffer.sample(8)
             for i in range(8):
                 check_window(windows, i, rows, 2, 2)
-    mine = [step for row, _, step in samplable(buffer) if row == 0]
-    assert mine == sorted(mine) and mine[-1] == 25
+        newest = range(6 * (t // 6), t - 2)  # of row 0's present block
+        assert {step for row, _, step in samplable(buffer) if row == 0} >= set(newest)
 
 
 def test_sampling_from_nothing_says_so() -> None:
