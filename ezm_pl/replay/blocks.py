@@ -90,6 +90,8 @@ class Blocks:
             The positions whose data this evicts.
         """
         envs = np.flatnonzero(self._block < 0)
+        if not len(envs):
+            return envs, envs
         for env in envs:
             self._block[env] = self._next_free(int(self.task_ids[env]))
         self._position[envs] = 0

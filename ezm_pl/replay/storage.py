@@ -285,6 +285,7 @@ class ReplayStore:
         end = np.arange(ids.shape[1]) + length
         valid = (ids >= 0) & (length >= 1) & (length <= self.buffer.blocks.overlap) & (end <= steps[:, None])
         good &= (valid | (snapshot.priority[task, block] == 0)).all(1)
+        good &= (records["terminated"].view(np.uint8) <= 1).all(1)
         return task, block, good
 
 
