@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import socket
@@ -44,6 +45,8 @@ def cpu_seconds() -> float:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(SPEC))
+    curve = {"million_steps": [0.1, 0.2], "return": [1.0]}
+    (tmp_path / "unequal.json").write_text(json.dumps({"h1-walk": {"EZ-M": {"seed_0": curve}}}))
     return tmp_path
 
 
@@ -185,6 +188,10 @@ BAD = {
     "figure into a folder": (
         ["figure", "--out", "."],
         "ezm figure: argument --out: '.': a file name ending in",
+    ),
+    "published curves of unequal lengths": (
+        ["figure", "--published", "unequal.json"],
+        "ezm: --published unequal.json: not published results",
     ),
     "report below a file": (
         ["report", "--out", "spec.yaml/report"],

@@ -16,8 +16,8 @@ from torch.distributed import TCPStore, is_torchelastic_launched
 
 from ezm_pl.spec import RunFailed
 
-QUIET_SECONDS = 5.0
-"""Before the first word: ranks of one machine take a few seconds to start."""
+QUIET_SECONDS = 20.0
+"""Before the first word: ranks that this process starts take about ten seconds to come."""
 PATIENCE_SECONDS = 1800.0
 _POLL_SECONDS = 0.2
 _ARRIVED = "ezm/ranks"
