@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ezm_pl.commands import compare, envs, sweep, train, view
+from ezm_pl.commands import compare, diagnose, envs, sweep, train, view
 from ezm_pl.commands.arguments import Parser, complain
 from ezm_pl.spec import RunFailed, SpecError
 
@@ -68,7 +68,7 @@ def _output_fails() -> bool:
 def _parser() -> Parser:
     parser = Parser(prog="ezm", description="EfficientZero-Multitask experiments on HumanoidBench.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (train, sweep, view, compare, envs):
+    for group in (train, sweep, view, compare, diagnose, envs):
         group.add(commands)
     return parser
 

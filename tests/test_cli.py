@@ -169,6 +169,15 @@ BAD = {
         ["compare", "last", "--out", "spec.yaml/a.png"],
         "ezm compare: argument --out: 'spec.yaml/a.png': cannot be written: ",
     ),
+    "diagnose nothing": (["diagnose"], "ezm: RUN last: no run in mlruns/runs has a checkpoint yet"),
+    "diagnose by one rollout": (
+        ["diagnose", "--rollouts", "1"],
+        "ezm diagnose: argument --rollouts: a whole number from 2 to 1000 expected, got '1'",
+    ),
+    "diagnose into nowhere": (
+        ["diagnose", "--json", "spec.yaml/a.json"],
+        "ezm diagnose: argument --json: 'spec.yaml/a.json': cannot be written: ",
+    ),
     "no episodes": (
         ["eval", "--episodes", "0"],
         "ezm eval: argument --episodes: a whole number from 1 to 10000 expected, got '0'",

@@ -161,24 +161,6 @@ def test_steps_default_to_where_the_shortest_run_ends(runs: list[Run], tmp_path:
     assert any("at 2k" in line for line in lines)
 
 
-@pytest.mark.parametrize(
-    ("out", "problem"),
-    [
-        ("compare.zip", "a file name that ends in"),
-        ("", "a file name that ends in"),
-        ("curves.json/compare.png", "is not a folder"),
-        ("folder.png", "is a folder"),
-    ],
-)
-def test_a_figure_that_cannot_be_written_is_said_before_anything_is_read(
-    out: str, problem: str, published: Path
-) -> None:
-    (published.parent / "folder.png").mkdir()
-    with pytest.raises(SpecError, match=rf"^--out .*{problem}") as error:
-        compare(["no such run"], [Path("no such file")], [], published.parent / out)
-    assert "\n" not in str(error.value)
-
-
 def test_what_cannot_be_compared(runs: list[Run], published: Path, tmp_path: Path) -> None:
     figure = tmp_path / "compare.png"
     with pytest.raises(SpecError, match="is named twice"):

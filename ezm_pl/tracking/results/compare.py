@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from ezm_pl.tracking.results.comparison import (
     Contest,
     contests,
     overall,
+    scored_contests,
     success_bar,
     thousands,
 )
@@ -58,14 +58,13 @@ def compare_runs(
         references: runs, each a run id, a run folder, a checkpoint or `last`.
         published: files of published curves.
         at: control steps per task to compare at; none: where the shortest run ends.
-        out: the figure.
+        out: the figure's file.
         console: where to print.
 
     Raises:
         SpecError: no such run, one without evaluations or named twice, a file that is not published
             results or has none of the runs' tasks, a figure that cannot be written.
     """
-    _check_figure(out)
     others = {path.stem: published_curves(path) for path in published}
     runs = [find_run(reference, option="RUN") for reference in references]
     for number, run in enumerate(runs):
@@ -118,7 +117,7 @@ def comparison_table(found: Sequence[Contest], steps: Sequence[int]) -> Table:
 
 def _add_overall(table: Table, found: Sequence[Contest], protocol: str, steps: Sequence[int]) -> None:
     """Rows of the normalised score over all tasks, where there are several."""
-    tasks = [contest.task for contest in found if contest.protocol == protocol]
+    tasks = scored_contests(found, protocol)
     if len(tasks) < 2:
         return
     scores = [overall(found, protocol, number) for number in steps]
@@ -217,24 +216,3 @@ def _notes(agents: Mapping[str, Sequence[_Seed]], found: Sequence[Contest]) -> l
 
 def _count(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number != 1 else ''}"
-
-
-def _check_figure(path: Path) -> None:
-    """Raises `SpecError` where a figure could not be written to `path`."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    known = FigureCanvasAgg.get_supported_filetypes()
-    if path.suffix.removeprefix(".") not in known:
-        raise SpecError(f"--out {path}: a file name that ends in .{', .'.join(sorted(known))} expected")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir():
-        raise SpecError(f"--out {path}: is a folder")
-    if not folder.is_dir():
-        raise SpecError(f"--out {path}: {folder} is not a folder")
-    try:
-        if path.exists():
-            path.open("ab").close()
-        else:
-            tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise SpecError(f"--out {path}: cannot be written: {error.strerror}") from None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ezm_pl.spec import DMC, HUMANOID_BENCH, normalized_score
+from ezm_pl.spec.tasks import score_bounds
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.sweep.statistics import Interval, bootstrap_iqm
 
@@ -121,13 +122,18 @@ def overall(rounds: Sequence[Contest], protocol: str, steps: float) -> dict[tupl
     al. 2021); 0 is a random policy and 1 the success bar, in dm_control a return of 1,000.
     """
     strata: dict[tuple[str, bool], list[list[float]]] = {}
-    same = [contest for contest in rounds if contest.protocol == protocol]
+    same = scored_contests(rounds, protocol)
     for contest in same:
         for agent in contest.agents:
             scores = [normalized_score(contest.task, value) for value in agent.at(steps).returns]
             if scores:
                 strata.setdefault((agent.name, agent.own), []).append(scores)
     return {key: bootstrap_iqm(scores) for key, scores in strata.items() if len(scores) == len(same)}
+
+
+def scored_contests(rounds: Sequence[Contest], protocol: str) -> list[Contest]:
+    """Those under a protocol whose task has a normalised score: a Gymnasium environment has none."""
+    return [c for c in rounds if c.protocol == protocol and score_bounds(c.task) is not None]
 
 
 def _protocol(task: str, curve: Curve) -> str:

@@ -1,0 +1,168 @@
+"""`ezm diagnose`: a table per task of what holds learning back, and all of it as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from ezm_pl.spec import SpecError
+from ezm_pl.tracking.runs.run_lookup import find_checkpoint
+
+if TYPE_CHECKING:
+    from ezm_pl.training.diagnostics import TaskDiagnosis
+
+
+def diagnose_run(
+    reference: str,
+    *,
+    states: int,
+    actions: int,
+    rollouts: int,
+    seed: int,
+    output: Path | None,
+    console: Console,
+) -> None:
+    """Diagnoses the checkpoint behind `reference` and prints a table per task.
+
+    Args:
+        reference: `last`, a run id, a run folder or a checkpoint.
+        states, actions, rollouts, seed: see `Diagnostics`.
+        output: a JSON file for all numbers; None: no file.
+        console: where to print.
+
+    Raises:
+        SpecError: no such run, a checkpoint that cannot be read, a file that cannot be written.
+    """
+    saved = find_checkpoint(reference, option="RUN")
+    from ezm_pl.training import CheckpointError, newest_valid
+    from ezm_pl.training.diagnostics import Diagnostics
+
+    try:
+        checkpoint, note = newest_valid(saved.checkpoint, replay=False)
+        if note:
+            console.print(note, style="yellow", markup=False, highlight=False)
+        diagnostics = Diagnostics(checkpoint, states=states, actions=actions, rollouts=rollouts, seed=seed)
+    except CheckpointError as error:
+        raise SpecError(f"RUN {reference}: {error}") from None
+    networks = diagnostics.networks
+    console.print(
+        f"{checkpoint}: {networks.updates:,} updates, {networks.env_steps:,} env steps per task",
+        highlight=False,
+        markup=False,
+    )
+    if diagnostics.buffer is None:
+        console.print("no replay beside the checkpoint: what needs one is left out", style="yellow")
+    found = []
+    for diagnosis in diagnostics.tasks():
+        console.print(diagnosis_table(diagnosis))
+        found.append(diagnosis)
+    if output is not None:
+        document = {
+            "checkpoint": str(checkpoint),
+            "updates": networks.updates,
+            "env_steps": networks.env_steps,
+            "seed": seed,
+            "tasks": [_plain(dataclasses.asdict(diagnosis)) for diagnosis in found],
+        }
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise SpecError(f"--json {output}: cannot be written: {error.strerror}") from None
+        console.print(f"wrote {output}", highlight=False, markup=False)
+
+
+def diagnosis_table(found: TaskDiagnosis) -> Table:
+    """One task's numbers, each with what it should be."""
+    kind = "upright states" if found.upright_states else "states"
+    table = Table(
+        title=f"{escape(found.task)}: {found.states} {kind} x {found.actions} actions x "
+        f"{found.rollouts} rollouts"
+    )
+    table.add_column("what")
+    table.add_column("found", justify="right", no_wrap=True)
+    table.add_column("how to read it")
+    for rows in _rows(found):
+        for what, value, meaning in rows:
+            table.add_row(what, value, meaning)
+        table.add_section()
+    return table
+
+
+def _rows(found: TaskDiagnosis) -> list[list[tuple[str, str, str]]]:
+    """Rows by section: what, its number, how to read it."""
+    std = found.std_of_bound
+    return [
+        [
+            (
+                "action's effect after 1 decision",
+                _number(found.effect_1),
+                "1: the model sees all of it, 0: nothing",
+            ),
+            ("action's effect after 5 decisions", _number(found.effect_5), "only the first action differs"),
+            (
+                "size of the effect, 1 and 5 decisions",
+                f"{_number(found.effect_size_1)}, {_number(found.effect_size_5)}",
+                "predicted over real; 1 is right",
+            ),
+        ],
+        [
+            ("Q's ranking of actions", _number(found.q_ranking), "Spearman, with Monte-Carlo returns"),
+            ("its ceiling", _number(found.q_ceiling), "between two halves of the rollouts"),
+            ("spread of returns over actions", _number(found.return_spread), "what there is to choose"),
+        ],
+        [
+            (
+                "value and return, all states",
+                _number(found.value_correlation),
+                f"correlation over {found.value_states} states of the agent's own episodes",
+            ),
+            ("value and return, upright states", _number(found.value_correlation_upright), ""),
+            ("value's bias", _number(found.value_bias), "above 0: overestimates"),
+            ("value", _number(found.value), "mean over training positions"),
+            (
+                "gap between batch and running statistics",
+                _number(found.gap_statistics),
+                "fitted against bootstrapped value; 0 with LayerNorm heads",
+            ),
+            ("gap between learner and target network", _number(found.gap_target), ""),
+        ],
+        [
+            (
+                "policy's std over its bound",
+                f"{np.mean(std):.2f} ({min(std):.2f} to {max(std):.2f})",
+                "mean over action dimensions, and their range",
+            ),
+            ("dimensions at their bound", f"{found.std_at_bound:.0%}", "above 90% of it"),
+        ],
+        [
+            ("effective sample size of weights", _share(found.effective_samples), "of a batch's positions"),
+            ("weights at their floor", _share(found.weights_at_floor), "near 100%: they correct nothing"),
+            ("upright states in replay", _share(found.upright_in_replay), ""),
+        ],
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{value:.0%}"
+
+
+def _plain(value: Any) -> Any:
+    """Nested dicts and lists with None for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,75 @@
+"""The networks of a checkpoint, as the diagnostics need them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ezm_pl.envs import TaskSizes, sizes
+from ezm_pl.search import Planner
+from ezm_pl.spec import Experiment
+from ezm_pl.training.checkpoint import checkpoint_experiment, read_checkpoint
+from ezm_pl.training.module import EZMModule
+from ezm_pl.world_model import InferenceModel, WorldModel
+
+
+@dataclass(frozen=True)
+class Networks:
+    """What a checkpoint holds.
+
+    Attributes:
+        experiment, sizes: its spec and the padded sizes of its tasks.
+        model: the learner, in training form.
+        learner: an inference copy of the learner.
+        actor: an inference copy of what acts: the average of the weights where the spec keeps one.
+        target: the network whose values are bootstrapped.
+        planner: how the actor decides.
+        updates, env_steps: done by then; control steps per task.
+    """
+
+    experiment: Experiment
+    sizes: TaskSizes
+    model: WorldModel
+    learner: InferenceModel
+    actor: InferenceModel
+    target: InferenceModel
+    planner: Planner
+    updates: int
+    env_steps: int
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.task_embedding.device
+
+    @property
+    def latent_size(self) -> int:
+        return self.experiment.model.latent_size
+
+
+def load_networks(checkpoint: Path) -> Networks:
+    """Loads them on the best device.
+
+    Raises:
+        CheckpointError: see `checkpoint_experiment`.
+    """
+    experiment, contents = checkpoint_experiment(checkpoint), read_checkpoint(checkpoint)
+    task_sizes = sizes(experiment.tasks)
+    module = EZMModule(experiment, task_sizes)
+    module.load_state_dict(contents["state_dict"])
+    module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    learner, actor = module.new_actor(), module.new_actor()
+    learner.load(module.model)
+    actor.load(module.smoothed)
+    return Networks(
+        experiment=experiment,
+        sizes=task_sizes,
+        model=module.model.eval(),
+        learner=learner,
+        actor=actor,
+        target=module.target,
+        planner=module.planner,
+        updates=int(contents["global_step"]),
+        env_steps=int(contents["SelfPlayDataModule"]["control_steps"].float().mean()),
+    )
