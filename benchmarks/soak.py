@@ -24,7 +24,7 @@ from timing import machine, show, write_json
 
 @dataclass
 class Samples:
-    """Readings of a process and all below it, one entry each a reading.
+    """Readings of a process and all below it, one entry per reading.
 
     Attributes:
         minutes: since the start. gib: memory. threads, processes: how many.

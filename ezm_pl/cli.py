@@ -15,6 +15,7 @@ from contextlib import suppress
 from ezm_pl.commands import compare, diagnose, envs, sweep, train, view
 from ezm_pl.commands.arguments import Parser, complain
 from ezm_pl.spec import RunFailed, SpecError
+from ezm_pl.spec.launcher import check_launcher_variables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     try:
         parsed = _parser().parse_args(arguments)
+        check_launcher_variables()
         return parsed.command(parsed) or 0
     except SpecError as error:
         complain(str(error))

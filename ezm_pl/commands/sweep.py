@@ -37,7 +37,9 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> int:
     from ezm_pl.spec.sweep_plan import load_sweep
     from ezm_pl.tracking.host import has_usable_gpu
+    from ezm_pl.tracking.output import install_safe_output
 
+    install_safe_output()
     plan = load_sweep(
         args.spec,
         tasks=args.tasks,
@@ -55,5 +57,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _worker(args: argparse.Namespace) -> int:
     from ezm_pl.sweeps.worker import join_sweep
+    from ezm_pl.tracking.output import install_safe_output
 
+    install_safe_output()
     return join_sweep(args.sweep, storage_url=args.storage, console=new_console())

@@ -63,6 +63,9 @@ def _validate(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from ezm_pl.tracking.output import install_safe_output
+
+    install_safe_output()
     experiment, preset = load_spec(args)
     console = new_console()
     console.print(f"{args.spec}, preset {preset}", highlight=False)
@@ -104,7 +107,7 @@ def _learn_check(args: argparse.Namespace) -> int:
     from ezm_pl.training.learn_check import learn_check
 
     try:
-        rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
+        rows = learn_check(find_checkpoint(args.run, option="RUN"))
     except CheckpointError as error:
         raise SpecError(str(error)) from None
     new_console().print(learn_check_table(rows))

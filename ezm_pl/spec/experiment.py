@@ -6,7 +6,6 @@ Defaults are the published values (EZ-M, arXiv 2603.01452); presets in `presets.
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -24,6 +23,7 @@ from ezm_pl.spec.fields import (
 )
 from ezm_pl.spec.seeds import MAX_SEED
 from ezm_pl.spec.tasks import HUMANOID_BENCH, nearest, resolve_tasks
+from ezm_pl.spec.tracking import TrackingSpec
 from ezm_pl.spec.trainer import TrainerSpec
 
 Network = Literal["representation", "dynamics", "reward", "value_policy"]
@@ -245,21 +245,6 @@ class EvalSpec(Strict):
     episodes: PositiveInt = Field(4, description="episodes per task")
     at_start: bool = True
     video: bool = Field(True, description="film one episode per task at the end, where rendering works")
-
-
-class TrackingSpec(Strict):
-    """MLflow."""
-
-    experiment: str = Field("ezm", min_length=1)
-    uri: str | None = Field(None, description="null: MLFLOW_TRACKING_URI, else sqlite:///mlruns/mlflow.db")
-    tags: dict[str, str] = Field({})
-
-    @field_validator("uri")
-    @classmethod
-    def _no_password(cls, uri: str | None) -> str | None:
-        if uri is not None and urlsplit(uri).password:
-            raise ValueError("holds a password, and specs are logged; set MLFLOW_TRACKING_URI instead")
-        return uri
 
 
 class Experiment(Strict):

@@ -16,6 +16,7 @@ from ezm_pl.sweeps.findings import count, limits, listed, summary
 from ezm_pl.sweeps.importance import LEAST_TRIALS, STEADY_TRIALS, importances
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
+from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
 from ezm_pl.tracking.store import open_store, shown, tracking_uri
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.figures import curves_figure, importance_figure, scaling_figure, slice_figure
@@ -49,8 +50,8 @@ def make_report(
         SpecError: no such sweep, a file that is not published results, a folder that cannot be written.
     """
     others = [published_curves(path) for path in published]
-    where = tracking_uri(uri)
-    client = open_store(where)
+    where = tracking_uri(uri, last_recorded_uri())
+    client = open_store(where, create=False)
     sweep = read_sweep(client, find_sweep(client, reference, where=shown(where)))
     folder = out or REPORTS / re.sub(r"[^\w.\-]+", "-", f"{sweep.name}-{sweep.run_id[:8]}")
     try:

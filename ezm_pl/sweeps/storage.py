@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ezm_pl.spec import SpecError
-from ezm_pl.tracking.store import SQLITE, shown
+from ezm_pl.tracking.store import SQLITE, shown, sqlite_file, sqlite_url
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -84,13 +84,13 @@ def open_storage(url: str | None) -> Storage:
 
 def _address(url: str) -> str:
     """`url` with the driver that this project installs."""
-    if url.startswith(SQLITE) and len(url) > len(SQLITE):
-        path = Path(url.removeprefix(SQLITE)).absolute()
+    path = sqlite_file(url)
+    if path is not None:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SpecError(f"STORAGE {url!r} cannot be opened: {error.strerror}: {path.parent}") from None
-        return f"{SQLITE}{path}"
+        return sqlite_url(path)
     if url.startswith(_POSTGRES):
         return f"postgresql+psycopg://{url.partition('://')[2]}"
     raise SpecError(f"STORAGE {shown(url)!r}: {SQLITE}FILE or postgresql://USER@HOST/DATABASE expected")
@@ -98,8 +98,9 @@ def _address(url: str) -> str:
 
 @contextmanager
 def _lock(url: str) -> Iterator[None]:
-    if url.startswith(SQLITE):
-        with Path(f"{url.removeprefix(SQLITE)}.lock").open("w") as file:
+    path = sqlite_file(url)
+    if path is not None:
+        with path.with_name(f"{path.name}.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
         return

@@ -1,13 +1,16 @@
-"""The MLflow tracking store: where it is, and how it is opened without noise and without telemetry."""
+"""The MLflow tracking store: which one, and how it is opened without noise and without telemetry."""
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from ezm_pl.spec import SpecError
 
@@ -15,8 +18,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
-ARTIFACTS = Path("mlruns/artifacts")
 SQLITE = "sqlite:///"
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_CONNECT_SECONDS = 10
 _IN_ADDRESS = re.compile(r"(//[^/\s:@]*):[^/\s@]+@")
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """Environment of MLflow, unless it is set already: its own patience with a server is 8 times 2 minutes."""
@@ -30,9 +34,23 @@ QUIET = {
 """Environment of MLflow, in this process and in the UI's server: no telemetry, no chatter."""
 
 
-def tracking_uri(configured: str | None = None) -> str:
-    """The store's address: a spec's `tracking.uri`, else MLFLOW_TRACKING_URI, else `DEFAULT_URI`."""
-    return configured or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+class EmptyStore(SpecError):
+    """A tracking store that does not exist yet, or holds nothing."""
+
+
+def tracking_uris(configured: str | None = None, recorded: str | None = None) -> list[str]:
+    """Addresses of tracking stores, the likeliest first.
+
+    A spec's `tracking.uri` stands alone. Without one: MLFLOW_TRACKING_URI, the address that a run on this
+    disk has recorded, and `DEFAULT_URI`, as far as they are given.
+    """
+    given = (os.environ.get("MLFLOW_TRACKING_URI"), recorded, DEFAULT_URI)
+    return [configured] if configured else list(dict.fromkeys(uri for uri in given if uri))
+
+
+def tracking_uri(configured: str | None = None, recorded: str | None = None) -> str:
+    """The first of `tracking_uris`: where a run is tracked."""
+    return tracking_uris(configured, recorded)[0]
 
 
 def shown(uri: str) -> str:
@@ -53,46 +71,75 @@ def first_line(error: BaseException) -> str:
 
 def store_errors() -> tuple[type[Exception], ...]:
     """What a tracking store raises that is away, full, read-only, or lacks its database's driver."""
+    import sqlite3
+
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return (MlflowException, SQLAlchemyError, requests.RequestException, OSError, ImportError)
+    return (
+        MlflowException, SQLAlchemyError, sqlite3.Error, requests.RequestException, OSError, ImportError,
+    )  # fmt: skip
 
 
-def open_store(uri: str) -> MlflowClient:
-    """A client of the tracking store at `uri`; a SQLite database is made when it does not exist.
+def sqlite_file(uri: str) -> Path | None:
+    """The absolute path of a SQLite database; None for an address of another kind.
+
+    As in SQLAlchemy, %20 in an address stands for a space, and `?` begins the driver's options.
+    """
+    path = unquote(uri.removeprefix(SQLITE).partition("?")[0])
+    return Path(path).resolve() if uri.startswith(SQLITE) and path not in ("", ":memory:") else None
+
+
+def sqlite_url(file: Path) -> str:
+    """The address of a SQLite database, whatever characters its absolute path has.
+
+    Where any needs an escape, slashes get one too: MLflow makes the folder of the path as it is written,
+    which must not be a folder named by escapes.
+    """
+    path = str(file)
+    return SQLITE + (path if quote(path) == path else quote(path, safe=""))
+
+
+def artifacts_folder(uri: str) -> Path | None:
+    """Where artifacts of a SQLite store go: beside its database. None: the store decides."""
+    file = sqlite_file(uri)
+    return file and file.parent / "artifacts"
+
+
+def open_store(uri: str, *, create: bool = True) -> MlflowClient:
+    """A client of the tracking store at `uri`.
+
+    Args:
+        uri: its address.
+        create: whether to make a database, or its tables, where there are none.
 
     Raises:
-        SpecError: the store cannot be opened or does not answer.
+        EmptyStore: it holds nothing yet (without `create`).
+        SpecError: it cannot be opened or does not answer.
     """
     os.environ.update(QUIET)
     for name in _LOUD:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
-    import requests
-    from mlflow import MlflowClient
-
-    given = shown(uri)
     try:
         if uri.startswith(("http://", "https://")):
-            requests.get(uri, timeout=10)  # MLflow itself would retry for minutes
-        elif uri.startswith(SQLITE):
-            database = Path(uri.removeprefix(SQLITE)).resolve()  # MLflow caches stores by address
-            database.parent.mkdir(parents=True, exist_ok=True)
-            for path in (database.parent, database):
-                if path.exists() and not os.access(path, os.W_OK):  # MLflow would try for minutes
-                    raise SpecError(f"tracking address {given!r} cannot be opened: {path} is read-only")
-            uri = f"{SQLITE}{database}"
-        elif "://" not in uri:
+            import requests
+
+            requests.get(uri, timeout=_CONNECT_SECONDS)  # MLflow itself would retry for minutes
+            return _client(uri)
+        file = sqlite_file(uri)
+        if file is not None:
+            return _open_sqlite(file, uri, create=create)
+        if "://" not in uri or uri.startswith("sqlite:"):
             expected = f"{SQLITE}FILE, http://HOST:PORT or postgresql://..."
-            raise SpecError(f"tracking address {given!r}: {expected} expected")
-        client = MlflowClient(uri)
-        client.search_experiments(max_results=1)
+            raise SpecError(f"tracking address {shown(uri)!r}: {expected} expected")
+        if uri.startswith(_DATABASES):
+            _check_tables(uri, uri, create=create)
+        return _client(uri)
     except store_errors() as error:
-        raise SpecError(f"tracking address {given!r} cannot be opened: {first_line(error)}") from None
-    return client
+        raise SpecError(f"tracking address {shown(uri)!r} cannot be opened: {first_line(error)}") from None
 
 
 def experiment_id(client: MlflowClient, name: str, *, uri: str) -> str:
@@ -101,13 +148,74 @@ def experiment_id(client: MlflowClient, name: str, *, uri: str) -> str:
     Raises:
         SpecError: an experiment of this name lies in MLflow's trash.
     """
+    from mlflow.exceptions import MlflowException
+
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        location = str(ARTIFACTS) if uri.startswith(SQLITE) else None
+        folder = artifacts_folder(uri)
         kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI shows training runs, not traces
-        return client.create_experiment(name, artifact_location=location, tags=kind)
+        try:
+            return client.create_experiment(name, folder.as_uri() if folder else None, tags=kind)
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)  # another process may have made it just now
+            if experiment is None:
+                raise
     if experiment.lifecycle_stage == "deleted":
         raise SpecError(
             f"tracking.experiment {name!r} was deleted in MLflow; restore it or choose another name"
         )
     return experiment.experiment_id
+
+
+def _open_sqlite(file: Path, uri: str, *, create: bool) -> MlflowClient:
+    from ezm_pl.tracking.moved import point_at_own_artifacts
+
+    if file.is_dir():
+        raise SpecError(f"tracking address {uri!r} cannot be opened: {file} is a folder")
+    if create:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    elif not file.is_file():
+        raise EmptyStore(_nothing_in(uri))
+    for path in (file.parent, file):
+        if path.exists() and not os.access(path, os.W_OK):
+            raise SpecError(f"tracking address {uri!r} cannot be opened: {path} is read-only")
+    address = sqlite_url(file)
+    with _first_use(file.parent):
+        _check_tables(address, uri, create=create)
+        client = _client(address)
+        point_at_own_artifacts(file)
+    return client
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    client.search_experiments(max_results=1)
+    return client
+
+
+def _check_tables(address: str, given: str, *, create: bool) -> None:
+    """Raises what is wrong with a database at once: MLflow would try for two minutes."""
+    import sqlalchemy
+
+    options = {"connect_timeout": _CONNECT_SECONDS} if address.startswith("postgresql") else {}
+    engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, connect_args=options)
+    if not sqlalchemy.inspect(engine).has_table("experiments") and not create:
+        raise EmptyStore(_nothing_in(given))
+
+
+def _nothing_in(uri: str) -> str:
+    return f"no runs yet: {shown(uri)} holds none; `ezm train SPEC` makes one"
+
+
+@contextmanager
+def _first_use(folder: Path) -> Iterator[None]:
+    """Inside, no other process of this machine opens a database in `folder`: its tables are made once."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -5,10 +5,18 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from pathlib import Path
 
 from ezm_pl.spec import SpecError
-from ezm_pl.tracking.store import ARTIFACTS, QUIET, SQLITE, shown, tracking_uri
+from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
+from ezm_pl.tracking.store import (
+    QUIET,
+    artifacts_folder,
+    open_store,
+    shown,
+    sqlite_file,
+    sqlite_url,
+    tracking_uri,
+)  # fmt: skip
 
 HOST = "127.0.0.1"
 
@@ -19,19 +27,18 @@ def serve_ui(port: int) -> None:
     Raises:
         SpecError: the port is in use, there is no database yet, or the store is a server already.
     """
-    uri = tracking_uri()
+    uri = tracking_uri(recorded=last_recorded_uri())
     if uri.startswith(("http://", "https://")):
-        raise SpecError(f"MLFLOW_TRACKING_URI is a server with its own UI: open {shown(uri)}")
-    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).is_file():
-        raise SpecError(f"no runs yet: {uri.removeprefix(SQLITE)} does not exist; `make train` makes it")
+        raise SpecError(f"the tracking store is a server with its own UI: open {shown(uri)}")
+    open_store(uri, create=False)
+    file, artifacts = sqlite_file(uri), artifacts_folder(uri)
+    uri = sqlite_url(file) if file else uri
     if not _is_free(port):
         near = next((p for p in range(port + 1, min(port + 100, 65536)) if _is_free(p)), None)
         hint = f"; {near} is free: make ui PORT={near}" if near else ""
         raise SpecError(f"port {port} is already in use on {HOST}{hint}")
-    print(
-        f"MLflow UI: http://{HOST}:{port}/#/experiments?workflowType=machine_learning (Ctrl-C stops it)",
-        flush=True,
-    )
+    page = f"http://{HOST}:{port}/#/experiments?workflowType=machine_learning"
+    print(f"MLflow UI of {file or shown(uri)}: {page} (Ctrl-C stops it)", flush=True)
     command = [
         sys.executable,
         "-m",
@@ -52,7 +59,9 @@ def serve_ui(port: int) -> None:
         "--uvicorn-opts",
         "--log-level warning",
     ]
-    command += ["--no-serve-artifacts", "--default-artifact-root", str(ARTIFACTS)]
+    command.append("--no-serve-artifacts")
+    if artifacts:
+        command += ["--default-artifact-root", artifacts.as_uri()]
     quiet = {**QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     os.execve(sys.executable, command, {**os.environ, **quiet})
 

@@ -4,11 +4,12 @@ from ezm_pl.training.checkpoint import (
     CheckpointError,
     check_same_experiment,
     checkpoint_experiment,
+    checkpoint_run_id,
     newest_valid,
 )
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation
-from ezm_pl.training.fit import FitResult, check_settings, evaluate, film, fit
+from ezm_pl.training.fit import FitResult, check_settings, evaluate, film, fit, this_rank
 from ezm_pl.training.memory import MemoryRefused
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import RankError
@@ -24,8 +25,10 @@ __all__ = [
     "check_same_experiment",
     "check_settings",
     "checkpoint_experiment",
+    "checkpoint_run_id",
     "evaluate",
     "film",
     "fit",
     "newest_valid",
+    "this_rank",
 ]

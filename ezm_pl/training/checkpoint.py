@@ -169,6 +169,15 @@ def checkpoint_experiment(path: Path) -> Experiment:
         raise CheckpointError("; ".join(str(error).splitlines())) from None
 
 
+def checkpoint_run_id(path: Path) -> str | None:
+    """Id of the MLflow run that a checkpoint says it is of; None where it is unreadable or does not say."""
+    try:
+        run_id = read_checkpoint(path).get("run_id")
+    except CheckpointError:
+        return None
+    return run_id if isinstance(run_id, str) else None
+
+
 def check_same_experiment(path: Path, experiment: Experiment) -> None:
     """Raises `CheckpointError` naming every field in which the checkpoint's experiment is another one."""
     changed = differences(checkpoint_experiment(path), experiment, ignore=_MAY_DIFFER)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback, DeviceStatsMonitor
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from numpy.typing import NDArray
 
 from ezm_pl.envs import make, sizes
@@ -33,6 +34,7 @@ from ezm_pl.training.checkpoint import (
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
 from ezm_pl.training.hardware import precision, shared_cores
+from ezm_pl.training.launch import own_rank
 from ezm_pl.training.memory import check_memory
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import OwnSignals, Ranks, connected, per_rank
@@ -50,6 +52,8 @@ _EXPECTED_WARNINGS = (
     ".*Using `DistributedSampler` with the dataloaders.*",
 )
 """Of Lightning, about what this project does on purpose, or about Lightning itself."""
+PROFILE = "profile"
+"""Part of the name of the profiler's reports."""
 FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
 
@@ -103,8 +107,18 @@ def fit(
         check_same_experiment(checkpoint, experiment)
     bar = [TrainingBar()] if progress else []
     trainer = _trainer(experiment, run_dir, logger, [*bar, *callbacks])
+    own_rank(trainer)
     with connected(trainer) as ranks:
         return _fit(experiment, trainer, ranks, *ranks.gather_objects((run_dir, checkpoint))[0])
+
+
+def this_rank(experiment: Experiment) -> int:
+    """The rank that this process will have in the experiment's training (see `own_rank`).
+
+    Raises:
+        SpecError: Lightning refuses the trainer's settings, or the launcher contradicts them.
+    """
+    return own_rank(_trainer(experiment, Path(), None, []))
 
 
 def check_settings(experiment: Experiment) -> str:
@@ -187,7 +201,7 @@ def _trainer(
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             log_every_n_steps=spec.log_every,
-            profiler=spec.profiler,
+            profiler=_profiler(spec.profiler, run_dir) if logger is not None else None,
             logger=logger if logger is not None else False,
             enable_progress_bar=any(isinstance(callback, TrainingBar) for callback in callbacks),
             plugins=[CheckpointFiles()],
@@ -197,6 +211,14 @@ def _trainer(
         )
     except Exception as error:  # noqa: BLE001 - Lightning refuses settings with exceptions of many types
         raise SpecError(f"trainer: {' '.join(str(error).split())}") from None
+
+
+def _profiler(kind: str | None, run_dir: Path) -> Profiler | None:
+    """Lightning's profiler, its report `run_dir/<stage>-profile-0.txt`."""
+    if kind is None:
+        return None
+    profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
+    return profilers[kind](dirpath=run_dir, filename=PROFILE)
 
 
 @contextmanager

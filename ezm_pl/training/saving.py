@@ -121,6 +121,9 @@ class LastCheckpoint(Checkpoint):
         replay = replay_of(read_checkpoint(checkpoint), checkpoint)
         if replay is None or not self.replay:
             return
+        if not shard(checkpoint, rank).is_dir():
+            log.warning("%s: no replay beside it; training goes on with an empty replay", checkpoint)
+            return
         name, saved_ranks = replay
         if saved_ranks != ranks:
             raise CheckpointError(

@@ -118,7 +118,7 @@ def test_metrics_wait_while_the_server_is_away(
     server.send(signal.SIGSTOP)
     for step in range(2, 6):
         log(step)
-    line = wait_for(said, "MLflow does not take metrics")
+    line = wait_for(said, "MLflow does not accept metrics")
     assert "Training goes on" in line and "\n" not in line
     time.sleep(3)
     server.send(signal.SIGCONT)
@@ -139,7 +139,7 @@ def test_metrics_wait_while_the_server_is_away(
     log(8)
     left = tmp_path / UNSENT
     text = logger.sender.close(1.0, left)
-    assert text == f"4 points of metrics could not be sent and are in {left}; --resume sends them first"
+    assert text == f"4 metric points could not be sent and are in {left}; --resume sends them first"
     assert set(threading.enumerate()) == threads
     with left.open("a") as file:
         file.write('["cut off", 1.')
@@ -159,7 +159,7 @@ def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     for step in range(25):
         kept.put([Metric("x", 0.0, 0, step)])
     text = kept.close(0.0, tmp_path / UNSENT)
-    assert text is not None and text.startswith("15 points of metrics were given up: too many to keep. 10")
+    assert text is not None and text.startswith("15 metric points were dropped: too many to keep. 10")
     steps = [int(line.rstrip("]").split()[-1]) for line in (tmp_path / UNSENT).read_text().splitlines()]
     assert steps == list(range(15, 25)), "the newest are kept"
 
@@ -172,9 +172,7 @@ def test_a_refusal_is_told_and_not_repeated(server: Server, monkeypatch: pytest.
     refused = sender.Sender(MlflowClient(server.uri), "no-such-run", said.append)
     refused.put([Metric("x", 0.0, 0, 0)])
     assert refused.flush(60) and refused.close(0.0, Path("nowhere")) is None
-    assert len(said) == 1 and said[0].startswith(
-        "MLflow refuses 1 points of metrics: RESOURCE_DOES_NOT_EXIST"
-    )
+    assert len(said) == 1 and said[0].startswith("MLflow refuses 1 metric points: RESOURCE_DOES_NOT_EXIST")
 
 
 def ezm(folder: Path, uri: str) -> subprocess.Popen[str]:
@@ -212,8 +210,8 @@ def test_a_run_goes_on_without_its_server(server: Server, tmp_path: Path) -> Non
     assert path.stat().st_mtime - sent < 30, "the checkpoint is written soon after SIGTERM"
     assert "Traceback" not in out + err
     words = " ".join(out.split())
-    assert words.count("MLflow does not take metrics") == 1
-    assert "points of metrics could not be sent and are in mlruns/runs/" in words
+    assert words.count("MLflow does not accept metrics") == 1
+    assert "metric points could not be sent and are in mlruns/runs/" in words
     assert "MLflow could not be told that the run is KILLED" in words
     assert list(tmp_path.glob(f"mlruns/runs/*/{UNSENT}"))
 

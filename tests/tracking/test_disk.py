@@ -61,7 +61,7 @@ def test_metrics_wait_while_the_disk_is_full(disk: Path, experiment: Experiment)
     for step in range(2, 150):  # more than what is left in the database's pages
         logger.log_metrics({f"train/loss/number{n}": 1.0 for n in range(20)}, step=step)
     until(lambda: bool(said), "told that the disk is full")
-    assert said[0].startswith("MLflow does not take metrics: ") and "full" in said[0]
+    assert said[0].startswith("MLflow does not accept metrics: ") and "full" in said[0]
     (disk / "filler").unlink()
     assert logger.sender.flush(120)
     until(lambda: len(said) == 2, "told that it is back")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,7 +130,7 @@ def test_a_run_to_its_end(folder: Path) -> None:
     last = done.stdout.splitlines()[-14:]
     assert any("dmc-cartpole-balance" in line for line in last)
     assert any("mean score" in line for line in last)
-    assert re.match(r"20 updates, \d+ env steps a task \([\d,]+ in all\), ", last[-2])
+    assert re.match(r"20 updates, \d+ env steps per task \([\d,]+ in all\), ", last[-2])
     assert last[-1] == "curves, videos and artifacts: make ui (http://127.0.0.1:5000)"
     (run_id,) = statuses(folder)
     assert statuses(folder)[run_id] == "FINISHED"
@@ -154,9 +155,10 @@ def test_no_secret_of_the_environment_is_written(folder: Path) -> None:
 def test_its_checkpoint_is_evaluated(folder: Path) -> None:
     done = ran(folder, *command("eval", "--episodes", "2"))
     assert done.returncode == 0, done.stderr
-    assert "mean of 2 episodes a task" in done.stdout
-    assert re.search(r"20 updates, \d+ env steps a task", done.stdout)
-    alone = ran(folder, *command("eval", "--episodes", "1", "--no-search"))
+    assert "mean of 2 episodes per task" in done.stdout
+    assert re.search(r"20 updates, \d+ env steps per task", done.stdout)
+    shutil.copy(next(folder.glob("mlruns/runs/*/checkpoints/best.ckpt")), folder.parent / "x.ckpt")
+    alone = ran(folder, *command("eval", "../x.ckpt", "--episodes", "1", "--no-search"))
     assert alone.returncode == 0, alone.stderr
     assert "by the policy alone" in re.sub(r"\s+", " ", alone.stdout)
 
@@ -206,7 +208,9 @@ def test_interrupted_and_resumed(folder: Path, number: signal.Signals, exit_code
     assert (folder / "mlruns" / "runs" / run_id / "checkpoints" / "last.ckpt").is_file()
     client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
     reached = client.get_run(run_id).data.metrics["env_steps"]
-    code, printed = stopped(folder, *spec, "--resume", "last", when="mlruns/runs/*/checkpoints/last.ckpt")
+    copy = folder / "mlruns" / "artifacts" / run_id / "artifacts" / "checkpoints" / "last.ckpt"
+    resume = str(copy) if number == signal.SIGTERM else "last"
+    code, printed = stopped(folder, *spec, "--resume", resume, when="mlruns/runs/*/checkpoints/last.ckpt")
     assert code == 130, printed
     assert statuses(folder).keys() - before.keys() == {run_id}
     assert client.get_run(run_id).data.metrics["env_steps"] >= reached
@@ -267,6 +271,25 @@ def test_two_ranks_of_torchrun_are_one_run(folder: Path) -> None:
     assert done.returncode == 0, done.stderr
     (run_id,) = statuses(folder).keys() - before.keys()
     assert statuses(folder)[run_id] == "FINISHED"
+
+
+def test_nothing_around_it_decides_a_run(folder: Path) -> None:
+    """Leftovers of a launcher, consoles that take nothing; the profiler's report is kept."""
+    before = statuses(folder)
+    profiled = command("train", "spec.yaml", "--set", "trainer.profiler=simple")
+    environment = {**os.environ, "RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "1"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            profiled, cwd=folder, env=environment, stdout=full, stderr=full, timeout=PATIENCE
+        )
+    assert done.returncode == 0
+    (run_id,) = statuses(folder).keys() - before.keys()
+    assert statuses(folder)[run_id] == "FINISHED"
+    client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
+    reports = [file.path for file in client.list_artifacts(run_id, "profile")]
+    assert "profile/fit-profile-0.txt" in reports
+    (report,) = folder.glob(f"mlruns/runs/{run_id}/fit-profile*.txt")
+    assert "run_training_batch" in report.read_text(encoding="utf-8")
 
 
 def test_a_trainer_that_cannot_work_makes_no_run(folder: Path) -> None:

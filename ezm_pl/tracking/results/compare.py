@@ -25,12 +25,10 @@ from ezm_pl.tracking.results.comparison import (
     thousands,
 )
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
+from ezm_pl.tracking.runs.mlflow_run import stored_run
 from ezm_pl.tracking.runs.run_lookup import SPEC, SavedRun, find_run
-from ezm_pl.tracking.store import open_store, shown, tracking_uri
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from ezm_pl.tracking.sweep.statistics import Interval
 
 _SAME_SPEC = ("name", "preset", "seed", "tracking.", "trainer.", "env.worker", "env.max_worker_restarts")
@@ -70,8 +68,7 @@ def compare_runs(
     for number, run in enumerate(runs):
         if run.run_id in [earlier.run_id for earlier in runs[:number]]:
             raise SpecError(f"RUN {references[number]}: run {run.run_id} is named twice")
-    client = open_store(tracking_uri())
-    agents = _agents([_read(client, run) for run in runs])
+    agents = _agents([_read(run) for run in runs])
     tasks = {task for seeds in agents.values() for seed in seeds for task in seed.curves}
     for path in published:
         if not tasks & others[path.stem].keys():
@@ -154,13 +151,8 @@ def _interval(interval: Interval, digits: int) -> str:
     return rf"{text} \[{low}, {high}]" if interval.known else text
 
 
-def _read(client: MlflowClient, saved: SavedRun) -> _Seed:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.get_run(saved.run_id)
-    except MlflowException:
-        raise SpecError(f"RUN {saved.run_id}: is not in {shown(tracking_uri())}") from None
+def _read(saved: SavedRun) -> _Seed:
+    _, client, _ = stored_run(saved)
     curves = run_curves(client, saved.run_id)
     if not curves:
         raise SpecError(f"RUN {saved.run_id}: has no evaluations yet")
@@ -201,7 +193,7 @@ def _shortest(agents: Mapping[str, Sequence[_Seed]]) -> int:
 
 
 def _notes(agents: Mapping[str, Sequence[_Seed]], found: Sequence[Contest]) -> list[str]:
-    """What each of our agents is, a line each, and what the protocols mean."""
+    """What each of our agents is, one line each, and what the protocols mean."""
     lines = []
     for name, group in agents.items():
         spec = group[0].experiment

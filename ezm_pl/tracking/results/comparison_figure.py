@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from ezm_pl.spec import SpecError
 from ezm_pl.tracking.results.comparison import PROTOCOLS, Contest, success_bar
+from ezm_pl.tracking.results.panels import add_legend, new_panels, save
 from ezm_pl.tracking.sweep.scores import band
 
 _OWN = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
@@ -30,6 +28,7 @@ _PUBLISHED = (
 )
 _LINES = ("-", "--", "-.", ":")
 _PANEL = (4.6, 3.4)
+_LEAST_WIDTH = 6.5
 
 
 def comparison_figure(contests: Sequence[Contest], path: Path, *, at: Sequence[float]) -> None:
@@ -43,25 +42,16 @@ def comparison_figure(contests: Sequence[Contest], path: Path, *, at: Sequence[f
     Raises:
         SpecError: the file cannot be written.
     """
-    columns = min(3, len(contests))
-    rows = math.ceil(len(contests) / columns)
-    figure = Figure(figsize=(max(6.5, _PANEL[0] * columns), _PANEL[1] * rows + 1.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    figure, axes = new_panels(len(contests), _PANEL, legend=1.2)
+    figure.set_figwidth(max(_LEAST_WIDTH, figure.get_figwidth()))
     names = dict.fromkeys((agent.name, agent.own) for contest in contests for agent in contest.agents)
     own = [name for name, ours in names if ours]
     others = [name for name, ours in names if not ours]
-    for axis, contest in zip(axes, contests, strict=False):
+    for axis, contest in zip(axes, contests, strict=True):
         _panel(axis, contest, own, others, at)
-    for axis in axes[len(contests) :]:
-        axis.set_axis_off()
-    entries = {
-        label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, fontsize="small")
+    add_legend(figure, axes, columns=3)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=120)
+        save(figure, path)
     except OSError as error:
         raise SpecError(f"--out {path}: cannot be written: {error.strerror}") from None
 

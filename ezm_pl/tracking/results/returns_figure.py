@@ -1,19 +1,17 @@
-"""The returns figure: one panel a task, a run's curves against environment steps, beside published ones."""
+"""The returns figure: one panel per task, a run's curves against environment steps, beside published ones."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from ezm_pl.spec import HUMANOID_BENCH
 from ezm_pl.tracking.results.curves import Curve
+from ezm_pl.tracking.results.panels import add_legend, new_panels, save
 
 _STYLE = {"ezm": ("#1f5fbf", "-", "o"), "humanoidbench": ("#d1620a", "--", "s")}
 _PUBLISHED = {"ezm": "#8fb2e5", "humanoidbench": "#eeb98c"}
@@ -33,27 +31,17 @@ def returns_figure(
     and EZ-M's published final return: at its own step, or on the right edge where the run is shorter.
 
     Args:
-        curves: task to the run's curves (see `run_curves`).
+        curves: task to the run's curves (see `run_curves`), at least one.
         path: a PNG or any format Matplotlib writes; its folder is made.
         title: above all panels.
         published: task to published curves, drawn thin and cut where the run ends.
     """
-    columns = min(3, max(1, len(curves)))
-    rows = max(1, math.ceil(len(curves) / columns))
-    figure = Figure(figsize=(_PANEL[0] * columns, _PANEL[1] * rows + 0.7), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis, (task, own) in zip(axes, curves.items(), strict=False):
+    figure, axes = new_panels(len(curves), _PANEL, legend=0.7)
+    for axis, (task, own) in zip(axes, curves.items(), strict=True):
         _panel(axis, task, own, (published or {}).get(task, ()))
-    for axis in axes[len(curves) :]:
-        axis.set_axis_off()
     figure.suptitle(title)
-    entries = {
-        label: line for axis in axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)
-    }
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=4, fontsize="small")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    add_legend(figure, axes, columns=4)
+    save(figure, path)
 
 
 def _panel(axis: Axes, task: str, own: Sequence[Curve], published: Sequence[Curve]) -> None:
@@ -106,7 +94,7 @@ def _panel(axis: Axes, task: str, own: Sequence[Curve], published: Sequence[Curv
             )
     axis.set_xlim(0, 1.03 * end)
     axis.set_title(task, fontsize="medium")
-    axis.set_xlabel("environment steps a task (control steps)", fontsize="small")
+    axis.set_xlabel("environment steps per task (control steps)", fontsize="small")
     axis.set_ylabel("episode return", fontsize="small")
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     axis.grid(alpha=0.25)

@@ -34,7 +34,7 @@ def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
         protocol: the one that scores are of.
     """
     episodes = evaluation.returns_ezm.shape[1]
-    counted = f"mean of {episodes} episode{'s' if episodes > 1 else ''} a task"
+    counted = f"mean of {episodes} episode{'s' if episodes > 1 else ''} per task"
     if not evaluation.searched:
         counted += ", by the policy alone"
     table = Table(title=f"Returns after {evaluation.updates:,} updates, {counted}")
@@ -88,7 +88,7 @@ def tasks_table() -> Table:
 
 
 def task_facts(task: str, *, obs_size: int, action_size: int, terms: Sequence[str] = ()) -> Table:
-    """What is known of one task, a row a fact; `terms` are the names of its reward terms."""
+    """What is known of one task, one row per fact; `terms` are the names of its reward terms."""
     facts = task_facts_of(task)
     random, success = _bounds(task)
     table = Table(title=escape(task), show_header=False)

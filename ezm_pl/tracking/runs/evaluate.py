@@ -17,22 +17,22 @@ def evaluate_run(
 
     Args:
         reference: `last`, a run id, a run folder or a checkpoint.
-        episodes: a task.
+        episodes: per task.
         seed: of the environments and the search.
         search: plan; otherwise the policy decides alone.
-        video: folder for one MP4 a task; None: no films.
+        video: folder for one MP4 per task; None: no films.
         console: where to print.
 
     Raises:
         SpecError: no such run, or a checkpoint that cannot be read.
     """
-    saved = find_checkpoint(reference, option="RUN")
+    path = find_checkpoint(reference, option="RUN")
     from ezm_pl.tracking.results.tables import returns_table
     from ezm_pl.tracking.results.videos import film_tasks
     from ezm_pl.training import CheckpointError, checkpoint_experiment, evaluate, newest_valid
 
     try:
-        checkpoint, note = newest_valid(saved.checkpoint, replay=False)
+        checkpoint, note = newest_valid(path, replay=False)
         if note:
             console.print(note, style="yellow", markup=False, highlight=False)
         experiment = checkpoint_experiment(checkpoint)
@@ -41,7 +41,7 @@ def evaluate_run(
         raise SpecError(f"RUN {reference}: {error}") from None
     console.print(returns_table(evaluation, protocol=experiment.env.protocol))
     console.print(
-        f"{checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps a task",
+        f"{checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps per task",
         highlight=False,
     )
     if video is not None:

@@ -9,6 +9,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -25,6 +26,23 @@ def quiet_lightning() -> None:
     logging.getLogger("lightning").setLevel(logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class RunId(Callback):
+    """Writes the MLflow run's id into every checkpoint, so that a copy can be told of which run it is.
+
+    Args:
+        run_id: MLflow's.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Adds the id."""
+        checkpoint["run_id"] = self.run_id
 
 
 class RunLogger(MLFlowLogger):

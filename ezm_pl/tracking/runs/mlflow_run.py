@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -13,11 +13,20 @@ from typing import TYPE_CHECKING, Literal
 from ezm_pl.spec import Experiment, SpecError, dump_experiment
 from ezm_pl.tracking.host import git_tags, host_tags
 from ezm_pl.tracking.runs.params import spec_params
-from ezm_pl.tracking.runs.run_lookup import RUNS, SPEC, SavedRun
-from ezm_pl.tracking.store import experiment_id, open_store, shown, tracking_uri
+from ezm_pl.tracking.runs.run_lookup import RUNS, SPEC, STORE, SavedRun
+from ezm_pl.tracking.store import (
+    EmptyStore,
+    experiment_id,
+    open_store,
+    shown,
+    store_errors,
+    tracking_uri,
+    tracking_uris,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run as MlflowRun
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 _PARAMS_A_REQUEST = 100
@@ -32,12 +41,14 @@ class Run:
         run_id: MLflow's.
         name: as the UI shows it.
         directory: `mlruns/runs/<run_id>`: checkpoints and replay.
+        store: the tracking store's address as it was given.
     """
 
     client: MlflowClient
     run_id: str
     name: str
     directory: Path
+    store: str
 
     def log_file(self, file: Path, folder: str) -> None:
         """Copies `file` to the run's artifacts, under `folder`; nothing where it does not exist."""
@@ -75,10 +86,11 @@ def new_run(experiment: Experiment, *, name: str | None = None, tags: Mapping[st
     name = name or run_name(experiment)
     where = experiment_id(client, experiment.tracking.experiment, uri=uri)
     run_id = client.create_run(where, tags=all_tags, run_name=name).info.run_id
-    run = Run(client, run_id, name, RUNS / run_id)
-    run.directory.mkdir(parents=True)
-    _log_params(client, run_id, spec_params(experiment))
-    _write_spec(run, experiment)
+    run = Run(client, run_id, name, RUNS / run_id, uri)
+    with failed_if_raises(run):
+        run.directory.mkdir(parents=True)
+        _log_params(client, run_id, spec_params(experiment))
+        _write_spec(run, experiment)
     return run
 
 
@@ -88,14 +100,7 @@ def reopened_run(saved: SavedRun, experiment: Experiment) -> Run:
     Raises:
         SpecError: the store cannot be opened, or does not hold the run.
     """
-    from mlflow.exceptions import MlflowException
-
-    uri = tracking_uri(experiment.tracking.uri)
-    client = open_store(uri)
-    try:
-        old = client.get_run(saved.run_id)
-    except MlflowException:
-        raise SpecError(f"--resume: run {saved.run_id} is not in the tracking store {shown(uri)}") from None
+    uri, client, old = stored_run(saved, option="--resume", configured=experiment.tracking.uri)
     if old.info.lifecycle_stage == "deleted":
         raise SpecError(f"--resume: run {saved.run_id} was deleted in MLflow; restore it first")
     params = spec_params(experiment)
@@ -107,10 +112,51 @@ def reopened_run(saved: SavedRun, experiment: Experiment) -> Run:
     ]
     resumes = sum(key.startswith("resume.") for key in old.data.tags)
     client.set_tag(saved.run_id, f"resume.{resumes + 1}", "; ".join(changes) or "same spec")
-    client.update_run(saved.run_id, "RUNNING")
-    run = Run(client, saved.run_id, old.info.run_name, saved.directory)
+    run = Run(client, saved.run_id, old.info.run_name, saved.directory, uri)
     _write_spec(run, experiment)
+    client.update_run(saved.run_id, "RUNNING")
     return run
+
+
+@contextmanager
+def failed_if_raises(run: Run) -> Iterator[None]:
+    """Whatever is raised inside, the run does not stay RUNNING."""
+    try:
+        yield
+    except BaseException:
+        with suppress(*store_errors()):
+            run.end("FAILED")
+        raise
+
+
+def stored_run(
+    saved: SavedRun, *, option: str = "RUN", configured: str | None = None
+) -> tuple[str, MlflowClient, MlflowRun]:
+    """Finds a run of this disk in its tracking store; makes nothing.
+
+    Args:
+        saved: the run.
+        option: how it was named, for messages.
+        configured: a spec's `tracking.uri`, which is asked alone.
+
+    Returns:
+        The store's address, a client of it, and MLflow's record of the run.
+
+    Raises:
+        SpecError: no store that it can be in holds it.
+    """
+    from mlflow.exceptions import MlflowException
+
+    problems = []
+    for uri in tracking_uris(configured, saved.recorded_uri):
+        try:
+            client = open_store(uri, create=False)
+            return uri, client, client.get_run(saved.run_id)
+        except (MlflowException, EmptyStore):
+            problems.append(f"run {saved.run_id} is not in the tracking store {shown(uri)}")
+        except SpecError as error:
+            problems.append(str(error))
+    raise SpecError(f"{option}: {'; '.join(problems)}")
 
 
 def run_name(experiment: Experiment) -> str:
@@ -151,3 +197,5 @@ def _write_spec(run: Run, experiment: Experiment) -> None:
     path = run.directory / SPEC
     path.write_text(dump_experiment(experiment), encoding="utf-8")
     run.client.log_artifact(run.run_id, str(path))
+    if shown(run.store) == run.store:
+        (run.directory / STORE).write_text(run.store, encoding="utf-8")

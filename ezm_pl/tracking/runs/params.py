@@ -1,4 +1,4 @@
-"""A resolved spec as MLflow params: one a field, `model.latent_size` and the like."""
+"""A resolved spec as MLflow params: one per field, `model.latent_size` and the like."""
 
 from __future__ import annotations
 

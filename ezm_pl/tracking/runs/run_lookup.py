@@ -13,6 +13,8 @@ LAST = Path("checkpoints/last.ckpt")
 PREVIOUS = Path("checkpoints/previous.ckpt")
 BEST = Path("checkpoints/best.ckpt")
 SPEC = Path("experiment.yaml")
+STORE = Path("tracking_uri.txt")
+"""In a run's folder: the address of its tracking store, unless that holds a password."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class SavedRun:
     Attributes:
         directory: the folder; its name is the MLflow run id.
         checkpoint: the checkpoint meant, `checkpoints/last.ckpt` unless another file was named; it may
-            not exist yet, where a run was stopped before its first update.
+            not exist yet, where a run was stopped before its first update, and lie outside the folder,
+            where a copy was named.
     """
 
     directory: Path
@@ -37,9 +40,23 @@ class SavedRun:
         """When the run was last written, in seconds since the epoch."""
         return max(path.stat().st_mtime for path in (self.checkpoint, self.directory / SPEC) if path.exists())
 
+    @property
+    def recorded_uri(self) -> str | None:
+        """The address of the run's tracking store; None where it was not recorded."""
+        path = self.directory / STORE
+        return path.read_text(encoding="utf-8").strip() if path.is_file() else None
+
+
+def last_recorded_uri() -> str | None:
+    """The address of the tracking store of the run that was written last; None without one."""
+    runs = _runs()
+    return max(runs.values(), key=lambda run: run.age).recorded_uri if runs else None
+
 
 def find_run(reference: str, *, option: str) -> SavedRun:
     """The run behind `last`, a run id (or the start of one), a run folder or a checkpoint file.
+
+    A checkpoint itself says which run it is of, so that copies are found too.
 
     Args:
         reference: what was typed; `last` is the run that was written last.
@@ -48,20 +65,19 @@ def find_run(reference: str, *, option: str) -> SavedRun:
     Raises:
         SpecError: nothing there, or more than one run.
     """
-    runs = {
-        folder.name: SavedRun(folder, folder / LAST) for folder in RUNS.glob("*") if (folder / SPEC).is_file()
-    }
+    runs = _runs()
     if reference == "last":
         if not runs:
             raise SpecError(f"{option} last: there is no run in {RUNS} yet; `ezm train SPEC` makes one")
         return max(runs.values(), key=lambda run: run.age)
     path = Path(reference)
-    if path.is_file() and path.parent.name == LAST.parent.name:
-        return SavedRun(path.resolve().parents[1], path)
-    if (path / SPEC).is_file():
-        return SavedRun(path.resolve(), path / LAST)
+    if path.is_dir() and not (path / SPEC).is_file():
+        raise SpecError(f"{option} {reference}: not a run folder, which holds {SPEC} and {LAST}")
     if path.exists():
-        raise SpecError(f"{option} {reference}: neither a run folder nor a checkpoint (RUN_FOLDER/{LAST})")
+        saved = _of_path(path)
+        if saved is None:
+            raise SpecError(f"{option} {reference}: not a checkpoint that says which run it is of")
+        return saved
     matches = sorted(name for name in runs if name.startswith(reference))
     if len(matches) == 1:
         return runs[matches[0]]
@@ -74,8 +90,8 @@ def find_run(reference: str, *, option: str) -> SavedRun:
     )
 
 
-def find_checkpoint(reference: str, *, option: str) -> SavedRun:
-    """As `find_run`, for what needs a checkpoint that is there; `last` is the last run that has one.
+def find_checkpoint(reference: str, *, option: str) -> Path:
+    """The checkpoint behind a reference as `find_run` takes it; `last` is the last run that has one.
 
     Raises:
         SpecError: as `find_run`, and a run without a checkpoint.
@@ -83,11 +99,31 @@ def find_checkpoint(reference: str, *, option: str) -> SavedRun:
     if reference == "last":
         checkpoints = sorted(RUNS.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
         if checkpoints:
-            return SavedRun(checkpoints[-1].parents[1], checkpoints[-1])
+            return checkpoints[-1]
         raise SpecError(f"{option} last: no run in {RUNS} has a checkpoint yet; `ezm train SPEC` makes one")
+    if Path(reference).is_file():
+        return Path(reference)
     saved = find_run(reference, option=option)
     if not saved.checkpoint.is_file():
         raise SpecError(
             f"{option} {reference}: {saved.directory} has no {LAST}: it stopped before its first update"
         )
-    return saved
+    return saved.checkpoint
+
+
+def _runs() -> dict[str, SavedRun]:
+    return {
+        folder.name: SavedRun(folder, folder / LAST) for folder in RUNS.glob("*") if (folder / SPEC).is_file()
+    }
+
+
+def _of_path(path: Path) -> SavedRun | None:
+    """The run of a checkpoint, or of a folder laid out as a run's; None where neither says which it is."""
+    from ezm_pl.training import checkpoint_run_id
+
+    checkpoint = path / LAST if path.is_dir() else path
+    folder = checkpoint.resolve().parent.parent
+    run_id = checkpoint_run_id(checkpoint)
+    if run_id is None:
+        return SavedRun(folder, checkpoint) if folder / LAST.parent == checkpoint.resolve().parent else None
+    return SavedRun(folder if folder.name == run_id else RUNS / run_id, checkpoint)

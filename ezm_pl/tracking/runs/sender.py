@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 UNSENT = Path("unsent_metrics.jsonl")
-"""In a run's folder: points that could not be sent, one `[name, value, milliseconds, step]` a line."""
+"""In a run's folder: points that could not be sent, one `[name, value, milliseconds, step]` per line."""
 MOST_POINTS = 1_000_000
 """Points kept while the store is away; some 30 points every 50 updates make this days."""
 _A_REQUEST = 500
@@ -43,7 +43,7 @@ class Sender:
         self._thread.start()
 
     def put(self, points: Sequence[Metric]) -> None:
-        """Takes points and returns at once; the oldest are given up where there are too many."""
+        """Takes points and returns at once; drops the oldest where there are too many."""
         with self._changed:
             self._points.extend(points)
             while len(self._points) > MOST_POINTS:
@@ -67,19 +67,17 @@ class Sender:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()  # at most one request's time-out
-        text = (
-            f"{self._dropped:,} points of metrics were given up: too many to keep. " if self._dropped else ""
-        )
+        text = f"{self._dropped:,} metric points were dropped: too many to keep. " if self._dropped else ""
         if self._points:
             try:
                 with left.open("a", encoding="utf-8") as file:
                     for p in self._points:
                         file.write(json.dumps([p.key, p.value, p.timestamp, p.step]) + "\n")
             except OSError as error:
-                text += f"{len(self._points):,} points of metrics are lost: {left}: {error.strerror}"
+                text += f"{len(self._points):,} metric points are lost: {left}: {error.strerror}"
             else:
                 text += (
-                    f"{len(self._points):,} points of metrics could not be sent and are in {left}; "
+                    f"{len(self._points):,} metric points could not be sent and are in {left}; "
                     "--resume sends them first"
                 )
         return text or None
@@ -102,16 +100,16 @@ class Sender:
             if problem is None and failures:
                 away = time.monotonic() - since
                 self._tell(
-                    f"MLflow is back after {away:.0f} seconds; {len(self._points):,} points are yet to go"
+                    f"MLflow is back after {away:.0f} seconds; {len(self._points):,} points are waiting"
                 )
                 failures = 0
             elif problem is not None and not problem.passes:
-                self._tell(f"MLflow refuses {len(batch)} points of metrics: {problem.text}")
+                self._tell(f"MLflow refuses {len(batch)} metric points: {problem.text}")
             elif problem is not None:
                 if not failures:
                     since = time.monotonic()
                     self._tell(
-                        f"MLflow does not take metrics: {problem.text}. Training goes on; metrics are kept "
+                        f"MLflow does not accept metrics: {problem.text}. Training goes on; metrics are kept "
                         "and sent when it is back"
                     )
                 with self._changed:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
 import functools
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,14 @@ from ezm_pl.tracking.results.returns_figure import returns_figure
 from ezm_pl.tracking.results.tables import returns_table
 from ezm_pl.tracking.results.terminal_curve import terminal_curves
 from ezm_pl.tracking.results.videos import film_tasks
-from ezm_pl.tracking.runs.mlflow_run import Run, Status, new_run, reopened_run, run_lock
+from ezm_pl.tracking.runs.mlflow_run import (
+    Run,
+    Status,
+    failed_if_raises,
+    new_run,
+    reopened_run,
+    run_lock,
+)
 from ezm_pl.tracking.runs.run_lookup import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
 from ezm_pl.tracking.runs.sender import UNSENT, send_left
 from ezm_pl.tracking.runs.signals import defer_sigint, signals_as_sigint
@@ -71,7 +78,7 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         SpecError: nothing to resume, a checkpoint of another spec, replay that does not fit into
             memory, tasks or a store that do not work here.
     """
-    if not _is_first_rank():
+    if _this_rank(experiment) != 0:
         return _train_other_rank(experiment)
     saved = find_run(resume, option="--resume") if resume else None
     _check_tasks(experiment)
@@ -80,19 +87,20 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         checkpoint, note = _checkpoint(saved, experiment) if saved else (None, None)
     with ExitStack() as stack:
         if saved:
+            saved.directory.mkdir(parents=True, exist_ok=True)
             stack.enter_context(run_lock(saved.directory))
         stopped = stack.enter_context(signals_as_sigint())
         run: Run | None = None
         try:
             with defer_sigint(), _one_line_store_errors(experiment):
                 run = _open(experiment, saved, part)
-            if not saved:
-                stack.enter_context(run_lock(run.directory))
-            where = shown(tracking_uri(experiment.tracking.uri))
-            _say(f"run {run.name} ({run.run_id}), tracked in {where}", console)
-            _say(memory, console)
-            if note:
-                _say(note, console, "yellow")
+            with failed_if_raises(run):
+                if not saved:
+                    stack.enter_context(run_lock(run.directory))
+                _say(f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}", console)
+                _say(memory, console)
+                if note:
+                    _say(note, console, "yellow")
         except KeyboardInterrupt:
             if run is not None:
                 with defer_sigint():
@@ -105,9 +113,10 @@ def _open(experiment: Experiment, saved: SavedRun | None, part: Part | None) -> 
     if saved is None:
         return new_run(experiment, name=part.name if part else None, tags=part.tags if part else None)
     run = reopened_run(saved, experiment)
-    send_left(run.client, run.run_id, run.directory / UNSENT)
-    for key, value in (part.tags if part else {}).items():
-        run.client.set_tag(run.run_id, key, value)
+    with failed_if_raises(run):
+        send_left(run.client, run.run_id, run.directory / UNSENT)
+        for key, value in (part.tags if part else {}).items():
+            run.client.set_tag(run.run_id, key, value)
     return run
 
 
@@ -120,7 +129,7 @@ def _train(
     logger = None
     tell = functools.partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
     try:
-        from ezm_pl.tracking.runs.logger import RunLogger
+        from ezm_pl.tracking.runs.logger import RunId, RunLogger
         from ezm_pl.training import fit
 
         logger = RunLogger(run.client, run.run_id, tell)
@@ -129,7 +138,7 @@ def _train(
                 experiment,
                 run.directory,
                 logger=logger,
-                callbacks=part.callbacks if part else (),
+                callbacks=[RunId(run.run_id), *(part.callbacks if part else ())],
                 checkpoint=checkpoint,
                 progress=part is None,
             )
@@ -173,12 +182,13 @@ def _one_line_store_errors(experiment: Experiment) -> Iterator[None]:
         raise SpecError(f"no run can be made in {where} and {RUNS}: {first_line(error)}") from None
 
 
-def _is_first_rank() -> bool:
-    """Whether this process is to make the run, by the variables that torchrun, SLURM and Lightning set."""
-    for name in ("RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return os.environ[name] == "0"
-    return all(os.environ.get(name, "0") == "0" for name in ("NODE_RANK", "GROUP_RANK", "LOCAL_RANK"))
+def _this_rank(experiment: Experiment) -> int:
+    """Which rank this process is. Lightning's Trainer decides, or `SpecError` says why it cannot."""
+    from ezm_pl.tracking.runs.logger import quiet_lightning
+    from ezm_pl.training import this_rank
+
+    quiet_lightning()
+    return this_rank(experiment)
 
 
 def _train_other_rank(experiment: Experiment) -> int:
@@ -186,10 +196,8 @@ def _train_other_rank(experiment: Experiment) -> int:
 
     Returns 0 also when interrupted: rank 0 says so, and launchers take anything else for a failure.
     """
-    from ezm_pl.tracking.runs.logger import quiet_lightning
     from ezm_pl.training import fit
 
-    quiet_lightning()
     with signals_as_sigint(), _one_line_errors():
         fit(experiment, RUNS)
     return 0
@@ -206,10 +214,8 @@ def _check_tasks(experiment: Experiment) -> None:
 
 def _check_settings(experiment: Experiment) -> str:
     """A line on the memory of the replay; `SpecError` for a trainer, a batch or a replay that cannot work."""
-    from ezm_pl.tracking.runs.logger import quiet_lightning
     from ezm_pl.training import check_settings
 
-    quiet_lightning()
     return check_settings(experiment)
 
 
@@ -222,8 +228,13 @@ def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, s
     """
     from ezm_pl.training import check_same_experiment, newest_valid
 
+    own = [saved.directory / path for path in (LAST, PREVIOUS)]
+    is_copy = saved.checkpoint.resolve().parent != own[0].resolve().parent
+    for path in own if is_copy else ():
+        if path.is_file() and filecmp.cmp(path, saved.checkpoint, shallow=False):
+            saved, is_copy = SavedRun(saved.directory, path), False  # the one with its replay beside it
     if any(path.is_file() for path in (saved.checkpoint, saved.checkpoint.with_name(PREVIOUS.name))):
-        checkpoint, note = newest_valid(saved.checkpoint)
+        checkpoint, note = newest_valid(saved.checkpoint, replay=not is_copy)
         check_same_experiment(checkpoint, experiment)
         return checkpoint, note
     changed = differences(load_experiment(saved.directory / SPEC), experiment)
@@ -251,6 +262,8 @@ def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bo
     try:
         run.log_file(last, "checkpoints")
         run.log_file(run.directory / BEST, "checkpoints")
+        for report in run.directory.glob("*-profile*.txt"):
+            run.log_file(report, "profile")
         curves = run_curves(run.client, run.run_id)
         if curves:
             figure = run.directory / "returns.png"

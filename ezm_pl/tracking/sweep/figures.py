@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from ezm_pl.spec.tasks import task_facts
 from ezm_pl.tracking.results.curves import Curve
+from ezm_pl.tracking.results.panels import add_legend, new_panels
 from ezm_pl.tracking.sweep.scores import Band, PointScore
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -98,7 +98,7 @@ def curves_figure(
     labels: Sequence[str],
     published: Sequence[Curve] = (),
 ) -> Path:
-    """A task's learning curves: a line a grid point, the range over seeds shaded, published ones behind.
+    """A task's learning curves: one line per grid point, the range over seeds shaded, published ones behind.
 
     Args:
         task: its name.
@@ -154,7 +154,7 @@ def curves_figure(
     margin = 0.06 * (high - low) or 1.0
     axis.set_ylim(low - margin, high + margin)
     axis.set_title(task)
-    axis.set_xlabel("environment steps a task")
+    axis.set_xlabel("environment steps per task")
     axis.set_ylabel(f"return ({protocol} protocol)")
     axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     return _save(figure, axis, stem)
@@ -169,7 +169,7 @@ def _visible(bands: Iterable[Band], published: Sequence[Curve], end: float) -> t
 
 
 def importance_figure(importances: Mapping[str, Mapping[str, float]], stem: Path) -> Path:
-    """Bars of each searched field's importance, a colour a grid point.
+    """Bars of each searched field's importance, one colour per grid point.
 
     Args:
         importances: grid point to field to share (of 1), at least one.
@@ -200,7 +200,7 @@ def importance_figure(importances: Mapping[str, Mapping[str, float]], stem: Path
 def slice_figure(
     field: str, trials: Mapping[str, Sequence[tuple[Any, float]]], stem: Path, *, objective: str
 ) -> Path:
-    """The objective of each complete trial against one searched field, a colour a grid point.
+    """The objective of each complete trial against one searched field, one colour per grid point.
 
     Args:
         field: dotted.
@@ -240,9 +240,7 @@ def slice_figure(
 
 
 def _panel(*, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
+    figure, (axis,) = new_panels(1, (_SIZE[0], height), legend=0.0)
     axis.grid(alpha=0.25)
     axis.set_axisbelow(True)
     axis.spines[["top", "right"]].set_visible(False)
@@ -250,17 +248,10 @@ def _panel(*, height: float = _SIZE[1]) -> tuple[Figure, Axes]:
 
 
 def _save(figure: Figure, axis: Axes, stem: Path) -> Path:
-    """Puts the legend below the panel, where it covers nothing, and writes both files."""
-    entries = {label: line for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
-    columns = 2 if max(map(len, entries), default=0) <= _WIDEST_OF_TWO else 1
-    figure.legend(
-        entries.values(),
-        entries.keys(),
-        loc="outside lower center",
-        ncols=columns,
-        fontsize="small",
-        frameon=False,
-    )
+    """Adds the legend and writes both files."""
+    _, labels = axis.get_legend_handles_labels()
+    columns = 2 if max(map(len, labels), default=0) <= _WIDEST_OF_TWO else 1
+    add_legend(figure, [axis], columns=columns, frame=False)
     stem.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=150)
     svg = stem.with_name(f"{stem.name}.svg")

@@ -53,7 +53,7 @@ class SeedRun:
 
     @property
     def env_steps(self) -> float:
-        """Control steps a task so far; NaN where none were logged."""
+        """Control steps per task so far; NaN where none were logged."""
         return self.metrics.get(ENV_STEPS, np.nan)
 
     @property

@@ -92,7 +92,7 @@ class Band:
     """Curves of several seeds, as one.
 
     Attributes:
-        env_steps: [N] control steps a task.
+        env_steps: [N] control steps per task.
         mean: [N] over seeds.
         low: [N] the lowest seed.
         high: [N] the highest seed.
@@ -110,7 +110,7 @@ def band(curves: Sequence[Curve]) -> Band:
     """Mean and range over seeds, by evaluation where all have as many, else interpolated where all have been.
 
     Args:
-        curves: one a seed, at least one, none empty.
+        curves: one per seed, at least one, none empty.
     """
     if len({len(curve.env_steps) for curve in curves}) == 1:
         steps = np.mean([curve.env_steps for curve in curves], axis=0)
