@@ -1,4 +1,4 @@
-"""What a run ran on: hardware, versions and git state, as MLflow tags. Nothing else of the host is read."""
+"""The host of a run as MLflow tags: hardware, versions and git state. Nothing else of the host is read."""
 
 from __future__ import annotations
 

@@ -38,13 +38,12 @@ def own_rank(trainer: Trainer) -> int:
         return 0
     if asked != world:
         raise SpecError(f"trainer: {wants}, but the launcher has started {world}")
-    environment = getattr(strategy, "cluster_environment", None)
-    if isinstance(environment, LightningEnvironment) and "LOCAL_RANK" in os.environ:
-        if "MASTER_PORT" not in os.environ:
-            raise SpecError(
-                f"trainer: LOCAL_RANK says that a launcher starts the {world} ranks, but MASTER_ADDR and "
-                "MASTER_PORT, where they meet, are not set; unset LOCAL_RANK, or use torchrun"
-            )
+    by_lightning = isinstance(getattr(strategy, "cluster_environment", None), LightningEnvironment)
+    if by_lightning and "LOCAL_RANK" in os.environ and "MASTER_PORT" not in os.environ:
+        raise SpecError(
+            f"trainer: LOCAL_RANK says that a launcher starts the {world} ranks, but MASTER_ADDR and "
+            "MASTER_PORT, where they meet, are not set; unset LOCAL_RANK, or use torchrun"
+        )
     if trainer.global_rank >= world:
         raise SpecError(f"trainer: {wants}, but the environment says that this is rank {trainer.global_rank}")
     return trainer.global_rank

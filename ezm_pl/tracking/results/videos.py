@@ -56,7 +56,7 @@ def film_tasks(
     console: Console,
     search: bool = True,
 ) -> list[Path]:
-    """Films an episode of each task as `directory/<task>.mp4`; a line instead where rendering does not work.
+    """Films an episode of each task as `directory/<task>.mp4`. Prints a line where rendering does not work.
 
     Args:
         checkpoint: to load.

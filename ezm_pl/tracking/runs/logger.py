@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def quiet_lightning() -> None:
-    """Leaves the console to the progress bar: no tips, no list of absent accelerators."""
+    """Silences Lightning's tips and its list of accelerators that are absent."""
     logging.getLogger("lightning").setLevel(logging.WARNING)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -50,14 +50,14 @@ class RunLogger(MLFlowLogger):
 
     They are sent by a thread (see `Sender`): training waits for no store.
 
-    MLflow has one step axis. It is the number of updates here. `env_steps` is written with every
-    set of metrics, so the UI can take it as the x axis (chart settings: X-axis, Metric), and
-    evaluations are written once more as `by_env_steps/*` with environment steps as the step,
-    so runs that collect at different speeds compare at equal experience.
+    MLflow has one step axis. Here it is the number of updates. Every set of metrics includes
+    `env_steps`, so that the UI can use it as the x axis (chart settings: X-axis, Metric). Evaluations
+    are written a second time as `by_env_steps/*` with environment steps as the step, so that runs
+    which collect at different speeds compare at equal experience.
 
-    A run that is taken up again after a crash repeats the updates since its last checkpoint. MLflow
-    cannot take points back, so those that the run has got already are not written again: each metric
-    goes on behind its last step. A counter waits until it has caught up with its last value.
+    A run that is resumed after a crash repeats the updates since its last checkpoint. MLflow cannot
+    delete points, so points that the run already has are not written again: each metric continues
+    after its last step. A counter continues when it has reached its last value again.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class RunLogger(MLFlowLogger):
             self.sender.put(points)
 
     def flush(self, seconds: float) -> bool:
-        """Waits until all metrics are sent, at most so long; whether they are."""
+        """Waits at most so many seconds until all metrics are sent. Returns whether they are."""
         return self.sender.flush(seconds)
 
     def _is_new(self, point: Metric) -> bool:

@@ -1,4 +1,4 @@
-"""Metrics on their way to MLflow: sent by a thread of their own, kept while the store is away."""
+"""Sends metrics to MLflow from a thread, and keeps them while the store does not answer."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 UNSENT = Path("unsent_metrics.jsonl")
 """In a run's folder: points that could not be sent, one `[name, value, milliseconds, step]` per line."""
 MOST_POINTS = 1_000_000
-"""Points kept while the store is away; some 30 points every 50 updates make this days."""
+"""Points kept while the store does not answer: days of training, at some 30 points per 50 updates."""
 _A_REQUEST = 500
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
 
 
 class Sender:
-    """Sends points in the order in which they are put, with the times that they came with.
+    """Sends points in the order in which they are put, each with its own time stamp.
 
     Args:
         client: of the tracking store.
@@ -52,12 +52,12 @@ class Sender:
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Waits until everything is sent, at most so long; whether it is."""
+        """Waits at most so many seconds until everything is sent. Returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._points, timeout=seconds)
 
     def close(self, seconds: float, left: Path) -> str | None:
-        """Tries for so long to send the rest, ends the thread, and writes what is left to a file.
+        """Tries for so many seconds to send the rest, ends the thread, and writes what is left to a file.
 
         Returns:
             What to tell the user; None where everything was sent.
@@ -120,9 +120,9 @@ class Sender:
 
 
 def send_left(client: MlflowClient, run_id: str, left: Path) -> int:
-    """Sends what an earlier session has left in a file, and removes it; how many points there were.
+    """Sends the points that an earlier session left in a file, and removes the file. Returns their number.
 
-    Lines that cannot be read (a disk that was full cuts the last one) are passed over.
+    Lines that cannot be read are skipped: a full disk cuts the last one.
     """
     from mlflow.entities import Metric
 
@@ -142,7 +142,7 @@ def send_left(client: MlflowClient, run_id: str, left: Path) -> int:
 
 
 class _Problem:
-    """Why points were not taken, and whether that may pass."""
+    """Why MLflow did not accept points, and whether it may accept them later."""
 
     def __init__(self, error: Exception, *, passes: bool) -> None:
         self.text, self.passes = first_line(error), passes

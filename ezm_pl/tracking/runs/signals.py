@@ -1,4 +1,4 @@
-"""What Ctrl-C, `kill`, a scheduler and a closed terminal do to a run: all end it the same, orderly way."""
+"""Ctrl-C, `kill`, a scheduler and a closed terminal all end a run in the same orderly way."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Stopped:
 def signals_as_sigint() -> Iterator[Stopped]:
     """Inside, SIGTERM, SIGUSR1 and SIGHUP act as Ctrl-C does. One that was ignored (`nohup`) stays ignored.
 
-    SIGUSR1 is what SLURM can be told to send ahead of time (`--signal=USR1@120`).
+    SLURM sends SIGUSR1 ahead of the time limit if asked to (`--signal=USR1@120`).
     """
     stopped = Stopped()
 
@@ -65,7 +65,7 @@ def signals_as_sigint() -> Iterator[Stopped]:
 
 @contextmanager
 def defer_sigint() -> Iterator[None]:
-    """Inside, Ctrl-C waits until the block has ended: for short writes that must not be left half done."""
+    """Inside, Ctrl-C waits until the block has ended: for short writes that must be whole."""
     waiting: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number))
     try:

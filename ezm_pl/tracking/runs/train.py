@@ -32,7 +32,7 @@ from ezm_pl.tracking.runs.sender import UNSENT, send_left
 from ezm_pl.tracking.runs.signals import defer_sigint, signals_as_sigint
 from ezm_pl.tracking.store import first_line, shown, store_errors, tracking_uri
 
-# What the end of a run needs is imported before it starts: hours later the sources may have been edited.
+# What the end of a run needs is imported at its beginning: hours later the sources may have been edited.
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -41,12 +41,12 @@ if TYPE_CHECKING:
 
 
 _LAST_TRY_SECONDS = 30.0
-"""How long a run that has ended tries to send the last of its metrics."""
+"""Seconds that a run which has ended tries to send the rest of its metrics."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What makes a run a part of something bigger, which shows its progress itself.
+    """What a run is given by a larger whole, such as a sweep, which shows the progress itself.
 
     Attributes:
         name: of the run.
@@ -174,7 +174,7 @@ def _end(run: Run, status: Status, console: Console) -> None:
 
 @contextmanager
 def _one_line_store_errors(experiment: Experiment) -> Iterator[None]:
-    """A store or a disk that does not let a run be made becomes a `SpecError`."""
+    """Turns errors of a store or a disk that prevent a run into a `SpecError`."""
     try:
         yield
     except store_errors() as error:

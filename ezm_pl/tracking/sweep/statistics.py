@@ -38,10 +38,10 @@ class Interval:
 
 
 def iqm(values: ArrayLike) -> float:
-    """Interquartile mean: the mean of what is left without the lowest and the highest quarter.
+    """Interquartile mean: the mean without the lowest and the highest quarter of the values.
 
-    As `scipy.stats.trim_mean(., 0.25)`: `n // 4` values go at either end, so below four values it is
-    the mean.
+    As `scipy.stats.trim_mean(., 0.25)`, which drops `n // 4` values at either end: below four values it
+    is the mean.
 
     Args:
         values: any shape, at least one value.
