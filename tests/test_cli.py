@@ -210,7 +210,7 @@ BAD = {
         ["envs", "record", "h1-walk", "--out", "film"],
         "ezm envs record: argument --out: 'film': a file name ending in .mp4, .mkv, .mov expected",
     ),
-    "ui of nothing": (["ui"], "ezm: no runs yet: mlruns/mlflow.db does not exist; `make train` makes it"),
+    "ui of nothing": (["ui"], "ezm: no runs yet: sqlite:///mlruns/mlflow.db holds none; "),
     "no such port": (
         ["ui", "--port", "70000"],
         "ezm ui: argument --port: a whole number from 1 to 65535 expected",

@@ -17,7 +17,7 @@ from ezm_pl.sweeps.importance import LEAST_TRIALS, STEADY_TRIALS, importances
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
 from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
-from ezm_pl.tracking.store import open_store, shown, tracking_uri
+from ezm_pl.tracking.store import EmptyStore, open_store, shown, tracking_uri
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.figures import curves_figure, importance_figure, scaling_figure, slice_figure
 from ezm_pl.tracking.sweep.runs import Sweep, find_sweep, read_sweep
@@ -51,7 +51,12 @@ def make_report(
     """
     others = [published_curves(path) for path in published]
     where = tracking_uri(uri, last_recorded_uri())
-    client = open_store(where, create=False)
+    try:
+        client = open_store(where, create=False)
+    except EmptyStore:
+        raise SpecError(
+            f"SWEEP {reference}: there is no sweep in {shown(where)} yet; `ezm sweep run` makes one"
+        ) from None
     sweep = read_sweep(client, find_sweep(client, reference, where=shown(where)))
     folder = out or REPORTS / re.sub(r"[^\w.\-]+", "-", f"{sweep.name}-{sweep.run_id[:8]}")
     try:

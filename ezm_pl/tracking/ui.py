@@ -30,13 +30,13 @@ def serve_ui(port: int) -> None:
     uri = tracking_uri(recorded=last_recorded_uri())
     if uri.startswith(("http://", "https://")):
         raise SpecError(f"the tracking store is a server with its own UI: open {shown(uri)}")
-    open_store(uri, create=False)
-    file, artifacts = sqlite_file(uri), artifacts_folder(uri)
-    uri = sqlite_url(file) if file else uri
     if not _is_free(port):
         near = next((p for p in range(port + 1, min(port + 100, 65536)) if _is_free(p)), None)
         hint = f"; {near} is free: make ui PORT={near}" if near else ""
         raise SpecError(f"port {port} is already in use on {HOST}{hint}")
+    open_store(uri, create=False)
+    file, artifacts = sqlite_file(uri), artifacts_folder(uri)
+    uri = sqlite_url(file) if file else uri
     page = f"http://{HOST}:{port}/#/experiments?workflowType=machine_learning"
     print(f"MLflow UI of {file or shown(uri)}: {page} (Ctrl-C stops it)", flush=True)
     command = [

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from ezm_pl.spec import Experiment, SpecError, build_experiment, flatten, load_experiment
-from ezm_pl.spec.experiment import TrackingSpec
+from ezm_pl.spec.tracking import TrackingSpec
 from ezm_pl.tracking.results.draw import draw_returns
 from ezm_pl.tracking.runs.mlflow_run import Run, new_run, reopened_run, run_lock, run_name
 from ezm_pl.tracking.runs.run_lookup import RUNS, find_checkpoint, find_run
@@ -148,7 +148,7 @@ def test_a_copied_checkpoint_says_which_run_it_is_of(place: str, run: Run, tmp_p
 def test_a_checkpoint_without_a_run_can_only_be_evaluated(tmp_path: Path) -> None:
     stray = checkpoint_of(None, tmp_path / "x.ckpt")
     assert find_checkpoint(str(stray), option="RUN") == stray
-    with pytest.raises(SpecError, match="not a checkpoint that says which run it is of"):
+    with pytest.raises(SpecError, match="nor a checkpoint that says which run it is of"):
         find_run(str(stray), option="--resume")
 
 

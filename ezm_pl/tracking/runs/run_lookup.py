@@ -72,11 +72,13 @@ def find_run(reference: str, *, option: str) -> SavedRun:
         return max(runs.values(), key=lambda run: run.age)
     path = Path(reference)
     if path.is_dir() and not (path / SPEC).is_file():
-        raise SpecError(f"{option} {reference}: not a run folder, which holds {SPEC} and {LAST}")
+        raise SpecError(f"{option} {reference}: neither a run folder nor a checkpoint (RUN_FOLDER/{LAST})")
     if path.exists():
         saved = _of_path(path)
         if saved is None:
-            raise SpecError(f"{option} {reference}: not a checkpoint that says which run it is of")
+            raise SpecError(
+                f"{option} {reference}: neither a run folder nor a checkpoint that says which run it is of"
+            )
         return saved
     matches = sorted(name for name in runs if name.startswith(reference))
     if len(matches) == 1:
