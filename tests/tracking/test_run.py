@@ -216,7 +216,7 @@ def test_tags_of_a_spec_are_those_that_mlflow_takes() -> None:
 
 @pytest.mark.parametrize("key", ["a:b$", "x" * 300, "", "mlflow.runName", "sweep.state", "a//b", "../a"])
 def test_tags_are_refused_in_one_line(key: str) -> None:
-    with pytest.raises(SpecError, match=r"^<experiment>: tracking\.tags: .*") as error:
+    with pytest.raises(SpecError, match=r"^spec: tracking\.tags: .*") as error:
         build_experiment(
             {"name": "x", "preset": "smoke", "tasks": ["h1-walk"], "tracking": {"tags": {key: "value"}}}
         )
