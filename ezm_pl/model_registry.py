@@ -17,8 +17,9 @@ from rich.console import Console
 import ezm_pl
 from ezm_pl.agent import Agent
 from ezm_pl.spec import SpecError
+from ezm_pl.tracking.runs.mlflow_run import stored_run
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
-from ezm_pl.tracking.store import first_line, open_store, shown, store_errors, tracking_uri
+from ezm_pl.tracking.store import first_line, shown, store_errors
 from ezm_pl.training import CheckpointError
 
 if TYPE_CHECKING:
@@ -68,13 +69,12 @@ def register_agent(reference: str, name: str, *, console: Console) -> None:
         agent = Agent.load(saved.checkpoint)
     except CheckpointError as error:
         raise SpecError(f"RUN {reference}: {error}") from None
-    uri = tracking_uri(agent.experiment.tracking.uri)
-    client = open_store(uri)
-    mlflow.set_tracking_uri(uri)
-    mlflow.set_registry_uri(uri)
+    uri, client, run = stored_run(saved, configured=agent.experiment.tracking.uri)
+    mlflow.set_tracking_uri(client.tracking_uri)
+    mlflow.set_registry_uri(client.tracking_uri)
     logging.getLogger("mlflow.pyfunc").setLevel(logging.ERROR)  # of pickles: this one names a class, no more
     try:
-        mlflow.set_experiment(experiment_id=client.get_run(saved.run_id).info.experiment_id)
+        mlflow.set_experiment(experiment_id=run.info.experiment_id)
         logged = Model.log(
             artifact_path=None,
             flavor=mlflow.pyfunc,

@@ -107,7 +107,7 @@ def _learn_check(args: argparse.Namespace) -> int:
     from ezm_pl.training.learn_check import learn_check
 
     try:
-        rows = learn_check(find_checkpoint(args.run, option="RUN"))
+        rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
     except CheckpointError as error:
         raise SpecError(str(error)) from None
     new_console().print(learn_check_table(rows))

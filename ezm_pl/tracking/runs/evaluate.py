@@ -26,13 +26,13 @@ def evaluate_run(
     Raises:
         SpecError: no such run, or a checkpoint that cannot be read.
     """
-    path = find_checkpoint(reference, option="RUN")
+    saved = find_checkpoint(reference, option="RUN")
     from ezm_pl.tracking.results.tables import returns_table
     from ezm_pl.tracking.results.videos import film_tasks
     from ezm_pl.training import CheckpointError, checkpoint_experiment, evaluate, newest_valid
 
     try:
-        checkpoint, note = newest_valid(path, replay=False)
+        checkpoint, note = newest_valid(saved.checkpoint, replay=False)
         if note:
             console.print(note, style="yellow", markup=False, highlight=False)
         experiment = checkpoint_experiment(checkpoint)

@@ -92,8 +92,10 @@ def find_run(reference: str, *, option: str) -> SavedRun:
     )
 
 
-def find_checkpoint(reference: str, *, option: str) -> Path:
-    """The checkpoint behind a reference as `find_run` takes it; `last` is the last run that has one.
+def find_checkpoint(reference: str, *, option: str) -> SavedRun:
+    """As `find_run`, for what needs a checkpoint that is there; `last` is the last run that has one.
+
+    A file that does not say which run it is of will do; its folder then stands for the run's.
 
     Raises:
         SpecError: as `find_run`, and a run without a checkpoint.
@@ -101,16 +103,17 @@ def find_checkpoint(reference: str, *, option: str) -> Path:
     if reference == "last":
         checkpoints = sorted(RUNS.glob(f"*/{LAST}"), key=lambda path: path.stat().st_mtime)
         if checkpoints:
-            return checkpoints[-1]
+            return SavedRun(checkpoints[-1].parents[1], checkpoints[-1])
         raise SpecError(f"{option} last: no run in {RUNS} has a checkpoint yet; `ezm train SPEC` makes one")
-    if Path(reference).is_file():
-        return Path(reference)
+    path = Path(reference)
+    if path.is_file():
+        return _of_path(path) or SavedRun(path.parent, path)
     saved = find_run(reference, option=option)
     if not saved.checkpoint.is_file():
         raise SpecError(
             f"{option} {reference}: {saved.directory} has no {LAST}: it stopped before its first update"
         )
-    return saved.checkpoint
+    return saved
 
 
 def _runs() -> dict[str, SavedRun]:
