@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
-_PARAMS_A_REQUEST = 100
+_PARAMS_PER_REQUEST = 100
 
 
 @dataclass(frozen=True)
@@ -189,8 +189,8 @@ def _log_params(client: MlflowClient, run_id: str, params: dict[str, str]) -> No
     from mlflow.entities import Param
 
     entities = [Param(key, value) for key, value in params.items()]
-    for first in range(0, len(entities), _PARAMS_A_REQUEST):
-        client.log_batch(run_id, params=entities[first : first + _PARAMS_A_REQUEST])
+    for first in range(0, len(entities), _PARAMS_PER_REQUEST):
+        client.log_batch(run_id, params=entities[first : first + _PARAMS_PER_REQUEST])
 
 
 def _write_spec(run: Run, experiment: Experiment) -> None:

@@ -20,7 +20,7 @@ UNSENT = Path("unsent_metrics.jsonl")
 """In a run's folder: points that could not be sent, one `[name, value, milliseconds, step]` per line."""
 MOST_POINTS = 1_000_000
 """Points kept while the store does not answer: days of training, at some 30 points per 50 updates."""
-_A_REQUEST = 500
+_PER_REQUEST = 500
 _RETRY_SECONDS = (1.0, 2.0, 5.0, 10.0, 15.0)
 
 
@@ -89,7 +89,7 @@ class Sender:
                 self._changed.wait_for(lambda: self._points or self._closing)
                 if self._closing:
                     return
-                batch = [self._points[n] for n in range(min(_A_REQUEST, len(self._points)))]
+                batch = [self._points[n] for n in range(min(_PER_REQUEST, len(self._points)))]
             problem = _send(self._client, self._run_id, batch)
             if problem is None or not problem.passes:
                 with self._changed:
@@ -135,8 +135,8 @@ def send_left(client: MlflowClient, run_id: str, left: Path) -> int:
             points.append(Metric(str(key), float(value), int(milliseconds), int(step)))
         except (ValueError, TypeError):
             continue
-    for first in range(0, len(points), _A_REQUEST):
-        client.log_batch(run_id, metrics=points[first : first + _A_REQUEST])
+    for first in range(0, len(points), _PER_REQUEST):
+        client.log_batch(run_id, metrics=points[first : first + _PER_REQUEST])
     left.unlink()
     return len(points)
 
