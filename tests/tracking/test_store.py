@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
+from mlflow.tracking._tracking_service import utils
 
 from ezm_pl.spec import SpecError
 from ezm_pl.tracking.store import (
@@ -161,6 +163,7 @@ def test_a_moved_or_copied_project_keeps_its_artifacts(
     else:
         shutil.move(old, new)
     monkeypatch.chdir(tmp_path / new)
+    monkeypatch.setattr(utils, "_artifact_repos_cache", OrderedDict())  # as in another process
     client = open_store(DEFAULT_URI)
     assert [file.path for file in client.list_artifacts(run_id)] == ["first.txt"]
     client.log_text(run_id, "more", "more.txt")
