@@ -17,7 +17,7 @@ from ezm_pl.tracking.results.draw import draw_returns
 from ezm_pl.tracking.runs.mlflow_run import Run, new_run, reopened_run, run_lock, run_name
 from ezm_pl.tracking.runs.run_lookup import RUNS, find_checkpoint, find_run
 from ezm_pl.tracking.store import open_store
-from ezm_pl.training.checkpoint import write_checkpoint
+from ezm_pl.training.checkpoint import FORMAT, write_checkpoint
 
 SECRET = "hunter2-from-the-environment"
 
@@ -129,7 +129,7 @@ PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"
 
 def checkpoint_of(run_id: str | None, path: Path) -> Path:
     """A checkpoint file that says which run it is of, or does not."""
-    contents = {**dict.fromkeys(PARTS), "experiment": "", "SelfPlayDataModule": {}}
+    contents = {**dict.fromkeys(PARTS), "format": FORMAT, "experiment": "", "SelfPlayDataModule": {}}
     contents["pytorch-lightning_version"] = "2"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_checkpoint(contents if run_id is None else {**contents, "run_id": run_id}, path)

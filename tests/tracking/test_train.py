@@ -287,7 +287,7 @@ def test_nothing_around_it_decides_a_run(folder: Path) -> None:
     assert statuses(folder)[run_id] == "FINISHED"
     client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
     reports = [file.path for file in client.list_artifacts(run_id, "profile")]
-    assert "profile/fit-profile-0.txt" in reports
+    assert "profile/fit-profile.txt" in reports
     (report,) = folder.glob(f"mlruns/runs/{run_id}/fit-profile*.txt")
     assert "run_training_batch" in report.read_text(encoding="utf-8")
 
