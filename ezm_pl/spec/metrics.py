@@ -9,6 +9,7 @@ _EVERY_RUN = (
     *(f"train/loss/{term}" for term in ("total", "reward", "value", "policy", "entropy", "temporal", "path")),
     *(f"train/value/{name}" for name in ("predicted", "target", "error")),
     *(f"train/policy/{name}" for name in ("entropy", "std", "saturated_targets")),
+    *(f"train/health/{name}" for name in ("std_of_bound", "effective_samples", "weights_at_floor")),
     "train/skipped_updates",
     "train/gradient_norm",
     "env_steps",
@@ -17,7 +18,7 @@ _EVERY_RUN = (
         f"time/learner_{what}_share"
         for what in ("waiting", "sampling", "search", "losses", "optimizer", "refresh", "other")
     ),
-    *(f"time/collector_{what}_share" for what in ("waiting", "search", "physics", "storing")),
+    *(f"time/collector_{what}_share" for what in ("waiting", "search", "physics", "storing", "other")),
     "selfplay/diverged_episodes",
     "selfplay/worker_restarts",
     "device/process_memory_gib",

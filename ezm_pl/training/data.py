@@ -66,7 +66,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.pacing = pacing(
             experiment.optim.total_updates, collect.env_steps - collect.random_steps, collect.max_lead
         )
-        self.timer = PhaseTimer()
+        self.timer = self._draw_timer = PhaseTimer()
         self.collector: Collector | None = None
         self.pipeline: Pipeline | None = None
         # Asked for here: once training has begun, torch has fewer threads in this one.
@@ -101,12 +101,15 @@ class SelfPlayDataModule(L.LightningDataModule):
         self.timer = PhaseTimer(device)
         # Ranks agree before each batch, and only from the main thread; in lockstep nothing runs ahead.
         alone = self.ranks.size == 1 and not self.experiment.trainer.deterministic
+        draw_ahead = device.type == "cuda" and alone
+        # A timer is one thread's.
+        self._draw_timer = PhaseTimer() if draw_ahead else self.timer
         self.pipeline = Pipeline(
             self._draws,
             reanalyse,
             lambda: self.pacing.updates,
             device=device,
-            draw_ahead=device.type == "cuda" and alone,
+            draw_ahead=draw_ahead,
             threads=self._reanalysis_threads,
         )
         collected = self.sync.collected
@@ -128,14 +131,18 @@ class SelfPlayDataModule(L.LightningDataModule):
     def _draws(self) -> Iterator[Batch]:
         """Batches on the host; waits for warm-up and for collection to keep up, on all ranks."""
         windows: Windows | None = None
-        collector, sync = self.collector, self.sync
+        collector, sync, timer = self.collector, self.sync, self._draw_timer
         assert collector is not None and self.pipeline is not None
         while self.collector is collector and not sync.interrupted.is_set():
             if windows is None and not collector.failed:
                 if not collector.warm:
                     sync.asked_to_stop.wait(0.05)
-                elif self.pacing.wait_to_learn(timeout=0.5):
-                    windows = self.buffer.sample(self.per_rank.optim.batch_size)
+                else:
+                    with timer("waiting"):
+                        ready = self.pacing.wait_to_learn(timeout=0.5)
+                    if ready:
+                        with timer("sampling"):
+                            windows = self.buffer.sample(self.per_rank.optim.batch_size)
             agreed = sync.agree(windows, self.buffer)
             if agreed is not None:
                 windows = None

@@ -18,6 +18,7 @@ from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, Evaluator
 from ezm_pl.training.hardware import search_dtype
+from ezm_pl.training.health import batch_health, humanoid_tasks
 from ezm_pl.training.losses import Losses, losses, unroll
 from ezm_pl.training.pathwise import QSpread
 from ezm_pl.training.pipeline import Prepared
@@ -46,6 +47,7 @@ class EZMModule(L.LightningModule):
     """
 
     nonfinite_updates: Tensor
+    _humanoid: Tensor | None
     _skipped_in_a_row: Tensor
 
     def __init__(self, experiment: Experiment, sizes: TaskSizes, ranks: Ranks | None = None) -> None:
@@ -71,6 +73,7 @@ class EZMModule(L.LightningModule):
         self.actor_weights.load(self.model)
         self.target.load(self.model)
         self.planner = Planner(experiment.search, experiment.targets.discount, sizes.action_size)
+        self.register_buffer("_humanoid", humanoid_tasks(experiment.tasks), persistent=False)
         self.register_buffer("nonfinite_updates", torch.zeros(()))
         self.register_buffer("_skipped_in_a_row", torch.zeros(()), persistent=False)
         self._generators: dict[str, torch.Generator] = {}
@@ -155,7 +158,7 @@ class EZMModule(L.LightningModule):
                 self.refresh()
         self.data.pacing.updated(self.global_step)
         if update % self.experiment.trainer.log_every == 0:
-            self._log(found, norm)
+            self._log(found, norm, batch)
             self._give_up_if_stuck(found, batch, targets)
 
     def _own_precision(self) -> torch.autocast:
@@ -194,12 +197,13 @@ class EZMModule(L.LightningModule):
         """The running statistics that a forward pass moves."""
         return [*self.model.buffers(), *(() if self.spread is None else self.spread.buffers())]
 
-    def _log(self, found: Losses, norm: Tensor) -> None:
+    def _log(self, found: Losses, norm: Tensor, batch: Batch) -> None:
         named = {f"loss/{name}": each for name, each in found.terms.items()} | found.diagnostics
         named |= {"loss/total": found.total.detach(), "skipped_updates": self.nonfinite_updates}
         if self.spread is not None:
             named["policy/q_spread"] = self.spread.spread().mean()
         self.log_dict({f"train/{name}": each for name, each in named.items()}, sync_dist=True)
+        self.log_dict(batch_health(batch, found, self.experiment, self._humanoid), sync_dist=True)
         self.log("train/gradient_norm", norm)
 
     def _give_up_if_stuck(self, found: Losses, batch: Batch, targets: Targets) -> None:
