@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from ezm_pl.spec.tasks import task_facts
+
 _EVERY_RUN = (
     "eval/score",
     *(f"train/loss/{term}" for term in ("total", "reward", "value", "policy", "entropy", "temporal", "path")),
@@ -29,4 +31,6 @@ _EVERY_TASK = ("eval/{}/score", "eval/{}/return_ezm", "eval/{}/return_humanoidbe
 
 def logged_metrics(tasks: Iterable[str]) -> list[str]:
     """Every metric that a run of `tasks` logs, those of a task after those of the run."""
-    return [*_EVERY_RUN, *(name.format(task) for task in tasks for name in _EVERY_TASK)]
+    tasks = list(tasks)
+    upright = ["train/health/upright"] if any(task_facts(task) is not None for task in tasks) else []
+    return [*_EVERY_RUN, *upright, *(name.format(task) for task in tasks for name in _EVERY_TASK)]

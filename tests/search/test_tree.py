@@ -169,7 +169,7 @@ class GivenNoise(GaussianProposal):
     def root(
         self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        return self._draw(model, state, task, self.root_noise, self.root_scales)
+        return self.draw(model, state, task, self.root_noise, self.root_scales)
 
     def interior_noise(
         self, batch: int, slots: int, generator: torch.Generator, device: torch.device
