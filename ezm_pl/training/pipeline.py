@@ -65,11 +65,8 @@ class Pipeline(IterableDataset[Prepared]):
         self._running: deque[Future[tuple[Batch, Targets]]] = deque()
 
     def __iter__(self) -> Iterator[Prepared]:
-        if self._draw_ahead:
-            for windows in self._drawn_ahead():
-                yield Prepared(windows, partial(self._prepare, windows, self._updates()))
-        elif self._device.type == "cuda":
-            for windows in self._draws():
+        if self._draw_ahead or self._device.type == "cuda":
+            for windows in self._drawn_ahead() if self._draw_ahead else self._draws():
                 yield Prepared(windows, partial(self._prepare, windows, self._updates()))
         else:
             for windows in self._draws():
