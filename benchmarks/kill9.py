@@ -34,7 +34,7 @@ from ezm_pl.spec import build_experiment
 from ezm_pl.tracking.runs.metrics import COUNTERS
 from ezm_pl.tracking.store import open_store
 from ezm_pl.training import SelfPlayDataModule, newest_valid
-from ezm_pl.training.checkpoint import read_checkpoint, replay_of, shard
+from ezm_pl.training.fault_tolerance.checkpoint import read_checkpoint, replay_of, shard
 
 EVERY = 10
 PATIENCE = 300
@@ -203,7 +203,7 @@ def check_end(folder: Path) -> ReplayBuffer:
     scores = [p.step for p in client.get_metric_history(run.info.run_id, "eval/score")]
     assert sorted(scores) == list(range(50, updates + 1, 50)) + [updates] * (updates % 50 > 0)
     last = folder / "mlruns" / "runs" / run.info.run_id / "checkpoints" / "last.ckpt"
-    saved = replay_of(read_checkpoint(last), last)
+    saved = replay_of(read_checkpoint(last))
     assert saved is not None
     experiment = build_experiment(document)
     buffer = SelfPlayDataModule(experiment, sizes(experiment.tasks)).buffer

@@ -7,6 +7,7 @@ is allowed, and they see neither what a package exports nor `importlib.import_mo
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +102,26 @@ def module_of(path: Path) -> str:
 @pytest.mark.parametrize("path", files(), ids=module_of)
 def test_file_keeps_to_its_room(path: Path) -> None:
     assert violations(path.read_text(encoding="utf-8"), module_of(path)) == []
+
+
+def private_lightning_names(source: str) -> list[str]:
+    """Private names that `source` imports from Lightning, or takes from a `trainer` or one of its parts."""
+    tree = ast.parse(source)
+    found = [
+        name
+        for name, _ in imported(tree, "")
+        if name.startswith("lightning") and re.search(r"\._[a-z]", name, re.I)
+    ]
+    parts = r"\b(trainer|strategy|launcher|\w*loop|callback|optimizer)\._[a-z]"
+    nodes = (ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute))
+    return found + [text for text in nodes if re.search(parts, text)]
+
+
+def test_private_parts_of_lightning_are_used_in_one_file() -> None:
+    using = {path.name for path in files() if private_lightning_names(path.read_text(encoding="utf-8"))}
+    assert using == {"lightning_internals.py"}
+    assert private_lightning_names("self._trainer = trainer") == []
+    assert private_lightning_names("def f(self):\n    self.trainer._results")
 
 
 def test_every_folder_is_a_known_room() -> None:

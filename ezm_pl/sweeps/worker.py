@@ -16,7 +16,7 @@ from ezm_pl.sweeps.live_table import LiveTable
 from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
 from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage
-from ezm_pl.tracking.runs.signals import INTERRUPTED_EXIT, signals_as_sigint
+from ezm_pl.tracking.fault_tolerance.signals import INTERRUPTED_EXIT, signals_as_sigint
 from ezm_pl.tracking.store import shown
 from ezm_pl.tracking.sweep import tags
 

@@ -1,14 +1,14 @@
 """Training under Lightning: module, data module, losses, reanalysis, evaluation."""
 
-from ezm_pl.training.checkpoint import (
+from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.training.evaluation import Evaluation
+from ezm_pl.training.fault_tolerance.checkpoint import (
     CheckpointError,
     check_same_experiment,
     checkpoint_experiment,
     checkpoint_run_id,
     newest_valid,
 )
-from ezm_pl.training.data import SelfPlayDataModule
-from ezm_pl.training.evaluation import Evaluation
 from ezm_pl.training.fit import FitResult, check_settings, evaluate, film, fit, this_rank
 from ezm_pl.training.memory import MemoryRefused
 from ezm_pl.training.module import EZMModule

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import psutil
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback
 
 from ezm_pl.selfplay import shares
 from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.training.lightning_internals import UpdatesBar
 from ezm_pl.training.module import EZMModule
 
 
@@ -91,11 +92,8 @@ class SelfPlayMetrics(Callback):
         return {side: timer.read() for side, timer in timers.items() if timer is not None}
 
 
-class TrainingBar(RichProgressBar):
+class TrainingBar(UpdatesBar):
     """Lightning's Rich bar with what matters here: rates, steps per task, the last score, evaluations."""
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        return "updates"
 
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Says what is evaluated, and how far it is."""

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 import time
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Literal
 
 import lightning as L
@@ -25,33 +20,25 @@ from ezm_pl.envs import make, sizes
 from ezm_pl.search import Act, Planner, policy_alone
 from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.training.callbacks import SelfPlayMetrics, TrainingBar
-from ezm_pl.training.checkpoint import (
-    CheckpointFiles,
+from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
+from ezm_pl.training.fault_tolerance.checkpoint import (
     check_same_experiment,
     checkpoint_experiment,
     read_checkpoint,
 )
-from ezm_pl.training.data import SelfPlayDataModule
-from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
+from ezm_pl.training.fault_tolerance.checkpoint_io import CheckpointFiles
+from ezm_pl.training.fault_tolerance.connection import OwnSignals, connected
+from ezm_pl.training.fault_tolerance.launch import own_rank
+from ezm_pl.training.fault_tolerance.saving import BestCheckpoint, LastCheckpoint
+from ezm_pl.training.fault_tolerance.stopping import stops_in_order
 from ezm_pl.training.hardware import precision, shared_cores
-from ezm_pl.training.launch import own_rank
+from ezm_pl.training.lightning_internals import no_advice
 from ezm_pl.training.memory import check_memory
 from ezm_pl.training.module import EZMModule
-from ezm_pl.training.ranks import OwnSignals, Ranks, connected, per_rank
-from ezm_pl.training.saving import BestCheckpoint, LastCheckpoint
+from ezm_pl.training.ranks import Ranks, per_rank
 from ezm_pl.world_model import InferenceModel
 
-_EXPECTED_WARNINGS = (
-    ".*is deprecated, use `isinstance\\(treespec.*",
-    ".*module\\(s\\) in eval mode at the start of training.*",
-    ".*Checkpoint directory .* exists and is not empty.*",
-    ".*have overridden `on_(before|after)_batch_transfer` in `LightningModule`.*",
-    ".*does not have many workers.*",
-    ".*`IterableDataset` has `__len__`.*",
-    ".*it is recommended to use `self.log.*sync_dist=True.*",  # evaluations are the same on all ranks
-    ".*Using `DistributedSampler` with the dataloaders.*",
-)
-"""Of Lightning, about what this project does on purpose, or about Lightning itself."""
 PROFILE = "profile"
 """Part of the name of the profiler's reports."""
 FILM_SECONDS = 8
@@ -151,9 +138,7 @@ def _fit(
     trainer.callbacks.append(last)  # type: ignore[attr-defined]
     if checkpoint is not None:
         last.load_replay(checkpoint, data, ranks.rank, ranks.size)
-    with shared_cores(ranks.local), _stoppable(data, module), warnings.catch_warnings():
-        for message in _EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", message=message)
+    with shared_cores(ranks.local), stops_in_order(data, module), no_advice():
         if experiment.eval.at_start and checkpoint is None:
             trainer.validate(module, data, verbose=False)
         if not data.sync.interrupted.is_set():
@@ -219,36 +204,6 @@ def _profiler(kind: str | None, run_dir: Path) -> Profiler | None:
         return None
     profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
     return profilers[kind](dirpath=run_dir, filename=PROFILE)
-
-
-@contextmanager
-def _stoppable(data: SelfPlayDataModule, module: EZMModule) -> Iterator[None]:
-    """Inside, the first Ctrl-C asks for an orderly stop; the second is an ordinary KeyboardInterrupt.
-
-    However the block ends, collection has stopped after it: Lightning tears the data module down only
-    where nothing was raised, and a thread left in MuJoCo crashes the interpreter's exit.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        try:
-            yield
-        finally:
-            data.teardown("fit")
-            module.teardown("fit")
-        return
-
-    def stop(_: int, __: FrameType | None) -> None:
-        if data.sync.asked_to_stop.is_set():
-            raise KeyboardInterrupt
-        data.sync.ask_to_stop()
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        data.teardown("fit")
-        module.teardown("fit")
-        signal.signal(signal.SIGINT, before)
 
 
 def load_actor(checkpoint: Path) -> tuple[Experiment, InferenceModel, int, int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ezm_pl.envs import random_returns
-from ezm_pl.training.checkpoint import checkpoint_experiment
+from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment
 from ezm_pl.training.fit import evaluate
 
 BARS = {"dmc-cartpole-balance": 850.0, "dmc-cartpole-swingup": 600.0}

@@ -17,6 +17,7 @@ from ezm_pl.spec.seeds import stream_int
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, Evaluator
+from ezm_pl.training.fault_tolerance.skipped import NonFiniteUpdates, diagnosis
 from ezm_pl.training.hardware import search_dtype
 from ezm_pl.training.health import batch_health, humanoid_tasks
 from ezm_pl.training.losses import Losses, losses, unroll
@@ -25,7 +26,6 @@ from ezm_pl.training.pipeline import Prepared
 from ezm_pl.training.priorities import PriorityWriter
 from ezm_pl.training.ranks import Ranks, per_rank
 from ezm_pl.training.reanalysis import reanalyse
-from ezm_pl.training.skipped import NonFiniteUpdates, diagnosis
 from ezm_pl.world_model import InferenceModel, WorldModel
 
 

@@ -17,10 +17,10 @@ import requests
 import yaml
 
 from ezm_pl.spec import Experiment
-from ezm_pl.tracking.runs import sender
+from ezm_pl.tracking.fault_tolerance import sender
+from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
 from ezm_pl.tracking.runs.logger import RunLogger
 from ezm_pl.tracking.runs.mlflow_run import new_run
-from ezm_pl.tracking.runs.sender import UNSENT, send_left
 from ezm_pl.tracking.store import first_line
 
 SPEC = {

@@ -17,7 +17,7 @@ from ezm_pl.tracking.results.draw import draw_returns
 from ezm_pl.tracking.runs.mlflow_run import Run, new_run, reopened_run, run_lock, run_name
 from ezm_pl.tracking.runs.run_lookup import RUNS, find_checkpoint, find_run
 from ezm_pl.tracking.store import open_store
-from ezm_pl.training.checkpoint import FORMAT, write_checkpoint
+from ezm_pl.training.fault_tolerance.checkpoint import FORMAT, write_checkpoint
 
 SECRET = "hunter2-from-the-environment"
 

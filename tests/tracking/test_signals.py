@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from ezm_pl.tracking.runs.signals import defer_sigint, signals_as_sigint
+from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

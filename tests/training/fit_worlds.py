@@ -23,7 +23,7 @@ from ezm_pl.replay import ReplayBuffer, ReplayStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.presets import merge
 from ezm_pl.training import FitResult, SelfPlayDataModule, fit
-from ezm_pl.training.checkpoint import shard
+from ezm_pl.training.fault_tolerance.checkpoint import shard
 
 UPDATES = 6
 

@@ -21,8 +21,8 @@ from lightning.pytorch.loggers.logger import Logger
 from ezm_pl.replay import atomic_write
 from ezm_pl.spec import dump_experiment
 from ezm_pl.training import CheckpointError, EZMModule, FitResult, evaluate, newest_valid
-from ezm_pl.training.checkpoint import check_usable, read_checkpoint, write_checkpoint
-from ezm_pl.training.saving import SHORT_WAIT, LastCheckpoint
+from ezm_pl.training.fault_tolerance.checkpoint import check_usable, read_checkpoint, write_checkpoint
+from ezm_pl.training.fault_tolerance.saving import SHORT_WAIT, LastCheckpoint
 
 THREE: dict[str, Any] = {"trainer": {"checkpoint_every": 6}, "eval": {"every": 3}}
 

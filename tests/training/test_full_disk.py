@@ -10,7 +10,7 @@ from fit_worlds import UPDATES, contents, fit_experiment, last, replay, run
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from ezm_pl.training.checkpoint import newest_valid
+from ezm_pl.training.fault_tolerance.checkpoint import newest_valid
 
 
 @pytest.fixture

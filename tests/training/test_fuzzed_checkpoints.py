@@ -20,7 +20,7 @@ from fit_worlds import fit_experiment, last, run
 from ezm_pl.envs import sizes
 from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
 from ezm_pl.training import CheckpointError, SelfPlayDataModule
-from ezm_pl.training.checkpoint import (
+from ezm_pl.training.fault_tolerance.checkpoint import (
     FORMAT,
     checkpoint_experiment,
     fingerprint,

@@ -19,8 +19,8 @@ from ezm_pl.selfplay import Pacing, PhaseTimer, WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.training import EZMModule
 from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.fault_tolerance.skipped import NonFiniteUpdates
 from ezm_pl.training.pipeline import Prepared
-from ezm_pl.training.skipped import NonFiniteUpdates
 
 SIZES = make_sizes([4, 3], [2, 1])
 

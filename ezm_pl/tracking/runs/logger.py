@@ -13,8 +13,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import MLFlowLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from ezm_pl.tracking.fault_tolerance.sender import Sender
 from ezm_pl.tracking.runs.metrics import BY_ENV_STEPS, COUNTERS, ENV_STEPS, EVALUATION
-from ezm_pl.tracking.runs.sender import Sender
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from ezm_pl.spec import Experiment, SpecError, differences, load_experiment
 from ezm_pl.spec.tasks import doubtful_tasks
+from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
+from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
 from ezm_pl.tracking.results.curves import run_curves
 from ezm_pl.tracking.results.returns_figure import returns_figure
 from ezm_pl.tracking.results.tables import returns_table
@@ -28,8 +30,6 @@ from ezm_pl.tracking.runs.mlflow_run import (
     run_lock,
 )
 from ezm_pl.tracking.runs.run_lookup import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
-from ezm_pl.tracking.runs.sender import UNSENT, send_left
-from ezm_pl.tracking.runs.signals import defer_sigint, signals_as_sigint
 from ezm_pl.tracking.store import first_line, shown, store_errors, tracking_uri
 
 # What the end of a run needs is imported at its beginning: hours later the sources may have been edited.

@@ -10,7 +10,7 @@ import torch
 from ezm_pl.envs import TaskSizes, sizes
 from ezm_pl.search import Planner
 from ezm_pl.spec import Experiment
-from ezm_pl.training.checkpoint import checkpoint_experiment, read_checkpoint
+from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment, read_checkpoint
 from ezm_pl.training.module import EZMModule
 from ezm_pl.world_model import InferenceModel, WorldModel
 

@@ -9,8 +9,6 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,20 @@ from ezm_pl.replay import ReplayError, ReplayStore
 from ezm_pl.replay.atomic_write import sync_folder
 from ezm_pl.replay.storage import Plan
 from ezm_pl.spec import dump_experiment
-from ezm_pl.training.checkpoint import (
+from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.training.fault_tolerance.checkpoint import (
     BEST,
     FORMAT,
     LAST,
     PREVIOUS,
     CheckpointError,
-    CheckpointFiles,
     read_checkpoint,
     replay_of,
     shard,
     write_checkpoint,
 )
-from ezm_pl.training.data import SelfPlayDataModule
+from ezm_pl.training.fault_tolerance.checkpoint_io import files_of
+from ezm_pl.training.lightning_internals import begin_with_evaluation
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +67,8 @@ class BestCheckpoint(ModelCheckpoint):
         if self.monitor not in trainer.callback_metrics:
             return
         before = copy.deepcopy(self.state_dict())
-        with _held(trainer, self.path) as files:
+        files = files_of(trainer)
+        with files.hold(self.path):
             super().on_validation_end(trainer, pl_module)
         refusal = None
         if (contents := files.take()) is not None:
@@ -107,8 +107,8 @@ class LastCheckpoint(Checkpoint):
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._logged = threading.Event()
-        # Names of saves are new in each sitting: what a sitting that was killed left behind is not mixed in.
-        self._sitting = ""
+        # Part of every save's name: what a session that was killed left behind is not mixed in.
+        self._session = ""
         self._last_is_good = False
 
     def load_replay(self, checkpoint: Path, data: SelfPlayDataModule, rank: int = 0, ranks: int = 1) -> None:
@@ -118,7 +118,7 @@ class LastCheckpoint(Checkpoint):
             CheckpointError: they are damaged, do not fit, or were of another number of ranks.
         """
         self._last_is_good = checkpoint == self.directory / LAST
-        replay = replay_of(read_checkpoint(checkpoint), checkpoint)
+        replay = replay_of(read_checkpoint(checkpoint))
         if replay is None or not self.replay:
             return
         if not shard(checkpoint, rank).is_dir():
@@ -141,19 +141,20 @@ class LastCheckpoint(Checkpoint):
             self._store = store
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Gives this sitting a name that all ranks know."""
-        if not self._sitting:
-            self._sitting = trainer.strategy.broadcast(secrets.token_hex(4))
+        """Gives this session a name that all ranks know."""
+        if not self._session:
+            self._session = trainer.strategy.broadcast(secrets.token_hex(4))
 
     def save(self, trainer: Trainer) -> None:
         """Begins to save this update, unless that has been done; a save still being written is waited for."""
         self.finish()
         if trainer.global_step == self._saved:
             return
-        self._name = f"{trainer.global_step:09}-{self._sitting}"
+        self._name = f"{trainer.global_step:09}-{self._session}"
         trainer.datamodule.sync.all_gather_counts()  # type: ignore[attr-defined]
         plan = self._plan(trainer) if self.replay else None
-        with _held(trainer, self.directory / LAST) as files:
+        files = files_of(trainer)
+        with files.hold(self.directory / LAST):
             trainer.save_checkpoint(self.directory / LAST)
         self._saved = trainer.global_step
         arguments = (self._name, plan, files.take(), trainer.world_size, trainer.loggers)
@@ -162,15 +163,15 @@ class LastCheckpoint(Checkpoint):
         self._thread.start()
         self._name = None
 
-    def settle(self) -> None:
-        """The metrics of the update that is being saved have been logged: waits for it once, a little."""
+    def metrics_logged(self) -> None:
+        """Lets the save finish, as its update's metrics are logged; waits `SHORT_WAIT` for it at most."""
         if self._thread is None or self._logged.is_set():
             return
         self._logged.set()
         self._thread.join(SHORT_WAIT)
 
     def finish(self) -> None:
-        """Waits for a save that is being written; one that the disk refuses is told of, and tried again."""
+        """Waits for the save that is being written; where the disk refused it, warns, and it is due again."""
         if self._thread is None:
             return
         self._logged.set()
@@ -249,7 +250,7 @@ class LastCheckpoint(Checkpoint):
         names = set()
         for path in (self.directory / LAST, self.directory / PREVIOUS):
             try:
-                replay = replay_of(read_checkpoint(path), path)
+                replay = replay_of(read_checkpoint(path))
             except CheckpointError:
                 continue
             if replay is not None:
@@ -265,7 +266,7 @@ class LastCheckpoint(Checkpoint):
         if self._name is not None and self.replay:
             checkpoint["replay"] = {"save": self._name, "ranks": trainer.world_size}
         if self._name is not None and self._owes_evaluation(trainer):
-            _begin_with_evaluation(checkpoint["loops"]["fit_loop"])
+            begin_with_evaluation(checkpoint)
 
     @staticmethod
     def _owes_evaluation(trainer: Trainer) -> bool:
@@ -279,12 +280,12 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer)
 
     def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """Lets a save that has been begun become the last one: Lightning has logged by now."""
-        self.settle()
+        """Lightning has logged by now."""
+        self.metrics_logged()
 
     def on_validation_start(self, *args: Any, **kwargs: Any) -> None:
-        """The same, where an evaluation comes before the next update."""
-        self.settle()
+        """As above, where an evaluation comes before the next update."""
+        self.metrics_logged()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the end of training, also of one that was asked to stop."""
@@ -299,29 +300,3 @@ class LastCheckpoint(Checkpoint):
         if in_sync and trainer.state.fn == "fit" and trainer.optimizers and trainer.global_step > 0:
             self.save(trainer)
         self.finish()
-
-
-@contextmanager
-def _held(trainer: Trainer, path: Path) -> Iterator[CheckpointFiles]:
-    """Inside, what Lightning saves to `path` is kept in memory: ranks meet there, so it may not fail."""
-    files = trainer.strategy.checkpoint_io
-    assert isinstance(files, CheckpointFiles)
-    files.hold = path
-    try:
-        yield files
-    finally:
-        files.hold = None
-
-
-def _begin_with_evaluation(loop: dict[str, Any]) -> None:
-    """Has the fit loop that is restored from this state begin with the evaluation that its update still owes.
-
-    Lightning would take it as done. It repeats one in the middle of which it was saved, so that is what
-    the state is made to say; the batch that it then counts once more is taken off beforehand.
-    """
-    progress = loop["epoch_loop.val_loop.batch_progress"]
-    done = progress["total"]["completed"]
-    progress["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
-    progress["current"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-    progress["is_last_batch"] = False
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1

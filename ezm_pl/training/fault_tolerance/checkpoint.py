@@ -1,4 +1,4 @@
-"""Checkpoints as files: what they hold, how they are written, and read without running code."""
+"""What a checkpoint file holds; how it is written, and read without running code."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.fabric.plugins import CheckpointIO
-from lightning.fabric.utilities.types import _PATH
 from torch import Tensor
 
 from ezm_pl.replay import ReplayError
@@ -21,10 +19,6 @@ from ezm_pl.spec import Experiment, SpecError, build_experiment, differences
 FORMAT = 2
 """Of a checkpoint's contents: another one cannot be read."""
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
-_PARTS = (
-    "format", "experiment", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks",
-    "global_step", "generators", "SelfPlayDataModule", "pytorch-lightning_version",
-)  # fmt: skip
 _MAY_DIFFER = (
     "name", "preset", "eval.", "trainer.", "tracking.", "env.worker", "env.max_worker_restarts",
     "replay.save", "collect.max_lead", "collect.env_steps",
@@ -89,33 +83,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: holds no experiment, so it is not a checkpoint of this project")
     if contents.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is of another version of this project and cannot be read by this one")
-    missing = [part for part in (*_PARTS, "fingerprint") if part not in contents]
-    if missing:
-        raise CheckpointError(f"{path}: is damaged, it lacks {', '.join(missing)}")
-    written = contents.pop("fingerprint")
-    if fingerprint(contents) != written:
+    if contents.pop("fingerprint", None) != fingerprint(contents):
         raise CheckpointError(f"{path}: is damaged, its contents are not what was written")
     return contents
 
 
-def replay_of(contents: dict[str, Any], path: Path) -> tuple[str, int] | None:
-    """The name and the number of shards of the replay that a checkpoint was saved with; None: without.
-
-    Raises:
-        CheckpointError: it says something else.
-    """
-    match contents.get("replay"):
-        case None:
-            return None
-        case {"save": str(name), "ranks": int(ranks)} if ranks > 0 and Path(name).name == name:
-            return name, ranks
-        case other:
-            raise CheckpointError(f"{path}: is damaged, its replay is {other!r}")
+def replay_of(contents: dict[str, Any]) -> tuple[str, int] | None:
+    """The name and the number of shards of the replay that a checkpoint was saved with; None: without."""
+    saved = contents.get("replay")
+    return None if saved is None else (saved["save"], saved["ranks"])
 
 
 def check_usable(path: Path, *, replay: bool = True) -> None:
     """Raises `CheckpointError` where a checkpoint, or (with `replay`) the replay of its save, is damaged."""
-    saved = replay_of(read_checkpoint(path), path)
+    saved = replay_of(read_checkpoint(path))
     if saved is None or not replay:
         return
     name, ranks = saved
@@ -159,12 +140,7 @@ def checkpoint_experiment(path: Path) -> Experiment:
         CheckpointError: no checkpoint, or a spec that this version cannot read.
     """
     try:
-        document = yaml.safe_load(read_checkpoint(path)["experiment"])
-        if not isinstance(document, dict):
-            raise SpecError(f"{path}: its spec is not a mapping")
-        return build_experiment(document, source=str(path))
-    except yaml.YAMLError as error:
-        raise CheckpointError(f"{path}: its spec is not YAML: {' '.join(str(error).split())}") from None
+        return build_experiment(yaml.safe_load(read_checkpoint(path)["experiment"]), source=str(path))
     except SpecError as error:
         raise CheckpointError("; ".join(str(error).splitlines())) from None
 
@@ -183,50 +159,3 @@ def check_same_experiment(path: Path, experiment: Experiment) -> None:
     changed = differences(checkpoint_experiment(path), experiment, ignore=_MAY_DIFFER)
     if changed:
         raise CheckpointError(f"{path}: is of another spec, so it cannot be resumed: {'; '.join(changed)}")
-
-
-class CheckpointFiles(CheckpointIO):
-    """How Lightning's checkpoints get onto this disk and back.
-
-    A save to a path that `hold` names is not written but kept, as a copy, for whoever writes it later.
-    """
-
-    def __init__(self) -> None:
-        self.hold: Path | None = None
-        self._held: dict[str, Any] | None = None
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None
-    ) -> None:
-        """Writes `checkpoint` safely to `path`, or holds it."""
-        if Path(path) == self.hold:
-            self._held = _copied(checkpoint)
-            return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(checkpoint, Path(path))
-
-    def take(self) -> dict[str, Any] | None:
-        """The checkpoint that is held; None on a rank that is given none to save."""
-        held, self._held = self._held, None
-        return held
-
-    def load_checkpoint(
-        self, path: _PATH, map_location: Any | None = None, weights_only: bool | None = None
-    ) -> dict[str, Any]:
-        """Reads `path`, see `read_checkpoint`."""
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: _PATH) -> None:
-        """Deletes `path`."""
-        Path(path).unlink(missing_ok=True)
-
-
-def _copied(value: Any) -> Any:
-    """Nested dicts and lists with copies of their tensors in memory of the CPU."""
-    if isinstance(value, Tensor):
-        return value.detach().to("cpu", copy=True)
-    if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_copied(item) for item in value)
-    return value

@@ -1,0 +1,2 @@
+"""What exists only so that a tracked run survives: `sender` keeps metrics while MLflow does not answer, and
+`signals` lets `kill`, a scheduler and a closed terminal end a run as Ctrl-C does."""
