@@ -39,6 +39,13 @@ sweep: $(READY) ## sweep: TASKS=8,16,29 SWEEP=sweeps/task_scaling.yaml TRIALS= S
 	  $(if $(TRIALS),--trials='$(TRIALS)') $(if $(SEEDS),--seeds='$(SEEDS)') \
 	  $(if $(PRESET),--preset='$(PRESET)') $(if $(STORAGE),--storage='$(STORAGE)')
 
+.PHONY: ablations
+ablations: $(READY) ## each part removed once, and the figure: SPEC= PRESET= SEEDS= ONLY=no_path,control SET= NAME=
+	@$(EZM) sweep run sweeps/ablations.yaml --report $(if $(filter file,$(origin SPEC)),,--base='$(SPEC)') \
+	  $(if $(PRESET),--preset='$(PRESET)') $(if $(SEEDS),--seeds='$(SEEDS)') $(if $(ONLY),--only='$(ONLY)') \
+	  $(foreach setting,$(SET),--set='$(setting)') $(if $(NAME),--name='$(NAME)') \
+	  $(if $(STORAGE),--storage='$(STORAGE)')
+
 .PHONY: report
 report: $(READY) ## a sweep as a page and figures: NAME=last PUBLISHED="ez-m.json brc.json" OUT=
 	@$(EZM) report "$(or $(NAME),last)" $(foreach file,$(PUBLISHED),--published '$(file)') \

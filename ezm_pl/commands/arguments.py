@@ -85,11 +85,12 @@ def add_spec(command: Parser) -> None:
 def load_spec(args: argparse.Namespace) -> tuple[Experiment, str]:
     """The resolved experiment, and its preset with the reason where it was picked by `auto`."""
     from ezm_pl.spec import build_experiment, choose_preset, read_document
+    from ezm_pl.spec.bases import read_chain, source_of
     from ezm_pl.tracking.host import has_usable_gpu
 
     document = read_document(args.spec, args.set)
     gpu = has_usable_gpu()
-    experiment = build_experiment(document, source=args.spec, gpu=gpu)
+    experiment = build_experiment(document, source=source_of(read_chain(Path(args.spec))), gpu=gpu)
     chosen = document.get("preset", "auto") == "auto"
     return experiment, experiment.preset + (f" (auto: {choose_preset(gpu=gpu)[1]})" if chosen else "")
 

@@ -20,6 +20,13 @@ def add(group: Group) -> None:
     run.add_argument("--trials", type=number(1, MOST_TRIALS), help="per grid point; default: the spec's")
     run.add_argument("--seeds", type=number(1, MOST_TRIALS), help="per trial; default: the spec's")
     run.add_argument("--preset", help="paper, laptop, smoke or auto; default: the base experiment's")
+    run.add_argument("--base", metavar="SPEC", help="the experiment to start from; default: the sweep's")
+    run.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="lay a setting over the base; repeatable"
+    )
+    run.add_argument("--name", help="of the sweep; default: the spec's")
+    run.add_argument("--only", metavar="A,B", default="", help="variants of an ablation; default: all")
+    run.add_argument("--report", action="store_true", help="write the report (see ezm report) at the end")
     _add_storage(run)
     worker = command(sweeps, "worker", _worker, "work on a sweep that was begun, beside other workers")
     worker.add_argument("sweep", metavar="SWEEP", help="its name")
@@ -35,6 +42,7 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from ezm_pl.spec.io import parse_settings
     from ezm_pl.spec.sweep_plan import load_sweep
     from ezm_pl.tracking.host import has_usable_gpu
     from ezm_pl.tracking.output import install_safe_output
@@ -46,13 +54,26 @@ def _run(args: argparse.Namespace) -> int:
         trials=args.trials,
         seeds=args.seeds,
         preset=args.preset,
+        base=args.base,
+        name=args.name,
+        only=[label for label in args.only.split(",") if label],
+        settings=parse_settings(args.set),
         gpu=has_usable_gpu(),
     )
     for point in plan.points:
         check_tasks(point.experiment.tasks, point.experiment.env.backend)
+    from ezm_pl.sweeps.report import make_report
     from ezm_pl.sweeps.worker import run_sweep
 
-    return run_sweep(plan, storage_url=args.storage, console=new_console())
+    console = new_console()
+    for why in plan.left_out:
+        console.print(f"left out: {why}", style="yellow", markup=False, highlight=False)
+    code = run_sweep(plan, storage_url=args.storage, console=console)
+    if args.report and code == 0:
+        make_report(
+            plan.key, out=None, published=[], console=console, uri=plan.points[0].experiment.tracking.uri
+        )
+    return code
 
 
 def _worker(args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 
 from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import (
@@ -53,11 +54,13 @@ def add(group: Group) -> None:
 
 def _validate(args: argparse.Namespace) -> None:
     from ezm_pl.spec import dump_experiment
+    from ezm_pl.spec.bases import read_chain
     from ezm_pl.spec.facts import spec_facts
 
     experiment, preset = load_spec(args)
     check_tasks(experiment.tasks, experiment.env.backend)
-    for line in (f"{args.spec}: valid", f"preset: {preset}", *spec_facts(experiment)):
+    bases = [f"base: {path}" for path, _ in read_chain(Path(args.spec))[1:]]
+    for line in (f"{args.spec}: valid", *bases, f"preset: {preset}", *spec_facts(experiment)):
         print(f"# {line}")
     print(dump_experiment(experiment), end="")
 

@@ -35,6 +35,19 @@ def policy_alone(model: Any, observation: Tensor, task: Tensor, generator: torch
     return action
 
 
+@torch.inference_mode()
+def policy_draw(model: Any, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
+    """Decides without a search: a draw from the policy, which explores.
+
+    Args and result as for `Act`.
+    """
+    state, _ = model.root(observation, task)
+    policy = model.policy(state, task)
+    noise = torch.randn(policy.mean.shape, generator=generator, device=policy.mean.device)
+    action: Tensor = policy.action(noise)
+    return action
+
+
 class Planner:
     """Searches with sampled continuous actions as an experiment's spec says.
 
@@ -58,6 +71,7 @@ class Planner:
         proposal: Any = load_extension(spec.proposal) if spec.proposal else GaussianProposal
         self.proposal: Proposal = proposal.from_spec(spec, action_size)
         self.random_choice = spec.choice == "random"
+        self.without_search = spec.choice == "policy"
 
     def __call__(
         self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator
@@ -81,5 +95,7 @@ class Planner:
     def act(
         self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator
     ) -> Tensor:
-        """The chosen actions `[B, A]` of a search (see `Act`)."""
+        """The chosen actions `[B, A]` of a search, or the policy's mode where the spec asks for that."""
+        if self.without_search:
+            return policy_alone(model, observation, task, generator)
         return self(model, observation, task, generator).action

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
 from ezm_pl.replay import ReplayBuffer
-from ezm_pl.search import Planner
+from ezm_pl.search import Planner, policy_draw
 from ezm_pl.selfplay.pacing import Pacing
 from ezm_pl.selfplay.phase_timer import PhaseTimer
 from ezm_pl.selfplay.weights import WeightStore
@@ -148,6 +148,7 @@ class Collector:
     def _loop(self, envs: MultiTaskVectorEnv) -> None:
         experiment = self.experiment
         planner = Planner(experiment.search, experiment.targets.discount, self.sizes.action_size)
+        decide = policy_draw if planner.without_search else planner.act
         sequence = stream(experiment.seed, f"actions from step {self._resumed_at}", self._rank)
         random = np.random.default_rng(sequence)
         noise_seed, head_seed = (int(s) for s in sequence.generate_state(2, np.uint32))
@@ -175,7 +176,7 @@ class Collector:
                 else:
                     self.model.draw_heads(heads)
                     padded = torch.as_tensor(observation, device=self.device)
-                    action = planner(self.model, padded, tasks, generator).action.cpu().numpy()
+                    action = decide(self.model, padded, tasks, generator).cpu().numpy()
             with self.timer("physics"):
                 following, reward, terminated, truncated, info = envs.step(action)
             with self.timer("storing"):

@@ -123,8 +123,10 @@ class SearchSpec(Strict):
         description="most leaves per root that one network call expands; null: a whole round; 1: sequential",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of networks inside the search")
-    choice: Literal["best", "random"] = Field(
-        "best", description="random: act on and learn from a random candidate (the check that can fail)"
+    choice: Literal["best", "random", "policy"] = Field(
+        "best",
+        description="random: act on and learn from a random candidate (the check that can fail); "
+        "policy: act by the policy alone, by its draws in self-play and its mode in evaluation",
     )
     proposal: str | None = Field(
         None, description="<module>:<class> that draws the candidates; null: the policy, some of it wider"
@@ -173,7 +175,16 @@ class TargetSpec(Strict):
     search_every: PositiveInt = Field(
         1, description="reanalysis searches every so many positions of a window; values are fresh at all"
     )
+    reanalyse: bool = Field(
+        True,
+        description="false: no position is searched again; the policy learns the actions that were taken",
+    )
     return_scaling: bool = Field(False, description="divide each task's rewards by the scale of its returns")
+
+    @property
+    def policy_positions(self) -> slice:
+        """Which of a window's `U + 1` positions have a policy target."""
+        return slice(None, None, self.search_every) if self.reanalyse else slice(self.unroll_steps)
 
 
 class LossSpec(Strict):

@@ -8,35 +8,42 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from ezm_pl.spec.bases import laid_over, read_chain, source_of
 from ezm_pl.spec.errors import SpecError, describe
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.presets import PRESETS, choose_preset, merge
 from ezm_pl.spec.tasks import nearest
-from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml, read_yaml
+from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, gpu: bool = False) -> Experiment:
     """Reads, completes and checks an experiment.
 
     Args:
-        path: a YAML file holding a mapping.
+        path: a YAML file holding a mapping; its `base`, if it has one, names the file that it is laid over.
         overrides: `a.b=c` settings laid over the file; `c` is YAML.
         gpu: whether the machine has a GPU, for `preset: auto`.
 
     Raises:
         SpecError: a missing file, YAML that does not parse, or any field that is wrong.
     """
-    return build_experiment(read_document(path, overrides), source=str(path), gpu=gpu)
+    source = source_of(read_chain(Path(path)))
+    return build_experiment(read_document(path, overrides), source=source, gpu=gpu)
 
 
 def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a spec file and `a.b=c` settings say, as they stand: no preset, no checks of fields.
+    """What a spec file, its bases and `a.b=c` settings say, as they stand: no preset, no checks of fields.
 
     Raises:
-        SpecError: a missing file, YAML that does not parse, a setting that is not `a.b=c`.
+        SpecError: a missing file, YAML that does not parse, bases in a circle, a setting that is not `a.b=c`.
     """
-    document = read_yaml(Path(path))
-    for setting in overrides:
+    return merge(laid_over(read_chain(Path(path))), parse_settings(overrides))
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """What `a.b=c` settings say as one nested mapping; raises `SpecError` for one that is not `a.b=c`."""
+    document: dict[str, Any] = {}
+    for setting in settings:
         document = merge(document, _setting(setting))
     return document
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ezm_pl.spec.fields import Listed, PositiveFloat, PositiveInt, Real, Strict
 from ezm_pl.spec.tasks import SUITES, first_tasks, resolve_tasks
+from ezm_pl.spec.variants import REFERENCE
 
 Choice = bool | int | float | str | None
 GridPoint = int | str | tuple[str, ...]
@@ -113,7 +114,12 @@ class SweepSpec(Strict):
     name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
     base: str = Field(description="an experiment's YAML file, relative to this file or the working directory")
     experiment: dict[str, Any] = Field({}, description="laid over the base: budgets, sizes")
-    tasks: Listed[GridPoint] = Field(description="the grid: 8 (hb-8), a suite or task, or a list of them")
+    tasks: Listed[GridPoint] | None = Field(
+        None, description="the grid: 8 (hb-8), a suite or task, or a list of them"
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        {}, description="or this grid: label to settings laid over the base; in a file, a folder of specs"
+    )
     search: dict[str, Dimension] = Field({}, description="dotted field of the experiment to its range")
     trials: Annotated[PositiveInt, Field(le=MOST_TRIALS)] | None = Field(
         None, description="per grid point; null: all of a grid sampler's, else 1"
@@ -126,7 +132,9 @@ class SweepSpec(Strict):
 
     @field_validator("tasks", mode="before")
     @classmethod
-    def _tasks(cls, points: object) -> tuple[GridPoint, ...]:
+    def _tasks(cls, points: object) -> tuple[GridPoint, ...] | None:
+        if points is None:
+            return None
         if not isinstance(points, list | tuple) or not points:
             raise ValueError(f"a list such as [8, 16, 29] expected, got {points!r}")
         found: dict[tuple[str, ...], object] = {}
@@ -141,6 +149,17 @@ class SweepSpec(Strict):
     @classmethod
     def _pruner(cls, pruner: object) -> object:
         return {"kind": pruner} if isinstance(pruner, str) else pruner
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> SweepSpec:
+        if (self.tasks is None) == (not self.variants):
+            raise ValueError("tasks or variants: one of them is required, and only one")
+        for label, settings in self.variants.items():
+            if label == REFERENCE:
+                raise ValueError(f"variants: {REFERENCE!r} is the base experiment itself")
+            if fixed := [key for key in ("name", "preset", "seed", "trainer", "tracking") if key in settings]:
+                raise ValueError(f"variants.{label}: {fixed[0]} is the same for all variants")
+        return self
 
     @model_validator(mode="after")
     def _countable(self) -> SweepSpec:

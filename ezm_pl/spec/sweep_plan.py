@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ from pydantic import ValidationError
 
 from ezm_pl.spec.errors import SpecError, describe
 from ezm_pl.spec.experiment import Experiment
-from ezm_pl.spec.io import build_experiment, flatten
+from ezm_pl.spec.io import build_experiment, flatten, read_document
 from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.spec.presets import merge
 from ezm_pl.spec.sweep import Choice, Dimension, SweepSpec, parse_points, point_label, point_tasks
 from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.variants import REFERENCE, read_variants, selected, unfit
 from ezm_pl.spec.yaml_file import dump_yaml, read_yaml
 
 _FIXED = ("name", "preset", "seed", "tasks", "trainer.", "tracking.")
@@ -29,7 +30,7 @@ class Point:
     """A grid point.
 
     Attributes:
-        label: in a word, such as `hb-8`.
+        label: in a word, such as `hb-8`, or the name of a variant.
         experiment: resolved; trials change its searched fields and its seed.
     """
 
@@ -43,16 +44,23 @@ class SweepPlan:
 
     Attributes:
         spec: as the file and the command line say it.
-        points: the grid, in order.
+        points: the grid, in order; of variants, the base experiment first.
+        left_out: variants that say nothing about the base, and why, in words.
     """
 
     spec: SweepSpec
     points: tuple[Point, ...]
+    left_out: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
-        """What tells sweeps apart in a storage: name, preset and grid points."""
+        """What tells sweeps apart in a storage: name, preset and grid points.
+
+        Of variants, the base in place of the points: a sweep may be given further variants later.
+        """
         preset = self.points[0].experiment.preset
+        if self.spec.variants:
+            return f"{self.spec.name} {preset} {Path(self.spec.base).stem}"
         return f"{self.spec.name} {preset} {','.join(point.label for point in self.points)}"
 
     @cached_property
@@ -64,9 +72,13 @@ class SweepPlan:
     def document(self) -> dict[str, Any]:
         """Everything, as plain data: `from_document` makes an equal plan of it."""
         first = self.points[0].experiment
-        experiment = first.model_dump(mode="json", exclude={"tasks", "name"})
+        grid, unused = ("variants", "tasks") if self.spec.variants else ("tasks", "variants")
+        experiment = first.model_dump(
+            mode="json", exclude={"name"} if grid == "variants" else {"tasks", "name"}
+        )
         return {
-            **self.spec.model_dump(mode="json", exclude={"experiment"}),
+            **self.spec.model_dump(mode="json", exclude={"experiment", unused}),
+            **({"base": Path(self.spec.base).name} if grid == "variants" else {}),
             "trials": self.spec.trials_a_point,
             "experiment": experiment,
         }
@@ -102,6 +114,10 @@ def load_sweep(
     trials: int | None = None,
     seeds: int | None = None,
     preset: str | None = None,
+    base: str | None = None,
+    name: str | None = None,
+    only: Sequence[str] = (),
+    settings: Mapping[str, Any] | None = None,
     gpu: bool = False,
 ) -> SweepPlan:
     """Reads, completes and checks a sweep.
@@ -112,6 +128,10 @@ def load_sweep(
         trials: per grid point, in place of the file's.
         seeds: per trial, in place of the file's.
         preset: in place of the base experiment's.
+        base: an experiment's file in place of the sweep's, relative to the working directory.
+        name: of the sweep, in place of the file's.
+        only: variants by name, in place of all.
+        settings: laid over the base experiment.
         gpu: whether the machine has a GPU, for `preset: auto`.
 
     Raises:
@@ -119,19 +139,23 @@ def load_sweep(
     """
     path = Path(path)
     document = read_yaml(path)
-    over: dict[str, Any] = {"trials": trials, "seeds": seeds}
+    over: dict[str, Any] = {"trials": trials, "seeds": seeds, "base": base, "name": name}
     if tasks is not None:
         try:
             over["tasks"] = parse_points(tasks)
         except ValueError as error:
             raise SpecError(f"TASKS: {error}") from None
     document |= {key: value for key, value in over.items() if value is not None}
+    if isinstance(folder := document.get("variants"), str):
+        document["variants"] = read_variants(path.parent / folder, source=str(path))
+    if only:
+        document["variants"] = selected(document.get("variants") or {}, only)
     spec = _spec(document, source=str(path) if tasks is None else f"{path} with TASKS={tasks}")
-    base = _base_file(spec.base, path)
-    experiment = merge(read_yaml(base), spec.experiment)
+    file = _base_file(spec.base, path) if base is None else Path(base)
+    experiment = merge(merge(read_document(file), spec.experiment), dict(settings or {}))
     if preset is not None:
         experiment["preset"] = preset
-    plan = _plan(spec, experiment, source=f"{path} (base {base})", gpu=gpu)
+    plan = _plan(spec, experiment, source=f"{path} (base {file})", gpu=gpu, required=only)
     _check_search(plan, source=str(path))
     _check_objective(plan, source=str(path))
     return plan
@@ -157,6 +181,14 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
+def of_point(document: dict[str, Any], label: str) -> dict[str, Any]:
+    """What of a sweep's document concerns one grid point: all of it, but of the variants its own."""
+    if "variants" not in document:
+        return document
+    own = {key: settings for key, settings in document["variants"].items() if key == label}
+    return {**document, "variants": own}
+
+
 def _spec(document: dict[str, Any], *, source: str) -> SweepSpec:
     try:
         return SweepSpec.model_validate(document)
@@ -169,20 +201,52 @@ def _base_file(base: str, sweep: Path) -> Path:
     return beside if beside.is_file() or not Path(base).is_file() else Path(base)
 
 
-def _plan(spec: SweepSpec, experiment: dict[str, Any], *, source: str, gpu: bool) -> SweepPlan:
+def _plan(
+    spec: SweepSpec, experiment: dict[str, Any], *, source: str, gpu: bool, required: Sequence[str] = ()
+) -> SweepPlan:
+    if spec.variants:
+        return _variants_plan(spec, experiment, source=source, gpu=gpu, required=required)
     points = []
+    assert spec.tasks is not None
     labels = [point_label(point) for point in spec.tasks]
     for index, point in enumerate(spec.tasks):
         label = labels[index] if labels.count(labels[index]) == 1 else f"{labels[index]}.{index + 1}"
         whole = {**experiment, "name": spec.name, "tasks": list(point_tasks(point))}
-        built = build_experiment(whole, source=source, gpu=gpu)
-        if built.trainer.devices not in ("auto", 1) or built.trainer.num_nodes != 1:
-            raise SpecError(
-                f"{source}: trainer.devices: a sweep's trial runs on one device; start a worker for each GPU "
-                "(CUDA_VISIBLE_DEVICES)"
-            )
-        points.append(Point(label, _with(built, {"trainer.devices": 1})))
+        points.append(Point(label, _built(whole, source=source, gpu=gpu)))
     return SweepPlan(spec, tuple(points))
+
+
+def _variants_plan(
+    spec: SweepSpec, experiment: dict[str, Any], *, source: str, gpu: bool, required: Sequence[str]
+) -> SweepPlan:
+    """The base and its variants, but for those that say nothing about it and are not `required`."""
+    experiment = {**experiment, "name": spec.name}
+    reference = _built(experiment, source=source, gpu=gpu)
+    points, left_out = [Point(REFERENCE, reference)], []
+    for label, settings in spec.variants.items():
+        whole = merge(experiment, settings)
+        built = _built(whole, source=f"{source}: variant {label}", gpu=gpu)
+        why = unfit(label, built, reference, settings)
+        if why and label in required:
+            raise SpecError(f"{source}: variant {why}")
+        if why:
+            left_out.append(why)
+        else:
+            points.append(Point(label, built))
+    kept = {point.label: spec.variants[point.label] for point in points[1:]}
+    if not kept:
+        raise SpecError(f"{source}: no variant is left: {'; '.join(left_out)}")
+    return SweepPlan(spec.model_copy(update={"variants": kept}), tuple(points), tuple(left_out))
+
+
+def _built(document: dict[str, Any], *, source: str, gpu: bool) -> Experiment:
+    built = build_experiment(document, source=source, gpu=gpu)
+    if built.trainer.devices not in ("auto", 1) or built.trainer.num_nodes != 1:
+        raise SpecError(
+            f"{source}: trainer.devices: a sweep's trial runs on one device; start a worker for each GPU "
+            "(CUDA_VISIBLE_DEVICES)"
+        )
+    return _with(built, {"trainer.devices": 1})
 
 
 def _with(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -11,16 +10,13 @@ from ezm_pl.spec import HUMANOID_BENCH
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.runs import Sweep
 from ezm_pl.tracking.sweep.scores import PointScore, Score
-from ezm_pl.tracking.sweep.statistics import Interval
+from ezm_pl.tracking.sweep.statistics import CHANCE, Interval, chance_of_separation
 
 FEW_SEEDS = 5
 """Below this many seeds a bootstrap of seeds is too narrow on average."""
 
 _ABOVE_RANDOM = 0.05
 """Normalised score that an untrained network does not reach: standing still scores a few hundredths."""
-
-_CHANCE = 0.05
-"""A difference that chance makes more often than this supports no claim; four seeds per point suffice."""
 
 _UNEVEN_STEPS = 0.02
 """Grid points whose env steps per task differ by more than this share are not at equal experience."""
@@ -75,7 +71,7 @@ def verdicts(shared: Sequence[tuple[PointScore, Score]]) -> list[str]:
                 f"{pair}: the intervals do not overlap, but whole seeds of one lie among those of the "
                 f"other ({difference:+.3f}): suggestive at most."
             )
-        elif (chance := _chance(score, base)) > _CHANCE:
+        elif (chance := chance_of_separation(len(score.by_seed), len(base.by_seed))) > CHANCE:
             said.append(
                 f"{pair}: {difference:+.3f}, and every seed agrees, but with so few seeds that happens by "
                 f"chance in 1 of {1 / chance:.0f} comparisons: suggestive at most."
@@ -147,12 +143,6 @@ def score_text(interval: Interval) -> str:
     """`0.123 [0.100, 0.150]`, or the value alone."""
     between = f" [{interval.low:.3f}, {interval.high:.3f}]" if interval.known else ""
     return f"{interval.value:.3f}{between}"
-
-
-def _chance(one: Score, other: Score) -> float:
-    """How often seeds of no difference at all would separate completely, either way (permutation test)."""
-    seeds = len(one.by_seed)
-    return 2 / math.comb(seeds + len(other.by_seed), seeds)
 
 
 def _ranges_meet(one: Score, other: Score) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.sweep_plan import Point, SweepPlan
+from ezm_pl.spec.variants import REFERENCE
 from ezm_pl.sweeps.queue import Claim, Queue, slot_of
 from ezm_pl.tracking.store import experiment_id, open_store, tracking_uri
 from ezm_pl.tracking.sweep import tags
@@ -51,11 +52,11 @@ class MlflowSweep:
         if found:
             return found[0].info.run_id
         name = self.plan.spec.name
-        made = self.client.create_run(self.experiment_id, tags={**mine, tags.NAME: name}, run_name=name)
+        named = {tags.NAME: name, tags.KEY: self.plan.key}
+        made = self.client.create_run(self.experiment_id, tags={**mine, **named}, run_name=name)
         run_id = made.info.run_id
         for key, value in sweep_params(self.plan).items():
             self.client.log_param(run_id, key, value)
-        self.client.log_text(run_id, self.plan.text(), tags.SPEC_FILE)
         return run_id
 
     def point_id(self, point: Point) -> str:
@@ -82,7 +83,8 @@ class MlflowSweep:
         return self._points[point.label]
 
     def begin(self) -> None:
-        """Makes what is missing, and marks the sweep and its unfinished points as running."""
+        """Makes what is missing, writes the spec, marks the sweep and its unfinished points as running."""
+        self.client.log_text(self.sweep_id, self.plan.text(), tags.SPEC_FILE)
         for run_id in (self.sweep_id, *(self.point_id(point) for point in self.plan.points)):
             if self.client.get_run(run_id).info.status != "RUNNING":
                 self.client.update_run(run_id, "RUNNING")
@@ -168,9 +170,10 @@ def trial_name(experiment: Experiment, claim: Claim, seed: int) -> str:
 def sweep_params(plan: SweepPlan) -> dict[str, str]:
     """The sweep's spec as params of its run."""
     spec = plan.spec
+    labels = ", ".join(point.label for point in plan.points)
     return {
         "base": Path(spec.base).name,
-        "tasks": ", ".join(point.label for point in plan.points),
+        **({tags.REFERENCE: REFERENCE} if spec.variants else {"tasks": labels}),
         "trials": str(spec.trials_a_point),
         "seeds": str(spec.seeds),
         "sampler": spec.sampler,

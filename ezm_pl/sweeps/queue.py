@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.spec.sweep import Choice
-from ezm_pl.spec.sweep_plan import Point, SweepPlan, changes, from_document
+from ezm_pl.spec.sweep_plan import Point, SweepPlan, changes, from_document, of_point
 from ezm_pl.sweeps.samplers import distribution, new_pruner, new_sampler
 from ezm_pl.sweeps.storage import HEARTBEAT_SECONDS, Storage, this_place
 
@@ -73,15 +73,20 @@ class Queue:
         """
         names = {study.study_name: study for study in optuna.get_all_study_summaries(self.storage.optuna)}
         document = self.plan.document()
-        known = [names[name].user_attrs for name in map(self._study_name, self.plan.points) if name in names]
-        for attributes in known:
-            changed = changes(attributes.get(_PLAN, document), document)
+        known = {
+            point.label: names[self._study_name(point)].user_attrs
+            for point in self.plan.points
+            if self._study_name(point) in names
+        }
+        for label, attributes in known.items():
+            before = attributes.get(_PLAN, document)
+            changed = changes(of_point(before, label), of_point(document, label))
             if changed:
                 lines = "\n".join(
                     f"sweep {self.plan.key!r} was begun with another spec: {c}" for c in changed
                 )
                 raise SpecError(f"{lines}\ngive this one another name, or go on with the one that was begun")
-        identity = next((attrs[_ID] for attrs in known if _ID in attrs), uuid.uuid4().hex)
+        identity = next((attrs[_ID] for attrs in known.values() if _ID in attrs), uuid.uuid4().hex)
         for point in self.plan.points:
             study = optuna.create_study(
                 storage=self.storage.optuna,
@@ -238,7 +243,11 @@ def stored_sweeps(storage: Storage) -> dict[str, SweepPlan]:
     documents: dict[str, Any] = {}
     for study in optuna.get_all_study_summaries(storage.optuna):
         if _PLAN in study.user_attrs and _KEY in study.user_attrs:
-            documents[study.user_attrs[_KEY]] = study.user_attrs[_PLAN]
+            key, document = study.user_attrs[_KEY], study.user_attrs[_PLAN]
+            if "variants" in document:  # some may have been added later
+                variants = documents.get(key, document)["variants"] | document["variants"]
+                document = {**document, "variants": variants}
+            documents[key] = document
     return {key: from_document(document) for key, document in documents.items()}
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ezm_pl.spec import SpecError
 from ezm_pl.sweeps import report_tables as tables
+from ezm_pl.sweeps.ablations import ablation_parts
 from ezm_pl.sweeps.findings import count, limits, listed, summary
 from ezm_pl.sweeps.importance import LEAST_TRIALS, STEADY_TRIALS, importances
 from ezm_pl.tracking.results import html
@@ -78,11 +79,15 @@ def _page(
     parts = [html.heading(f"Sweep {sweep.name}", 1)]
     if sweep.partial:
         parts.append(html.paragraph(limits(sweep, scored)[0], "notice"))
-    parts.append(html.paragraph(summary(sweep, scored)))
+    if sweep.reference is None:
+        parts.append(html.paragraph(summary(sweep, scored)))
     held_against = [line for line in limits(sweep, scored) if not line.startswith("Partial")]
     if held_against:
         parts += [html.heading("What it cannot say", 3), html.bullets(held_against)]
-    if scored:
+    if sweep.reference is not None:
+        parts += ablation_parts(sweep, scored, folder)
+        parts += _search(sweep, scored, folder) if sweep.searched else []
+    elif scored:
         parts += _scores(sweep, scored, folder)
         parts += _curves(client, sweep, scored, folder, published)
         parts += [html.heading("Final returns beside published ones")]

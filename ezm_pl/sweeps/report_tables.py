@@ -51,7 +51,7 @@ def returns_table(sweep: Sweep, scored: Sequence[PointScore], protocol: str) -> 
         facts = task_facts(task)
         bounds = (f"{facts.random_score:g}", f"{facts.success_score:g}") if facts else (_NONE, _NONE)
         cells = [
-            _spread([run.final_return(task, protocol) for run in point.runs])
+            spread([run.final_return(task, protocol) for run in point.runs])
             if task in point.point.tasks
             else ""
             for point in scored
@@ -169,12 +169,13 @@ def _by_seed(score: Score | None) -> str:
     return _NONE if score is None else ", ".join(f"{value:.3f}" for value in score.by_seed)
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation of the values that are there: `12.3 ± 4.5`."""
     known = [value for value in values if np.isfinite(value)]
     if not known:
         return _NONE
-    spread = f" ± {np.std(known, ddof=1):,.1f}" if len(known) > 1 else ""
-    return f"{np.mean(known):,.1f}{spread}"
+    deviation = f" ± {np.std(known, ddof=1):,.1f}" if len(known) > 1 else ""
+    return f"{np.mean(known):,.1f}{deviation}"
 
 
 def _published(facts: TaskFacts | None, protocol: str) -> str:

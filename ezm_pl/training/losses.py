@@ -28,7 +28,7 @@ class Unroll:
         model: the learning copy.
         batch, targets: the windows and what to compare with.
         discount: per decision.
-        searched: the positions whose candidates `targets` holds.
+        searched: the positions that have a policy target.
         generator: of the policy's noise.
         spread: of Q, per task; None where no term needs it.
         latents: `[B, U + 1, S]`, imagined after the first.
@@ -128,7 +128,7 @@ def unroll(
         batch=batch,
         targets=targets,
         discount=spec.discount,
-        searched=slice(None, None, spec.search_every),
+        searched=spec.policy_positions,
         generator=generator,
         spread=spread,
         latents=latents,

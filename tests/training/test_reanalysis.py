@@ -191,3 +191,15 @@ def test_search_values_are_used_where_there_was_a_search() -> None:
     assert torch.equal(some.value[:, [0, 2]], every.value[:, [0, 2]])
     assert torch.equal(some.value[:, 1], plain.value[:, 1])
     assert not torch.equal(every.value[:, 1], plain.value[:, 1])
+
+
+def test_without_reanalysis_the_actions_that_were_taken_are_the_targets() -> None:
+    """No search at all: values as ever, and a policy target at each position that has an action."""
+    planner, taken = Known(), torch.tensor([[[0.1, 0.2], [0.3, 1.0]], [[-0.4, 0.0], [0.5, 0.6]]])
+    settings = {"reanalyse": False, "search_value_after": 0, "search_value_age": 0, "search_every": 2}
+    targets, experiment = known_targets(two_rows()._replace(action=taken), planner, **settings)
+    assert planner.seen == []
+    assert targets.value.tolist() == TD_VALUES
+    torch.testing.assert_close(targets.action, taken.clamp(max=0.98).unsqueeze(2))
+    assert targets.action_weight.tolist() == [[[1.0], [1.0]]] * 2
+    assert targets.policy_mask[:, experiment.targets.policy_positions].shape == (2, 2)

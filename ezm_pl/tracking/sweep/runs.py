@@ -132,7 +132,7 @@ class Sweep:
         status: of its run, MLflow's word: RUNNING, FINISHED, KILLED, FAILED.
         params: of its run.
         tags: of its run.
-        points: grid points by number of tasks.
+        points: grid points by number of tasks; of variants, the reference first.
         shared_tasks: tasks that all grid points have in common, in the order of the smallest.
         spec: text of `sweep.yaml`; empty where it is missing.
     """
@@ -173,13 +173,20 @@ class Sweep:
         return tuple(dict.fromkeys(name for run in self.runs for name in run.values))
 
     @property
+    def reference(self) -> str | None:
+        """Of variants of an experiment: the grid point that is the experiment itself; None elsewhere."""
+        return self.params.get(tags.REFERENCE)
+
+    @property
     def protocol(self) -> str:
         """The protocol that scores are of."""
         return next((run.tags["protocol"] for run in self.runs if "protocol" in run.tags), "ezm")
 
 
 def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
-    """The sweep's own run behind `last`, a run id (or the start of one), or a sweep's name (its newest).
+    """The sweep's own run behind `last`, a run id (or the start of one), or a sweep's name or key.
+
+    Of several sweeps of one name the newest.
 
     Args:
         client: of the tracking store.
@@ -195,7 +202,11 @@ def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
         raise SpecError(f"SWEEP {reference}: there is no sweep in {where} yet; `ezm sweep run` makes one")
     if reference == "last":
         return sweeps[0]
-    named = [run for run in sweeps if reference in (run.data.tags.get(tags.NAME), run.info.run_name)]
+    named = [
+        run
+        for run in sweeps
+        if reference in (*map(run.data.tags.get, (tags.NAME, tags.KEY)), run.info.run_name)
+    ]
     if named:
         return named[0]
     matches = [run for run in sweeps if run.info.run_id.startswith(reference)]
@@ -220,10 +231,9 @@ def read_sweep(client: MlflowClient, run: Run) -> Sweep:
             tasks.setdefault(label, _names(child.data.tags["tasks"]))
         if child.data.tags.get(tags.LEVEL) == tags.TRIAL:
             attempts.setdefault(label, []).append(_seed_run(child))
-    points = sorted(
-        (_point(label, names, attempts.get(label, [])) for label, names in tasks.items()),
-        key=lambda point: len(point.tasks),
-    )
+    points = [_point(label, names, attempts.get(label, [])) for label, names in tasks.items()]
+    if tags.REFERENCE not in run.data.params:  # variants stay as they were begun, the reference first
+        points.sort(key=lambda point: len(point.tasks))
     return Sweep(
         run_id=run.info.run_id,
         name=run.data.tags.get(tags.NAME) or run.info.run_name,

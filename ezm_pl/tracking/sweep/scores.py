@@ -64,8 +64,13 @@ def score_points(sweep: Sweep) -> list[PointScore]:
     return scored
 
 
+def final_scores(runs: Sequence[SeedRun], tasks: Sequence[str], protocol: str) -> NDArray[np.float64]:
+    """Normalised scores of the last evaluation, `[tasks, runs]`; NaN where none was logged."""
+    return np.array([[_final_score(run, task, protocol) for run in runs] for task in tasks])
+
+
 def _score(runs: Sequence[SeedRun], tasks: Sequence[str], protocol: str) -> Score | None:
-    table = np.array([[_final_score(run, task, protocol) for run in runs] for task in tasks])
+    table = final_scores(runs, tasks, protocol)
     there = np.isfinite(table)
     if not there.any():
         return None

@@ -17,6 +17,12 @@ ID = "sweep.id"
 """Run id of the sweep's own run; on grid points and trials."""
 
 NAME = "sweep.name"
+KEY = "sweep.key"
+"""What tells the sweep apart in its Optuna storage: name, preset and grid; on the sweep's own run."""
+
+REFERENCE = "reference"
+"""Param of the sweep's own run: label of the grid point that variants of an experiment are compared with."""
+
 POINT_LABEL = "sweep.point"
 """Which grid point, in a word: `hb-8`; on grid points and trials."""
 
