@@ -25,7 +25,9 @@ def add(group: Group) -> None:
         "--set", action="append", default=[], metavar="A.B=C", help="lay a setting over the base; repeatable"
     )
     run.add_argument("--name", help="of the sweep; default: the spec's")
-    run.add_argument("--only", metavar="A,B", default="", help="variants of an ablation; default: all")
+    run.add_argument(
+        "--only", type=_labels, metavar="A,B", default=(), help="variants of an ablation; default: all"
+    )
     run.add_argument("--report", action="store_true", help="write the report (see ezm report) at the end")
     _add_storage(run)
     worker = command(sweeps, "worker", _worker, "work on a sweep that was begun, beside other workers")
@@ -41,8 +43,12 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _labels(text: str) -> list[str]:
+    """An argument type: names separated by commas."""
+    return [label.strip() for label in text.split(",") if label.strip()]
+
+
 def _run(args: argparse.Namespace) -> int:
-    from ezm_pl.spec.io import parse_settings
     from ezm_pl.spec.sweep_plan import load_sweep
     from ezm_pl.tracking.host import has_usable_gpu
     from ezm_pl.tracking.output import install_safe_output
@@ -56,24 +62,15 @@ def _run(args: argparse.Namespace) -> int:
         preset=args.preset,
         base=args.base,
         name=args.name,
-        only=[label for label in args.only.split(",") if label],
-        settings=parse_settings(args.set),
+        only=args.only,
+        settings=args.set,
         gpu=has_usable_gpu(),
     )
     for point in plan.points:
         check_tasks(point.experiment.tasks, point.experiment.env.backend)
-    from ezm_pl.sweeps.report import make_report
     from ezm_pl.sweeps.worker import run_sweep
 
-    console = new_console()
-    for why in plan.left_out:
-        console.print(f"left out: {why}", style="yellow", markup=False, highlight=False)
-    code = run_sweep(plan, storage_url=args.storage, console=console)
-    if args.report and code == 0:
-        make_report(
-            plan.key, out=None, published=[], console=console, uri=plan.points[0].experiment.tracking.uri
-        )
-    return code
+    return run_sweep(plan, storage_url=args.storage, report=args.report, console=new_console())
 
 
 def _worker(args: argparse.Namespace) -> int:

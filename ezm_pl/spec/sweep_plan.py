@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from ezm_pl.spec.errors import SpecError, describe
 from ezm_pl.spec.experiment import Experiment
-from ezm_pl.spec.io import build_experiment, flatten, read_document
+from ezm_pl.spec.io import build_experiment, flatten, parse_settings, read_document
 from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.spec.presets import merge
 from ezm_pl.spec.sweep import Choice, Dimension, SweepSpec, parse_points, point_label, point_tasks
@@ -117,7 +117,7 @@ def load_sweep(
     base: str | None = None,
     name: str | None = None,
     only: Sequence[str] = (),
-    settings: Mapping[str, Any] | None = None,
+    settings: Sequence[str] = (),
     gpu: bool = False,
 ) -> SweepPlan:
     """Reads, completes and checks a sweep.
@@ -131,7 +131,7 @@ def load_sweep(
         base: an experiment's file in place of the sweep's, relative to the working directory.
         name: of the sweep, in place of the file's.
         only: variants by name, in place of all.
-        settings: laid over the base experiment.
+        settings: `a.b=c`, laid over the base experiment.
         gpu: whether the machine has a GPU, for `preset: auto`.
 
     Raises:
@@ -152,7 +152,7 @@ def load_sweep(
         document["variants"] = selected(document.get("variants") or {}, only)
     spec = _spec(document, source=str(path) if tasks is None else f"{path} with TASKS={tasks}")
     file = _base_file(spec.base, path) if base is None else Path(base)
-    experiment = merge(merge(read_document(file), spec.experiment), dict(settings or {}))
+    experiment = merge(merge(read_document(file), spec.experiment), parse_settings(settings))
     if preset is not None:
         experiment["preset"] = preset
     plan = _plan(spec, experiment, source=f"{path} (base {file})", gpu=gpu, required=only)

@@ -24,8 +24,14 @@ _WAIT_SECONDS = 2.0
 """Between looks at trials that other workers run."""
 
 
-def run_sweep(plan: SweepPlan, *, storage_url: str | None, console: Console) -> int:
+def run_sweep(plan: SweepPlan, *, storage_url: str | None, console: Console, report: bool = False) -> int:
     """Begins the sweep, or goes on with it, and works until every trial has ended.
+
+    Args:
+        plan: the sweep.
+        storage_url: of the storage that holds its trials; None: the default one.
+        console: where to print.
+        report: whether to write its report then (see `make_report`).
 
     Returns:
         The exit code: 0, 1 where every trial failed, or 130 when interrupted.
@@ -35,7 +41,15 @@ def run_sweep(plan: SweepPlan, *, storage_url: str | None, console: Console) -> 
     """
     storage = open_storage(storage_url)
     where = shown(storage_url or DEFAULT_STORAGE)
-    return _work(Queue(storage, plan), where, console)
+    for why in plan.left_out:
+        console.print(f"left out: {why}", style="yellow", markup=False, highlight=False)
+    code = _work(Queue(storage, plan), where, console)
+    if report and code == 0:
+        from ezm_pl.sweeps.report import make_report
+
+        uri = plan.points[0].experiment.tracking.uri
+        make_report(plan.key, out=None, published=[], console=console, uri=uri)
+    return code
 
 
 def join_sweep(reference: str, *, storage_url: str | None, console: Console) -> int:

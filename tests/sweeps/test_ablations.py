@@ -25,7 +25,8 @@ from ezm_pl.tracking.sweep.runs import find_sweep, read_sweep
 from ezm_pl.tracking.sweep.scores import score_points
 from ezm_pl.tracking.sweep.statistics import bootstrap_difference, bootstrap_iqm, probability_of_improvement
 
-ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.timeout(1800)
+
 TASKS = ["dmc-cartpole-balance", "dmc-pendulum-swingup"]
 VARIANTS = {
     "no_path": "loss: {path: 0.0}\n",
@@ -76,7 +77,7 @@ def test_another_base_settings_and_a_choice_of_variants(folder: Path) -> None:
     plan = load_sweep(
         folder / "sweep.yaml",
         base=str(folder / "other.yaml"),
-        settings={"optim": {"total_updates": 4}},
+        settings=["optim.total_updates=4"],
         only=["same", "no_path"],
         name="mine",
     )
@@ -140,14 +141,14 @@ def test_variants_can_be_added_to_a_sweep_and_not_changed(folder: Path) -> None:
 
 
 def test_an_ablation_from_one_command_to_its_figure(folder: Path) -> None:
-    """Real training, two seeds each; the same command again trains nothing; the report has every row."""
-    arguments = ("sweep", "run", "sweep.yaml", "--seeds", "2", "--only", "no_search,one_task", "--report")
+    """Real training, one seed each; the same command again trains nothing; the report has every row."""
+    arguments = ("sweep", "run", "sweep.yaml", "--only", "no_search,one_task", "--report")
     done = run_ezm(folder, *arguments)
     assert done.returncode == 0, done.stderr
     client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
     sweep = read_sweep(client, find_sweep(client, "parts smoke base", where=""))
     assert [point.label for point in sweep.points] == ["full", "no_search", "one_task"]
-    assert [len(point.attempts) for point in sweep.points] == [2, 2, 2]
+    assert [len(point.attempts) for point in sweep.points] == [1, 1, 1]
     (page,) = folder.glob("mlruns/reports/*/report.html")
     text = page.read_text()
     assert "What each part contributes" in text and "2 variants of it were trained" in text
@@ -155,7 +156,7 @@ def test_an_ablation_from_one_command_to_its_figure(folder: Path) -> None:
         assert figure.width > 1000
     again = run_ezm(folder, *arguments)
     assert (
-        "already finished" in again.stdout and len(read_sweep(client, client.get_run(sweep.run_id)).runs) == 6
+        "already finished" in again.stdout and len(read_sweep(client, client.get_run(sweep.run_id)).runs) == 3
     )
 
 
