@@ -1,13 +1,16 @@
 """Control steps per second of bare MuJoCo, of one environment, and of the vector environment on all cores.
 
-    .venv/bin/python benchmarks/envs.py [TASK ...] [--seconds 10] [--json FILE]
+    .venv/bin/python benchmarks/envs.py [TASK ...] [--seconds 3] [--json FILE]
 
 Everything is measured in short blocks, the two sides of a comparison turn about, so that what else the
 machine does falls on both. Bare MuJoCo repeats the environment's own blocks: same state, same actions,
-same contacts. `overhead` is what the environment's processor time exceeds bare `mj_step` x 10's by;
-`speed-up` is the vector environment's wall-clock rate on all cores over its rate on one. Medians over
-blocks, with the quartiles. Falls do not end episodes (`ezm` protocol); a fresh episode starts every 100
-steps, as lying robots cost more than standing ones.
+same contacts. `overhead` is what the environment's processor time exceeds bare `mj_step` x 10's by.
+`of expected` sets the environment's rate beside what its degrees of freedom, contacts and constraint rows
+let expect: processor time per step as a linear function of these, fitted to the measured tasks among the
+first 34 of HumanoidBench. `speed-up` is the vector environment's
+wall-clock rate on all cores over its rate on one; on one core it is not measured. Medians over blocks, with
+the quartiles. Falls do not end episodes (`ezm` protocol); a fresh episode starts every 100 steps, as lying
+robots cost more than standing ones.
 """
 
 from __future__ import annotations
@@ -29,45 +32,64 @@ from rich.console import Console
 from rich.table import Table
 
 from ezm_pl.envs import MultiTaskVectorEnv, make
+from ezm_pl.envs.parity import OBJECT_TASKS
 from ezm_pl.envs.robots.humanoid import SUBSTEPS, HumanoidEnv
 from ezm_pl.envs.stepping.vector import available_cores
-from ezm_pl.spec import resolve_tasks
+from ezm_pl.spec import HUMANOID_BENCH, resolve_tasks
 
 BLOCK = 25
 """Control steps of a block."""
 BLOCKS_AN_EPISODE = 4
+FITTED_TO = 8
+"""Fewer measured tasks than this say nothing of what to expect of another one."""
 
 Spread = tuple[float, float, float]
 """Median, lower and upper quartile."""
 
 
 @dataclass(frozen=True)
-class Row:
-    """One task.
+class Single:
+    """One environment of a task, beside bare MuJoCo.
 
     Attributes:
-        task: its name. blocks: of the single environment, and of the vector environment.
-        bare, ours, one_core, all_cores: control steps per second of wall-clock time.
+        task: its name. blocks: how many were measured.
+        bare, ours: control steps per second of processor time.
         overhead: (ours - bare) / bare, of processor time.
-        speed_up: all_cores / one_core. rows: environments in the vector environment. mode: its mode.
+        dofs: degrees of freedom. contacts, rows: contacts and constraint rows after a step, means.
     """
 
     task: str
-    blocks: tuple[int, int]
+    blocks: int
     bare: Spread
     ours: Spread
     overhead: Spread
+    dofs: int
+    contacts: float
+    rows: float
+
+
+@dataclass(frozen=True)
+class Vector:
+    """The vector environment of a task.
+
+    Attributes:
+        task: its name. blocks: how many were measured. rows: environments. mode: its mode on all cores.
+        one_core, all_cores: control steps per second of wall-clock time. speed_up: all_cores / one_core.
+    """
+
+    task: str
+    blocks: int
+    rows: int
+    mode: str
     one_core: Spread
     all_cores: Spread
     speed_up: Spread
-    rows: int
-    mode: str
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-29)")
-    parser.add_argument("--seconds", type=float, default=10.0, help="per task (default: 10)")
+    parser.add_argument("tasks", nargs="*", metavar="TASK", help="tasks or suites (default: hb-all)")
+    parser.add_argument("--seconds", type=float, default=3.0, help="per task and comparison (default: 3)")
     parser.add_argument(
         "--envs", type=int, default=8, help="environments per core in the vector (default: 8)"
     )
@@ -75,62 +97,35 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     args = parser.parse_args()
     try:
-        tasks = resolve_tasks(args.tasks or ["hb-29"])
+        tasks = resolve_tasks(args.tasks or ["hb-all"])
     except ValueError as error:
         parser.error(str(error))
-    dmc = [task for task in tasks if task.startswith("dmc-")]
-    if dmc:
-        parser.error(f"{dmc[0]} is dm_control's own: only humanoid tasks are measured")
+    foreign = [task for task in tasks if task.startswith(("dmc-", "gym:"))]
+    if foreign:
+        parser.error(f"{foreign[0]} is another package's own: only humanoid tasks are measured")
 
     cores = available_cores()
     machine = f"{cores} cores, load {os.getloadavg()[0]:.1f} at the start, MuJoCo {mujoco.__version__}"
-    rows = [measure(task, args.seconds, cores * args.envs, args.seed) for task in tasks]
-    table = Table(title=f"Control steps per second ({machine})", caption="median (quartiles)")
-    table.add_column("task", no_wrap=True)
-    for name in ("mj_step x 10", "ours", "overhead", "vector, 1 core", f"vector, {cores} cores", "speed-up"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            row.task,
-            f"{row.bare[0]:,.0f}",
-            f"{row.ours[0]:,.0f}",
-            _spread(row.overhead, "{:.1%}"),
-            f"{row.one_core[0]:,.0f}",
-            f"{row.all_cores[0]:,.0f}",
-            _spread(row.speed_up, "{:.2f}"),
-        )
-    console = Console()
-    (console if console.is_terminal else Console(width=120)).print(table)
+    console = Console() if Console().is_terminal else Console(width=120)
+    singles = [single(task, args.seconds, args.seed) for task in tasks]
+    console.print(single_table(singles, machine))
+    vectors = []
+    if cores > 1:
+        vectors = [vector(task, args.seconds, cores * args.envs, args.seed) for task in tasks]
+        console.print(vector_table(vectors, cores))
     if args.json:
         numbers = {
             "machine": machine,
             "python": platform.python_version(),
-            "tasks": [asdict(r) for r in rows],
+            "single": [asdict(row) for row in singles],
+            "vector": [asdict(row) for row in vectors],
         }
         args.json.write_text(json.dumps(numbers, indent=1) + "\n")
         print(f"wrote {args.json}")
 
 
-def measure(task: str, seconds: float, rows: int, seed: int) -> Row:
-    """Measures one task for about `seconds`, half of it single, half of it vectorised with `rows` rows."""
-    single = _single(task, seconds / 2, seed)
-    vector, mode = _vector(task, seconds / 2, rows, seed)
-    return Row(
-        task=task,
-        blocks=(len(single), len(vector)),
-        bare=quartiles(BLOCK / single[:, 0]),
-        ours=quartiles(BLOCK / single[:, 1]),
-        overhead=quartiles(single[:, 3] / single[:, 2] - 1),
-        one_core=quartiles(BLOCK * rows / vector[:, 0]),
-        all_cores=quartiles(BLOCK * rows / vector[:, 1]),
-        speed_up=quartiles(vector[:, 0] / vector[:, 1]),
-        rows=rows,
-        mode=mode,
-    )
-
-
-def _single(task: str, seconds: float, seed: int) -> NDArray[np.float64]:
-    """Blocks [n, 4]: wall-clock seconds of bare MuJoCo and of ours, then processor seconds of each."""
+def single(task: str, seconds: float, seed: int) -> Single:
+    """Measures one environment of a task for about `seconds` of processor time."""
     env = make(task, backend="builtin", protocol="ezm", seed=seed).unwrapped
     assert isinstance(env, HumanoidEnv)
     model, data, twin = env.model, env.data, mujoco.MjData(env.model)
@@ -138,10 +133,11 @@ def _single(task: str, seconds: float, seed: int) -> NDArray[np.float64]:
     rng = np.random.default_rng(seed)
     whole = int(mujoco.mjtState.mjSTATE_INTEGRATION)
     state = np.empty(mujoco.mj_stateSize(model, whole))
-    blocks: list[tuple[float, ...]] = []
-    end = time.perf_counter() + seconds
-    while len(blocks) < 2 * BLOCKS_AN_EPISODE or time.perf_counter() < end:
-        if len(blocks) % BLOCKS_AN_EPISODE == 0:
+    times: list[tuple[float, float]] = []
+    counts: list[tuple[int, int]] = []
+    end = time.thread_time() + seconds
+    while len(times) < 2 * BLOCKS_AN_EPISODE or time.thread_time() < end:
+        if len(times) % BLOCKS_AN_EPISODE == 0:
             env.reset()
         actions = rng.uniform(-1, 1, (BLOCK, model.nu))
         controls = 0.5 * (high + low) + 0.5 * (high - low) * actions
@@ -153,20 +149,47 @@ def _single(task: str, seconds: float, seed: int) -> NDArray[np.float64]:
             for control in controls:
                 ctrl[:] = control
                 mujoco.mj_step(model, twin, SUBSTEPS)
+                counts.append((twin.ncon, twin.nefc))
 
         def ours(actions: NDArray[np.float64] = actions) -> None:
             for action in actions:
                 env.step(action)
 
-        times = _turn_about(bare, ours, len(blocks))
+        (_, bare_time), (_, our_time) = _turn_about(bare, ours, len(times))
         assert np.array_equal(twin.qpos, data.qpos), "the two sides simulated different things"
-        blocks.append((times[0][0], times[1][0], times[0][1], times[1][1]))
+        times.append((bare_time, our_time))
     env.close()
-    return np.array(blocks[1:])
+    blocks = np.array(times[1:])
+    contacts, rows = np.mean(counts, axis=0)
+    return Single(
+        task=task,
+        blocks=len(blocks),
+        bare=quartiles(BLOCK / blocks[:, 0]),
+        ours=quartiles(BLOCK / blocks[:, 1]),
+        overhead=quartiles(blocks[:, 1] / blocks[:, 0] - 1),
+        dofs=model.nv,
+        contacts=float(contacts),
+        rows=float(rows),
+    )
 
 
-def _vector(task: str, seconds: float, rows: int, seed: int) -> tuple[NDArray[np.float64], str]:
-    """Blocks [n, 2]: wall-clock seconds of the vector environment on one core and on all; its mode on all."""
+def expected_rates(singles: Sequence[Single]) -> NDArray[np.float64] | None:
+    """Control steps per second [n] that degrees of freedom, contacts and constraint rows let expect.
+
+    Relative errors of the time per step are least over the measured tasks that are not `OBJECT_TASKS`;
+    None where there are fewer than `FITTED_TO` of them.
+    """
+    features = np.array([(1.0, row.dofs, row.contacts, row.rows) for row in singles])
+    times = np.array([1.0 / row.ours[0] for row in singles])
+    old = np.array([row.task in HUMANOID_BENCH and row.task not in OBJECT_TASKS for row in singles])
+    if old.sum() < FITTED_TO:
+        return None
+    cost, *_ = np.linalg.lstsq(features[old] / times[old, None], np.ones(int(old.sum())), rcond=None)
+    return 1.0 / (features @ cost)
+
+
+def vector(task: str, seconds: float, rows: int, seed: int) -> Vector:
+    """Measures the vector environment of a task for about `seconds`, with `rows` environments."""
     one, every = (
         MultiTaskVectorEnv(
             [task], num_envs=rows, seed=seed, mode=mode, episode_steps=BLOCK * BLOCKS_AN_EPISODE
@@ -174,12 +197,12 @@ def _vector(task: str, seconds: float, rows: int, seed: int) -> tuple[NDArray[np
         for mode in ("sync", "auto")
     )
     rng = np.random.default_rng(seed)
-    blocks: list[tuple[float, float]] = []
+    times: list[tuple[float, float]] = []
     try:
         one.reset()
         every.reset()
         end = time.perf_counter() + seconds
-        while len(blocks) < 3 or time.perf_counter() < end:
+        while len(times) < 3 or time.perf_counter() < end:
             actions = rng.uniform(-1, 1, (BLOCK, rows, one.sizes.action_size))
 
             def run(env: MultiTaskVectorEnv, actions: NDArray[np.float64] = actions) -> None:
@@ -187,17 +210,28 @@ def _vector(task: str, seconds: float, rows: int, seed: int) -> tuple[NDArray[np
                     env.step(action)
 
             one_core, all_cores = functools.partial(run, one), functools.partial(run, every)
-            times = _turn_about(one_core, all_cores, len(blocks))
-            blocks.append((times[0][0], times[1][0]))
+            (one_time, _), (all_time, _) = _turn_about(one_core, all_cores, len(times))
+            times.append((one_time, all_time))
     finally:
         one.close()
         every.close()
-    return np.array(blocks[1:]), every.mode
+    blocks = np.array(times[1:])
+    return Vector(
+        task=task,
+        blocks=len(blocks),
+        rows=rows,
+        mode=every.mode,
+        one_core=quartiles(BLOCK * rows / blocks[:, 0]),
+        all_cores=quartiles(BLOCK * rows / blocks[:, 1]),
+        speed_up=quartiles(blocks[:, 0] / blocks[:, 1]),
+    )
 
 
-def _turn_about(first: Callable[[], None], second: Callable[[], None], turn: int) -> list[Sequence[float]]:
+def _turn_about(
+    first: Callable[[], None], second: Callable[[], None], turn: int
+) -> list[tuple[float, float]]:
     """(Wall-clock, processor) seconds of both, the second one first on every other turn."""
-    times: list[Sequence[float]] = [(), ()]
+    times = [(0.0, 0.0), (0.0, 0.0)]
     for index in (0, 1) if turn % 2 == 0 else (1, 0):
         wall, processor = time.perf_counter(), time.thread_time()
         (first, second)[index]()
@@ -209,6 +243,42 @@ def quartiles(values: NDArray[np.float64]) -> Spread:
     """Median, lower quartile, upper quartile of values [n]."""
     low, middle, high = np.percentile(values, [25, 50, 75])
     return float(middle), float(low), float(high)
+
+
+def single_table(singles: Sequence[Single], machine: str) -> Table:
+    """Rates of single environments, beside bare MuJoCo's and what is to be expected."""
+    table = Table(
+        title=f"Control steps per second of processor time ({machine})", caption="median (quartiles)"
+    )
+    table.add_column("task", no_wrap=True)
+    names = ("mj_step x 10", "ours", "overhead", "dofs", "contacts", "rows", "of expected")
+    for name in names:
+        table.add_column(name, justify="right")
+    expected = expected_rates(singles)
+    for index, row in enumerate(singles):
+        table.add_row(
+            row.task,
+            f"{row.bare[0]:,.0f}",
+            f"{row.ours[0]:,.0f}",
+            _spread(row.overhead, "{:.1%}"),
+            str(row.dofs),
+            f"{row.contacts:.0f}",
+            f"{row.rows:.0f}",
+            "-" if expected is None else f"{row.ours[0] / expected[index]:.2f}",
+        )
+    return table
+
+
+def vector_table(vectors: Sequence[Vector], cores: int) -> Table:
+    """Rates of vector environments on one core and on all."""
+    table = Table(title="Control steps per second of wall-clock time", caption="median (quartiles)")
+    table.add_column("task", no_wrap=True)
+    for name in ("1 core", f"{cores} cores", "speed-up"):
+        table.add_column(name, justify="right")
+    for row in vectors:
+        one, every = f"{row.one_core[0]:,.0f}", f"{row.all_cores[0]:,.0f}"
+        table.add_row(row.task, one, every, _spread(row.speed_up, "{:.2f}"))
+    return table
 
 
 def _spread(values: Spread, form: str) -> str:

@@ -11,7 +11,7 @@ import copy
 import logging
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import gymnasium
 import mujoco
@@ -113,6 +113,16 @@ class ControlStep(NamedTuple):
     diverged: bool = False
 
 
+class Settings(TypedDict, total=False):
+    """What every environment takes as keyword arguments; see `ezm_pl.envs.make`."""
+
+    protocol: EpisodeProtocol
+    seed: int | None
+    render_mode: str | None
+    action_repeat: int
+    episode_steps: int | None
+
+
 def positive_int(name: str, value: Any) -> int:
     """`value` if it is a whole number of at least 1.
 
@@ -130,6 +140,8 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     Args:
         observation_size: length of the observation.
         action_size: number of actuators.
+        full_episode_steps: control steps of an episode, unless `episode_steps` says otherwise.
+        frames_per_second: control steps per second.
         protocol: `humanoidbench` (falls end the episode) or `ezm` (they never do).
         seed: seed of the first `reset` that is given none.
         render_mode: `rgb_array` or None.
@@ -148,12 +160,13 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         *,
         observation_size: int,
         action_size: int,
-        protocol: EpisodeProtocol,
-        seed: int | None,
-        render_mode: str | None,
-        action_repeat: int,
-        episode_steps: int,
+        full_episode_steps: int,
         frames_per_second: float,
+        protocol: EpisodeProtocol = "humanoidbench",
+        seed: int | None = None,
+        render_mode: str | None = None,
+        action_repeat: int = 1,
+        episode_steps: int | None = None,
     ) -> None:
         if protocol not in PROTOCOLS:
             raise ValueError(f"protocol must be one of {', '.join(PROTOCOLS)}, not {protocol!r}")
@@ -165,8 +178,8 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self.render_mode = render_mode
         self.protocol: EpisodeProtocol = protocol
         self.action_repeat = positive_int("action_repeat", action_repeat)
-        self._full_episode_steps = positive_int("episode_steps", episode_steps)
-        self._next_episode_steps = self._full_episode_steps
+        steps = full_episode_steps if episode_steps is None else episode_steps
+        self._full_episode_steps = self._next_episode_steps = positive_int("episode_steps", steps)
         self._episode_steps = self._next_episode_steps
         self._elapsed = 0
         self._return = 0.0
@@ -294,6 +307,10 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         self._started = True
         return self._observation()
 
+    def render(self) -> Any:
+        """A frame [H, W, 3] uint8, or None without `render_mode`."""
+        return None if self.render_mode is None else self._frame()
+
     def _checked_action(self, action: Any) -> FloatArray:
         """`action` as float64 [A], clipped to [-1, 1]."""
         values = np.asarray(action, dtype=np.float64)
@@ -315,6 +332,10 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     @abc.abstractmethod
     def _observation(self) -> Observation:
         """The present observation, a fresh array [O] float32."""
+
+    @abc.abstractmethod
+    def _frame(self) -> NDArray[np.uint8]:
+        """A picture of the present state [H, W, 3]."""
 
     @abc.abstractmethod
     def _saved(self) -> dict[str, Any]:

@@ -15,22 +15,13 @@ import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Unpack
 
 import mujoco
 import numpy as np
 
-from ezm_pl.envs import rendering
-from ezm_pl.envs.core import (
-    PLAIN,
-    ControlEnv,
-    ControlStep,
-    EpisodeProtocol,
-    FloatArray,
-    Observation,
-    physics_state,
-    restore_physics,
-)
+from ezm_pl.envs.core import PLAIN, ControlStep, FloatArray, Settings, physics_state, restore_physics
+from ezm_pl.envs.wrapped import WrappedEnv, diverged
 from ezm_pl.spec.tasks import nearest
 
 PACKAGE = "humanoid_bench"
@@ -131,7 +122,7 @@ def _made(task: str, render_mode: str | None) -> Any:
     raise HumanoidBenchUnavailable(f"humanoid_bench does not start {task!r}: {reason}")
 
 
-class OriginalEnv(ControlEnv):
+class OriginalEnv(WrappedEnv):
     """A task of the original package. Settings are `ControlEnv`'s.
 
     Args:
@@ -139,41 +130,25 @@ class OriginalEnv(ControlEnv):
 
     Raises:
         HumanoidBenchUnavailable: the package is not installed, or does not start.
-        RenderingUnavailable: `render_mode` is given and no GL works here.
         ValueError: it has no such task, or none for this robot, or robots that it cannot mix.
     """
 
-    def __init__(
-        self,
-        task: str,
-        *,
-        protocol: EpisodeProtocol = "humanoidbench",
-        seed: int | None = None,
-        render_mode: str | None = None,
-        action_repeat: int = 1,
-        episode_steps: int | None = None,
-    ) -> None:
+    def __init__(self, task: str, **settings: Unpack[Settings]) -> None:
         registry = _registry()
         if f"{task}-v0" not in registry:
             names = [name.removesuffix("-v0") for name in registry]
             raise ValueError(f"humanoid_bench has no task {task!r}{nearest(task, names)}")
-        if render_mode == "rgb_array":
-            rendering.require()
         _check_robots(task)
-        self.task = task
-        spec = registry[f"{task}-v0"]
-        self._env: Any = _made(task, render_mode)
+        env = _made(task, settings.get("render_mode"))
         super().__init__(
-            observation_size=int(np.prod(self._env.observation_space.shape or ())),
-            action_size=int(np.prod(self._env.action_space.shape or ())),
-            protocol=protocol,
-            seed=seed,
-            render_mode=render_mode,
-            action_repeat=action_repeat,
-            episode_steps=spec.max_episode_steps if episode_steps is None else episode_steps,
+            task,
+            env,
+            observation_shape=env.observation_space.shape,
+            action_shape=env.action_space.shape,
+            full_episode_steps=registry[f"{task}-v0"].max_episode_steps,
             frames_per_second=50,
+            **settings,
         )
-        self._last = np.zeros(self.observation_space.shape or (), np.float32)
         # Some of its tasks settle only with their first reset, and some build each reset on the last one's:
         # let the first be over, and start every episode from what it left.
         with _kept_generator(0):
@@ -204,26 +179,15 @@ class OriginalEnv(ControlEnv):
             self._env.reset(seed=seed)
         # Some of its resets move things after the observation's positions have been computed.
         mujoco.mj_forward(self._env.model, self._env.data)
-        self._last = np.asarray(self._env.task.get_obs(), np.float32)
+        self._read(self._env.task.get_obs())
 
     def _control_step(self, action: FloatArray) -> ControlStep:
         observation, reward, terminated, _, info = self._env.step(action.astype(np.float32))
-        if not (math.isfinite(reward) and np.isfinite(observation).all()):
-            return ControlStep(0.0, {"per_timestep_reward": 0.0}, diverged=True)
-        self._last = np.asarray(observation, np.float32)
+        if not (math.isfinite(reward) and self._read(observation)):
+            return diverged()
         terms = {
             name: float(value)
             for name, value in info.items()
             if name not in NOT_TERMS and np.ndim(value) == 0 and not isinstance(value, str)
         }
         return ControlStep(float(reward), terms, fell=bool(terminated))
-
-    def _observation(self) -> Observation:
-        return self._last.copy()
-
-    def render(self) -> Any:
-        """A frame [H, W, 3] uint8, or None without `render_mode`."""
-        return None if self.render_mode is None else self._env.render()
-
-    def close(self) -> None:
-        self._env.close()

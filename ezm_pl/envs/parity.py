@@ -9,6 +9,7 @@ is one, holds staged steps in which the rare branches of a reward fire; there, e
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,7 @@ class ParityRow:
         reward_median, reward_p90: of the reward's abs error.
         reward_bounds: what they may be.
         terminated: share of steps on which the termination agrees.
-        obs_median: of the max abs error of the observation's entries after `Task.state`; 0 if none.
+        obs_median: of the max abs error of what follows `Task.base_observation`; 0 if nothing does.
         first_obs: the largest error of an episode's first observation.
         terms: reward terms whose names differ.
         events: staged steps replayed, 0 where none are recorded.
@@ -100,20 +101,30 @@ class ParityRow:
 
 
 class Recording:
-    """A recording, read: arrays by name, and its JSON texts as what they hold."""
+    """A recording, read: arrays by name, and its JSON texts as what they hold.
+
+    Raises:
+        ValueError: the file is none, or an entry that is asked for is not in it.
+    """
 
     def __init__(self, path: Path) -> None:
-        with np.load(path) as stored:
-            self.arrays: dict[str, NDArray[Any]] = {key: stored[key] for key in stored}
+        try:
+            with np.load(path) as stored:
+                self.arrays: dict[str, NDArray[Any]] = {key: stored[key] for key in stored}
+        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} is no recording: it cannot be read as .npz") from error
+        self.path = path
         self.internal: list[dict[str, Any]] = self.json("internal")
-        self.steps = len(self.arrays["qpos"])
+        self.steps = len(self["qpos"])
 
     def __getitem__(self, key: str) -> NDArray[Any]:
+        if key not in self.arrays:
+            raise ValueError(f"{self.path} is no recording: it has no entry {key!r}")
         return self.arrays[key]
 
     def json(self, key: str) -> Any:
         """The text of an entry, parsed."""
-        return json.loads(str(self.arrays[key]))
+        return json.loads(str(self[key]))
 
     def restore(self, env: HumanoidEnv, step: int) -> None:
         """Puts `env` where the original was before a step."""
@@ -134,19 +145,29 @@ def check(directory: Path | str, tasks: Sequence[str] | None = None) -> list[Par
 
     Raises:
         FileNotFoundError: the folder, its `floor.json` or a task's recording is missing.
-        ValueError: a task that is unknown or not built in.
+        ValueError: a file is not what it should be.
     """
     folder = Path(directory)
-    if not (folder / "floor.json").is_file():
+    path = folder / "floor.json"
+    if not path.is_file():
         raise FileNotFoundError(f"no parity recordings in {folder}: floor.json is missing")
-    floor = json.loads((folder / "floor.json").read_text())["tasks"]
-    return [_check_task(folder, task, floor[task]) for task in tasks or recorded_tasks(folder)]
+    try:
+        floors = json.loads(path.read_text())["tasks"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no table of floors: JSON with an entry 'tasks' expected") from error
+    wanted = tasks or recorded_tasks(folder)
+    if not wanted:
+        raise FileNotFoundError(f"no parity recordings in {folder}: no built-in task has a .npz file there")
+    for task in wanted:
+        if not (folder / f"{task}.npz").is_file():
+            raise FileNotFoundError(f"no recording of {task}: {folder / f'{task}.npz'} is missing")
+        if not {"median", "p90"} <= set(floors.get(task, ())):
+            raise ValueError(f"{path} has no median and p90 of {task}")
+    return [_check_task(folder, task, floors[task]) for task in wanted]
 
 
 def _check_task(folder: Path, task: str, floor: dict[str, float]) -> ParityRow:
     path = folder / f"{task}.npz"
-    if not path.is_file():
-        raise FileNotFoundError(f"no recording of {task}: {path} is missing")
     env = make(task, backend="builtin", seed=0)
     assert isinstance(env, HumanoidEnv)
     env.reset()
@@ -160,7 +181,7 @@ def _check_task(folder: Path, task: str, floor: dict[str, float]) -> ParityRow:
 
     qpos, reward, obs = np.zeros(record.steps), np.zeros(record.steps), np.zeros(record.steps)
     agree = np.zeros(record.steps, bool)
-    state_size = sum(part.size for part in env.task.state())
+    base = sum(part.size for part in env.task.base_observation())
     odd_terms: set[str] = set()
     for i in range(record.steps):
         record.restore(env, i)
@@ -168,8 +189,8 @@ def _check_task(folder: Path, task: str, floor: dict[str, float]) -> ParityRow:
         qpos[i] = np.abs(env.data.qpos - record["qpos_next"][i])[compared].max()
         reward[i] = abs(got_reward - record["reward"][i])
         agree[i] = terminated == record["terminated"][i]
-        if got.size > state_size:
-            obs[i] = np.abs(got[state_size:] - record["obs"][i][state_size:]).max()
+        if got.size > base:
+            obs[i] = np.abs(got[base:] - record["obs"][i][base:]).max()
         odd_terms |= (set(info["reward_terms"]) ^ set(parts[i])) - NOT_TERMS
     first_obs = _first_observations(env, record)
     events = folder / "events" / path.name

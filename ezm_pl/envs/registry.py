@@ -11,7 +11,8 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs.core import EpisodeProtocol
+from ezm_pl.envs import rendering
+from ezm_pl.envs.core import EpisodeProtocol, Settings
 from ezm_pl.spec.errors import SpecError
 from ezm_pl.spec.tasks import DMC, GYM, HUMANOID_BENCH, REGISTERED, TaskFacts, nearest, task_facts
 
@@ -56,7 +57,9 @@ def make(
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
-    settings: dict[str, Any] = {
+    if render_mode is not None:
+        rendering.require()
+    settings: Settings = {
         "protocol": protocol,
         "seed": seed,
         "render_mode": render_mode,

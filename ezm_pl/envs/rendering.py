@@ -124,25 +124,16 @@ def _gl_context(backend: str) -> Any:
 
 
 class Frames:
-    """Draws frames [480, 640, 3] uint8 of one model. Use it from one thread, and close it.
+    """Draws frames [480, 640, 3] uint8 of one model, from one thread. The first one makes a GL context.
 
     Args:
         model: what to draw.
         backend: `egl`, `osmesa`, or by default the one that works here.
-
-    Raises:
-        RenderingUnavailable: no GL backend works.
     """
 
     def __init__(self, model: mujoco.MjModel, backend: str | None = None) -> None:
-        if backend is None:
-            require()
-            backend = _chosen_backend()[0]
-        self._model = model
-        self._gl = _gl_context(backend)
-        self._gl.make_current()
-        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._model, self._backend = model, backend
+        self._gl: Any = None
         self._scene = mujoco.MjvScene(model, maxgeom=model.ngeom + 100)
         self._camera = mujoco.MjvCamera()
         self._options = mujoco.MjvOption()
@@ -154,7 +145,12 @@ class Frames:
         """A frame [480, 640, 3] of `data` through a camera of the model, by name or number.
 
         `markers` are points [3] shown as small red spheres.
+
+        Raises:
+            RenderingUnavailable: no GL backend works.
         """
+        if self._gl is None:
+            self._open()
         self._gl.make_current()
         if isinstance(camera, str):
             camera = self._model.camera(camera).id
@@ -176,8 +172,19 @@ class Frames:
         mujoco.mjr_readPixels(frame, None, self._viewport, self._context)
         return frame[::-1].copy()  # GL counts rows from below
 
-    def close(self) -> None:
-        """Frees the GL context."""
+    def _open(self) -> None:
+        if self._backend is None:
+            require()
+            self._backend = _chosen_backend()[0]
+        self._gl = _gl_context(self._backend)
         self._gl.make_current()
-        self._context.free()
-        self._gl.free()
+        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+
+    def close(self) -> None:
+        """Frees the GL context, if there is one."""
+        if self._gl is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None

@@ -67,9 +67,28 @@ def test_an_event_that_differs_is_named(tmp_path: Path) -> None:
     assert "reward" in row.odd_events[0] and "goal" in row.odd_events[1] and "reward" in row.odd_events[2]
 
 
-def test_a_folder_without_recordings_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"floor\.json is missing"):
-        parity.check(tmp_path)
+def test_what_is_no_recording_is_one_clear_error(tmp_path: Path) -> None:
+    """Nothing that cannot be compared passes, and each says which file is at fault."""
+    floor, recording = tmp_path / "floor.json", tmp_path / "h1-walk.npz"
+
+    def fails(kind: type[Exception], message: str, tasks: list[str] | None = None) -> None:
+        with pytest.raises(kind, match=message) as caught:
+            parity.check(tmp_path, tasks)
+        assert "\n" not in str(caught.value)
+
+    fails(FileNotFoundError, r"floor\.json is missing")
+    for text in ("no JSON", "[]", "{}"):
+        floor.write_text(text)
+        fails(ValueError, r"floor\.json is no table of floors")
+    floor.write_text('{"tasks": {}}')
+    fails(FileNotFoundError, r"no built-in task has a \.npz file")
+    fails(FileNotFoundError, r"no recording of h1-walk: .*h1-walk\.npz is missing", ["h1-walk"])
+    recording.write_bytes(b"junk")
+    fails(ValueError, r"floor\.json has no median and p90 of h1-walk")
+    floor.write_text('{"tasks": {"h1-walk": {"median": 1, "p90": 1}}}')
+    fails(ValueError, r"h1-walk\.npz is no recording: it cannot be read")
+    np.savez(recording, qpos=np.zeros((1, 26)))
+    fails(ValueError, r"h1-walk\.npz is no recording: it has no entry 'internal'")
 
 
 def test_a_wrong_model_is_noticed() -> None:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
+from ezm_pl.envs import rendering
 from ezm_pl.envs.core import (
     ControlEnv,
     ControlStep,
     EnvState,
-    EpisodeProtocol,
     FloatArray,
     Observation,
+    Settings,
     physics_state,
     restore_physics,
 )
@@ -96,12 +97,12 @@ class Task:
         """The task-side state, as `restore` takes it; empty where there is none."""
         return {}
 
-    def state(self) -> Sequence[FloatArray]:
-        """Live views of what the observation begins with: all of `qpos` and `qvel`, unless overridden."""
+    def base_observation(self) -> Sequence[FloatArray]:
+        """Live views that the observation begins with: all of `qpos` and `qvel`, unless overridden."""
         return self.sim.data.qpos, self.sim.data.qvel
 
     def observation(self) -> Sequence[FloatArray]:
-        """Parts of the observation after `state()`; asked for before the reward, as there."""
+        """The parts after `base_observation`; asked for before the reward, as in the benchmark."""
         return ()
 
     def markers(self) -> Sequence[FloatArray]:
@@ -178,21 +179,8 @@ class HumanoidEnv(ControlEnv):
     """
 
     def __init__(
-        self,
-        robot: str,
-        task: type[Task],
-        *,
-        quirks: bool = True,
-        protocol: EpisodeProtocol = "humanoidbench",
-        seed: int | None = None,
-        render_mode: str | None = None,
-        action_repeat: int = 1,
-        episode_steps: int | None = None,
+        self, robot: str, task: type[Task], *, quirks: bool = True, **settings: Unpack[Settings]
     ) -> None:
-        if render_mode is not None:
-            from ezm_pl.envs import rendering
-
-            rendering.require()
         model = compiled_model(robot, task)
         self.sim = Simulation(model, ROBOTS[robot].nq)
         self.task = task(self.sim)
@@ -202,19 +190,16 @@ class HumanoidEnv(ControlEnv):
         self._ctrl_middle, self._ctrl_half = 0.5 * (high + low), 0.5 * (high - low)
         # Views of the state, made once: an attribute of MjData costs a new array each time.
         self._qpos, self._qvel, self._ctrl = self.sim.data.qpos, self.sim.data.qvel, self.sim.data.ctrl
-        self._frames: Any = None
+        self._frames = rendering.Frames(model)
         mujoco.mj_forward(model, self.sim.data)
-        self._state = tuple(self.task.state())
+        self._base = tuple(self.task.base_observation())
         self._extra = self.task.observation()
         super().__init__(
-            observation_size=sum(part.size for part in (*self._state, *self._extra)),
+            observation_size=sum(part.size for part in (*self._base, *self._extra)),
             action_size=model.nu,
-            protocol=protocol,
-            seed=seed,
-            render_mode=render_mode,
-            action_repeat=action_repeat,
-            episode_steps=task.episode_steps if episode_steps is None else episode_steps,
+            full_episode_steps=task.episode_steps,
             frames_per_second=1.0 / (TIMESTEP * SUBSTEPS),
+            **settings,
         )
 
     @property
@@ -319,19 +304,10 @@ class HumanoidEnv(ControlEnv):
         return ControlStep(0.0, {"per_timestep_reward": 0.0}, diverged=True)
 
     def _observation(self) -> Observation:
-        return np.concatenate((*self._state, *self._extra), dtype=np.float32)
+        return np.concatenate((*self._base, *self._extra), dtype=np.float32)
 
-    def render(self) -> Any:
-        """A frame [480, 640, 3] uint8, or None without `render_mode`."""
-        if self.render_mode is None:
-            return None
-        if self._frames is None:
-            from ezm_pl.envs import rendering
-
-            self._frames = rendering.Frames(self.sim.model)
+    def _frame(self) -> NDArray[np.uint8]:
         return self._frames.draw(self.sim.data, self.task.camera, self.task.markers())
 
     def close(self) -> None:
-        if self._frames is not None:
-            self._frames.close()
-            self._frames = None
+        self._frames.close()

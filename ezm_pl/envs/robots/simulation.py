@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mujoco
@@ -34,6 +35,7 @@ class Robot:
 
     Attributes:
         qpos: the robot's own generalised positions; [:3] is the pelvis, [3:7] its orientation.
+        qvel: its own generalised velocities.
         com_velocity: [3], m/s, of the whole robot's centre of mass, world frame.
         forces: [A], N m, of the actuators.
         head, imu, left_foot, right_foot, left_hand, right_hand: [3] site positions, m.
@@ -42,6 +44,7 @@ class Robot:
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, nq: int) -> None:
         self.qpos: FloatArray = data.qpos[:nq]
+        self.qvel: FloatArray = data.qvel[: nq - 1]  # one number less for the pelvis's orientation
         self.forces: FloatArray = data.actuator_force
         self.pelvis_position: FloatArray = data.body("pelvis").xpos
         self.pelvis_quaternion: FloatArray = data.body("pelvis").xquat
@@ -68,6 +71,10 @@ class Robot:
     def uprightness(self) -> float:
         """Cosine of the angle between the torso's axis and the vertical."""
         return float(self._torso[8])
+
+    def hand_distances(self, point: Sequence[float] | FloatArray) -> tuple[float, float]:
+        """Distances of the left and the right hand to a point [3], m."""
+        return math.dist(self.left_hand, point), math.dist(self.right_hand, point)
 
 
 class Simulation:

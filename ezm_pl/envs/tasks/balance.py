@@ -13,7 +13,7 @@ import mujoco
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.locomotion import STAND_HEIGHT, upright
 from ezm_pl.envs.tasks.rewards import INF, quiet_forces, stillness, tolerance
-from ezm_pl.envs.tasks.scene import BOX, SPHERE, add_solid
+from ezm_pl.envs.tasks.scene import BOX, SPHERE, add_free_body, add_solid
 
 
 class Balance(Task):
@@ -39,8 +39,7 @@ class Balance(Task):
     @classmethod
     def add_things(cls, spec: mujoco.MjSpec) -> mujoco.MjsBody:
         """The board, loose, and the ball, fixed; returns the ball's body."""
-        board = spec.worldbody.add_body(name="stand_board", pos=[0, 0, cls.BOARD_HEIGHT])
-        board.add_freejoint(name="free_stand_board")
+        board = add_free_body(spec, "stand_board", (0, 0, cls.BOARD_HEIGHT))
         add_solid(board, BOX, (0.15, 0.55, 0.03), name="board", rgba=(0.7, 0.7, 0.7, 1))
         ball = spec.worldbody.add_body(name="rolling_pivot", pos=[0, 0, cls.BALL_RADIUS])
         add_solid(ball, SPHERE, (cls.BALL_RADIUS,), name="ball", rgba=(0.3, 0.3, 0.3, 1))

@@ -92,7 +92,7 @@ class Basketball(Task):
         add_solid(ball, SPHERE, (radius,), density=35, name="basketball_collision", rgba=LEATHER)
         for quat in ((1, 0, 0, 0), (0.5**0.5, 0.5**0.5, 0, 0), (0.5**0.5, 0, 0.5**0.5, 0)):
             add_picture(ball, CYLINDER, (radius + 0.0005, 0.003), quat=quat, mass=0, rgba=SEAM)
-        add_camera(spec, "cam_basketball", (2.4, 7.2, 2.3), (2.9, 0, 1.35))
+        add_camera(spec, "cam_basketball", (2.2, 8.4, 2.5), (2.6, 0, 1.25))
 
     @staticmethod
     def _basket_walls(hoop: mujoco.MjsBody) -> None:
@@ -164,8 +164,7 @@ class Basketball(Task):
         robot = self.robot
         stand_reward = standing(robot.head_height) * upright(robot.uprightness)
         small_control = quiet_forces(robot.forces)
-        farther = max(distance(hand, self._place) for hand in (robot.left_hand, robot.right_hand))
-        hands = tolerance(farther, 0, 0.2, margin=1)
+        hands = tolerance(max(robot.hand_distances(self._place)), 0, 0.2, margin=1)
         gap = distance(self._place, self.HOOP)
         near = tolerance(gap, margin=7, sigmoid="linear", linear_at_margin=0.1)
         self.thrown = self.thrown or self._caught()

@@ -27,6 +27,7 @@ from ezm_pl.envs.tasks.scene import (
     SPHERE,
     WOOD,
     Z_TO_Y,
+    add_free_body,
     add_solid,
 )
 
@@ -121,8 +122,7 @@ class Bookshelf(Task):
         starts["book_flat"] = ((0.95, 0.15, cls.BOOK_FLAT_HEIGHT), LYING)
         starts["headphone"] = cls.HEADPHONE
         for name, (place, quat) in starts.items():
-            body = world.add_body(name=name, pos=place, quat=quat)
-            body.add_freejoint(name=f"free_{name}")
+            body = add_free_body(spec, name, place, quat)
             body.add_site(name=name, group=4)
             cls.add_thing(body, name)
         for name in cls.THINGS:
@@ -203,7 +203,7 @@ class Bookshelf(Task):
         place = self._places[self.things[self._present()]]
         gap = distance(place, self.goals[self._present()])
         proximity = tolerance(gap, 0, self.NEAR, margin=1, sigmoid="linear", linear_at_margin=0.1)
-        hands = math.exp(-min(distance(place, robot.left_hand), distance(place, robot.right_hand)))
+        hands = math.exp(-min(robot.hand_distances(place)))
         reward = 0.2 * stand_reward * small_control + 0.4 * proximity + 0.4 * hands
         if gap < self.NEAR and self.done < self.TO_CARRY:
             self.done += 1

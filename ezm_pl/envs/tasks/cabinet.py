@@ -145,7 +145,7 @@ class Cabinet(Task):
         for name, (height, colour) in cls.CUBES.items():
             cube = add_free_body(spec, name, (0.9, 0, height))
             add_solid(cube, BOX, (0.05, 0.05, 0.05), rgba=colour)
-        add_camera(spec, "cam_cabinet", (-1.3, 1.7, 1.9), (0.7, 0, 0.95))
+        add_camera(spec, "cam_cabinet", (-1.8, 2.1, 2), (0.5, 0, 0.8))
 
     def reset(self, rng: np.random.Generator) -> None:
         self.subtask = 1

@@ -8,22 +8,16 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from typing import Any
+from typing import Any, Unpack
 
 import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
-from ezm_pl.envs.core import (
-    PLAIN,
-    ControlEnv,
-    ControlStep,
-    EpisodeProtocol,
-    FloatArray,
-    Observation,
-    physics_state,
-    restore_physics,
-)
+from ezm_pl.envs import rendering
+from ezm_pl.envs.core import PLAIN, ControlStep, FloatArray, Settings, physics_state, restore_physics
 from ezm_pl.envs.gl_settings import import_despite_gl
+from ezm_pl.envs.wrapped import WrappedEnv, diverged
 from ezm_pl.spec.tasks import DMC_EPISODE_STEPS
 
 # dm_control reports its choice of a renderer, and its own models' use of deprecated attributes.
@@ -39,7 +33,7 @@ def split_name(name: str) -> tuple[str, str]:
     return domain, task
 
 
-class DMControlEnv(ControlEnv):
+class DMControlEnv(WrappedEnv):
     """A task of dm_control's suite: observations flattened in dm_control's own key order.
 
     One control step is dm_control's own (`control_timestep`); a discount of 0 is a termination in
@@ -49,20 +43,7 @@ class DMControlEnv(ControlEnv):
         name: `dmc-<domain>-<task>`.
     """
 
-    def __init__(
-        self,
-        name: str,
-        *,
-        protocol: EpisodeProtocol = "humanoidbench",
-        seed: int | None = None,
-        render_mode: str | None = None,
-        action_repeat: int = 1,
-        episode_steps: int | None = None,
-    ) -> None:
-        if render_mode is not None:
-            from ezm_pl.envs import rendering
-
-            rendering.require()
+    def __init__(self, name: str, **settings: Unpack[Settings]) -> None:
         with warnings.catch_warnings():
             # It tries GLFW at import, which warns where there is no display; nobody asked to render.
             warnings.simplefilter("ignore")
@@ -74,34 +55,31 @@ class DMControlEnv(ControlEnv):
                     "(it has no wheels for Python 3.13; HumanoidBench's tasks do not need it)"
                 ) from None
 
-        self.task = name
-        self._frames: Any = None
         # The generator that dm_control draws from is ours: every reset with a seed re-seeds it.
         self._random = np.random.RandomState(0)
         domain, task = split_name(name)
         # The time limit is ControlEnv's, so that it can change and be told from a termination.
-        self._env = suite.load(domain, task, task_kwargs={"random": self._random, "time_limit": math.inf})
-        self._keys = tuple(self._env.observation_spec())
-        size = sum(int(np.prod(s.shape, dtype=int)) for s in self._env.observation_spec().values())
-        action_spec = self._env.action_spec()
+        env = suite.load(domain, task, task_kwargs={"random": self._random, "time_limit": math.inf})
+        observations, action_spec = env.observation_spec(), env.action_spec()
+        self._keys = tuple(observations)
         self._low = np.asarray(action_spec.minimum, np.float64)
         self._range = np.asarray(action_spec.maximum, np.float64) - self._low
         super().__init__(
-            observation_size=size,
-            action_size=int(action_spec.shape[0]),
-            protocol=protocol,
-            seed=seed,
-            render_mode=render_mode,
-            action_repeat=action_repeat,
-            episode_steps=DMC_EPISODE_STEPS if episode_steps is None else episode_steps,
-            frames_per_second=1.0 / self._env.control_timestep(),
+            name,
+            env,
+            observation_shape=(sum(math.prod(part.shape) for part in observations.values()),),
+            action_shape=action_spec.shape,
+            full_episode_steps=DMC_EPISODE_STEPS,
+            frames_per_second=1.0 / env.control_timestep(),
+            **settings,
         )
-        self._last = np.zeros(size, np.float32)
+        # Not dm_control's own renderer: it settles on a GL when imported, even one that fails.
+        self._frames = rendering.Frames(env.physics.model.ptr)
 
     def _start_episode(self, reseeded: bool) -> None:
         if reseeded:
             self._random.seed(int(self.np_random.integers(2**32)))
-        self._read(self._env.reset().observation)
+        self._read(self._flat(self._env.reset().observation))
 
     def _control_step(self, action: FloatArray) -> ControlStep:
         from dm_control.rl.control import PhysicsError
@@ -109,19 +87,14 @@ class DMControlEnv(ControlEnv):
         try:
             step = self._env.step(self._low + 0.5 * (action + 1.0) * self._range)
         except PhysicsError:
-            return ControlStep(0.0, {"reward": 0.0}, diverged=True)
+            return diverged()
         reward = float(step.reward)
-        if not (math.isfinite(reward) and self._read(step.observation)):
-            return ControlStep(0.0, {"reward": 0.0}, diverged=True)
+        if not (math.isfinite(reward) and self._read(self._flat(step.observation))):
+            return diverged()
         return ControlStep(reward, {"reward": reward}, terminal=bool(step.last() and step.discount == 0.0))
 
-    def _read(self, observation: dict[str, Any]) -> bool:
-        """Keeps an observation if it is finite, and says whether it was."""
-        flat = np.concatenate([np.ravel(observation[key]) for key in self._keys]).astype(np.float32)
-        finite = bool(np.isfinite(flat).all())
-        if finite:
-            self._last = flat
-        return finite
+    def _flat(self, observation: dict[str, Any]) -> FloatArray:
+        return np.concatenate([np.ravel(observation[key]) for key in self._keys])
 
     def _saved(self) -> dict[str, Any]:
         physics, task = self._env.physics, vars(self._env.task)
@@ -147,23 +120,9 @@ class DMControlEnv(ControlEnv):
         self._env._step_count, self._env._reset_next_step = saved["steps"], saved["ended"]
         self._last = saved["observation"]
 
-    def _observation(self) -> Observation:
-        return self._last.copy()
-
-    def render(self) -> Any:
-        """A frame [480, 640, 3] uint8, or None without `render_mode`."""
-        if self.render_mode is None:
-            return None
-        physics = self._env.physics
-        if self._frames is None:
-            from ezm_pl.envs import rendering
-
-            # Not dm_control's own renderer: it settles on a GL when imported, even one that fails.
-            self._frames = rendering.Frames(physics.model.ptr)
-        return self._frames.draw(physics.data.ptr, 0)
+    def _frame(self) -> NDArray[np.uint8]:
+        return self._frames.draw(self._env.physics.data.ptr, 0)
 
     def close(self) -> None:
-        if self._frames is not None:
-            self._frames.close()
-            self._frames = None
-        self._env.close()
+        self._frames.close()
+        super().close()

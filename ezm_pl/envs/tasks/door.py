@@ -10,7 +10,7 @@ import mujoco
 from ezm_pl.envs.core import FloatArray
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.locomotion import standing, upright
-from ezm_pl.envs.tasks.rewards import INF, distance, quiet_forces, tolerance
+from ezm_pl.envs.tasks.rewards import INF, quiet_forces, tolerance
 from ezm_pl.envs.tasks.scene import (
     BOX,
     CYLINDER,
@@ -80,7 +80,7 @@ class Door(Task):
         turned = tolerance(
             float(self._turned[0]), 0.75, 2, margin=0.75, sigmoid="linear", linear_at_margin=0.1
         )
-        hand = min(distance(hand, self._hatch) for hand in (robot.left_hand, robot.right_hand))
+        hand = min(robot.hand_distances(self._hatch))
         near = tolerance(hand, 0, 0.25, margin=1, sigmoid="linear", linear_at_margin=0.1)
         passage = tolerance(float(robot.imu[0]), 1.2, INF, margin=1, sigmoid="linear")
         reward = 0.1 * stand_reward * small_control + 0.45 * openness + 0.05 * turned + 0.05 * near

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Unpack
 
 import gymnasium
 import mujoco
 import numpy as np
 from gymnasium.spaces import Box
+from numpy.typing import NDArray
 
 from ezm_pl.envs import rendering
-from ezm_pl.envs.core import PLAIN, ControlEnv, ControlStep, EpisodeProtocol, FloatArray, Observation
+from ezm_pl.envs.core import PLAIN, ControlStep, FloatArray, Settings
+from ezm_pl.envs.wrapped import WrappedEnv, diverged
 from ezm_pl.spec.tasks import GYM
 
 
@@ -57,7 +59,7 @@ def _checked(task: str, env: gymnasium.Env[Any, Any]) -> tuple[Box, Box, int]:
     return observations, actions, limit
 
 
-class GymEnv(ControlEnv):
+class GymEnv(WrappedEnv):
     """A Gymnasium environment: observations flattened, actions in [-1, 1] mapped onto its bounds.
 
     One control step is the environment's own step; its termination ends the episode in both protocols;
@@ -68,38 +70,23 @@ class GymEnv(ControlEnv):
 
     Raises:
         ValueError: there is no such environment, or one whose spaces or time limit cannot be used.
-        RenderingUnavailable: `render_mode` is given and no GL works here.
     """
 
-    def __init__(
-        self,
-        task: str,
-        *,
-        protocol: EpisodeProtocol = "humanoidbench",
-        seed: int | None = None,
-        render_mode: str | None = None,
-        action_repeat: int = 1,
-        episode_steps: int | None = None,
-    ) -> None:
-        if render_mode is not None:
-            rendering.require()
-        self.task = task
-        self._env = _made(task, render_mode)
-        observations, actions, limit = _checked(task, self._env)
+    def __init__(self, task: str, **settings: Unpack[Settings]) -> None:
+        env = _made(task, settings.get("render_mode"))
+        observations, actions, limit = _checked(task, env)
         self._low = np.asarray(actions.low, np.float64)
         self._half = 0.5 * (np.asarray(actions.high, np.float64) - self._low)
         self._dtype = actions.dtype
         super().__init__(
-            observation_size=math.prod(observations.shape),
-            action_size=math.prod(actions.shape),
-            protocol=protocol,
-            seed=seed,
-            render_mode=render_mode,
-            action_repeat=action_repeat,
-            episode_steps=limit if episode_steps is None else episode_steps,
-            frames_per_second=self._env.metadata.get("render_fps", 50),
+            task,
+            env,
+            observation_shape=observations.shape,
+            action_shape=actions.shape,
+            full_episode_steps=limit,
+            frames_per_second=env.metadata.get("render_fps", 50),
+            **settings,
         )
-        self._last = np.zeros(self.observation_space.shape or (), np.float32)
 
     def _start_episode(self, reseeded: bool) -> None:
         self._read(self._env.reset(seed=self.np_random_seed if reseeded else None)[0])
@@ -108,20 +95,9 @@ class GymEnv(ControlEnv):
         own = self._low + self._half * (action.reshape(self._low.shape) + 1.0)
         observation, reward, terminated, truncated, _ = self._env.step(own.astype(self._dtype))
         if not (math.isfinite(reward) and self._read(observation)):
-            return ControlStep(0.0, {"reward": 0.0}, diverged=True)
+            return diverged()
         terms = {"reward": float(reward)}
         return ControlStep(float(reward), terms, terminal=bool(terminated), truncated=bool(truncated))
-
-    def _read(self, observation: Any) -> bool:
-        """Keeps an observation if it is finite, and says whether it was."""
-        flat = np.ravel(observation).astype(np.float32)
-        finite = bool(np.isfinite(flat).all())
-        if finite:
-            self._last = flat
-        return finite
-
-    def _observation(self) -> Observation:
-        return self._last.copy()
 
     def _layers(self) -> Iterator[gymnasium.Env[Any, Any]]:
         """The environment and its wrappers, from the outermost in."""
@@ -153,17 +129,11 @@ class GymEnv(ControlEnv):
         self._env.unwrapped.np_random = saved["generator"]
         data = self._physics()
         if data is not None:
-            mujoco.mj_copyData(data, self._env.unwrapped.model, saved["physics"])  # type: ignore[attr-defined]
+            mujoco.mj_copyData(data, self._env.unwrapped.model, saved["physics"])
         self._last = saved["observation"]
 
-    def render(self) -> Any:
-        """A frame [H, W, 3] uint8 of the environment's own, or None without `render_mode`."""
-        if self.render_mode is None:
-            return None
+    def _frame(self) -> NDArray[np.uint8]:
         try:
-            return np.array(self._env.render())
+            return super()._frame()
         except gymnasium.error.DependencyNotInstalled as error:
             raise rendering.RenderingUnavailable(f"task {self.task!r} cannot be drawn: {error}") from error
-
-    def close(self) -> None:
-        self._env.close()

@@ -13,7 +13,7 @@ from ezm_pl.envs.core import FloatArray
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.locomotion import standing, upright
 from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
-from ezm_pl.envs.tasks.scene import BOX, add_invisible, add_picture, add_solid, add_table
+from ezm_pl.envs.tasks.scene import BOX, add_free_body, add_invisible, add_picture, add_solid, add_table
 
 DARK = (0.2, 0.2, 0.2, 1.0)
 LIGHT = (0.8, 0.8, 0.8, 1.0)
@@ -42,13 +42,11 @@ class Insert(Task):
 
     @classmethod
     def build(cls, spec: mujoco.MjSpec) -> None:
-        world = spec.worldbody
         add_table(spec, (0.9, 0, 0.45))
 
         half, bottom, high = cls.CUP
         for end, y, mark, colour in (("a", -0.2, cls.MARKS[0], DARK), ("b", 0.2, cls.MARKS[1], LIGHT)):
-            cup = world.add_body(name=f"peg_{end}", pos=[0.8, y, 0.95])
-            cup.add_freejoint(name=f"free_peg_{end}")
+            cup = add_free_body(spec, f"peg_{end}", (0.8, y, 0.95))
             cup.add_site(name=f"peg_{end}", pos=[0, 0, mark], group=4)
             add_solid(cup, BOX, (half, half, bottom), (0, 0, bottom), rgba=colour)
             side, middle = half - cls.WALL, 2 * bottom + high
@@ -57,8 +55,7 @@ class Insert(Task):
             for place in (-side, side):
                 add_solid(cup, BOX, (cls.WALL, half, high), (place, 0, middle), rgba=colour)
 
-        bar = world.add_body(name="block_a", pos=[0.6, 0, 0.95])
-        bar.add_freejoint(name="free_block_a")
+        bar = add_free_body(spec, "block_a", (0.6, 0, 0.95))
         thick, tip = cls.BAR, cls.TIP
         for end, y in (("b", -0.15), ("a", 0.15)):
             bar.add_site(name=f"block_peg_{end}", pos=[0, y, thick], group=4)

@@ -70,7 +70,7 @@ class Kitchen(Task):
     def build(cls, spec: mujoco.MjSpec) -> None:
         spec.geom("floor").contype = 0
         add_kitchen(spec)
-        add_camera(spec, "cam_kitchen", (1.9, -2.9, 2.3), (-0.15, 0.5, 1.15))
+        add_camera(spec, "cam_kitchen", (2.1, -3.5, 2.5), (-0.1, 0.3, 1))
 
     def reset(self, rng: np.random.Generator) -> None:
         self.open = list(range(len(self.ELEMENTS)))
@@ -86,7 +86,7 @@ class Kitchen(Task):
             goal[start : start + len(values)] = values
         return {"goal": goal.tolist(), "tasks_to_complete": [float(element) for element in self.open]}
 
-    def state(self) -> Sequence[FloatArray]:
+    def base_observation(self) -> Sequence[FloatArray]:
         return (self.sim.data.qpos,)
 
     def reward(self) -> tuple[float, Terms]:

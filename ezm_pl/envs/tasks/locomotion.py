@@ -83,6 +83,7 @@ class Crawl(Task):
     """Crawl forwards through a tunnel, at 1 m/s or more. Nothing ends the episode early."""
 
     name = "crawl"
+    camera = "cam_hurdle"
     CRAWL_HEIGHT: ClassVar[float] = 0.8
 
     @classmethod

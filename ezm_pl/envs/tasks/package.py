@@ -16,7 +16,7 @@ from ezm_pl.envs.robots.h1 import set_inertial
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.locomotion import standing, upright
 from ezm_pl.envs.tasks.rewards import distance, quiet_forces
-from ezm_pl.envs.tasks.scene import BOX, CARDBOARD, TAPE, add_picture, add_solid
+from ezm_pl.envs.tasks.scene import add_camera, add_free_body, add_package
 
 
 class Package(Task):
@@ -29,6 +29,7 @@ class Package(Task):
 
     name = "package"
     own_state = ("destination", "first_shown")
+    camera = "cam_package"
     extra_qpos = (0.75, 0, 0.35, 1, 0, 0, 0)
     HALF_HEIGHT: ClassVar[float] = 0.35
     NEAR: ClassVar[float] = 0.1
@@ -38,20 +39,17 @@ class Package(Task):
 
     def __init__(self, sim: Simulation) -> None:
         super().__init__(sim)
-        self._robot_speeds = sim.data.qvel[: sim.robot_nq - 1]
         self._package: FloatArray = sim.data.qpos[sim.robot_nq :]
         self._package_speeds: FloatArray = sim.data.qvel[sim.robot_nq - 1 :]
         self.forget()
 
     @classmethod
     def build(cls, spec: mujoco.MjSpec) -> None:
-        size = (0.2, 0.1, cls.HALF_HEIGHT)
-        package = spec.worldbody.add_body(name="package_a", pos=[0.5, 0, cls.HALF_HEIGHT])
-        package.add_freejoint(name="free_package")
-        add_solid(package, BOX, size, density=5, rgba=CARDBOARD)
-        add_picture(package, BOX, (0.201, 0.02, cls.HALF_HEIGHT + 0.001), mass=0, rgba=TAPE)
+        package = add_free_body(spec, "package_a", (0.5, 0, cls.HALF_HEIGHT), joint="free_package")
+        add_package(package, (0.2, 0.1, cls.HALF_HEIGHT), density=5)
         destination = spec.worldbody.add_body(name="package_destination")
         set_inertial(destination, 3.5814156250923643, (0, 0, cls.HALF_HEIGHT), (0.0104175,) * 3)
+        add_camera(spec, "cam_package", (3.6, 4.4, 2.6), (0, 0, 0.4))
 
     def forget(self) -> None:
         self.destination: FloatArray = np.array([0, 0, self.HALF_HEIGHT])
@@ -76,8 +74,8 @@ class Package(Task):
         """What the observation shows as the destination [3]."""
         return self.destination if self.sim.data.time > 0 else self.first_shown
 
-    def state(self) -> Sequence[FloatArray]:
-        return self.robot.qpos, self._robot_speeds
+    def base_observation(self) -> Sequence[FloatArray]:
+        return self.robot.qpos, self.robot.qvel
 
     def observation(self) -> Sequence[FloatArray]:
         hands = self.robot.left_hand.copy(), self.robot.right_hand.copy()
@@ -91,11 +89,11 @@ class Package(Task):
         return distance(self._package[:3], self.destination)
 
     def reward(self) -> tuple[float, Terms]:
-        robot, place = self.robot, self._package[:3]
+        robot = self.robot
         stand_reward = standing(robot.head_height) * upright(robot.uprightness, 0.8)
         small_control = quiet_forces(robot.forces)
-        gap, left, right = self._gap(), distance(robot.left_hand, place), distance(robot.right_hand, place)
-        height = min(float(place[2]), 1.0)
+        gap, (left, right) = self._gap(), robot.hand_distances(self._package[:3])
+        height = min(float(self._package[2]), 1.0)
         success = float(gap < self.NEAR)
         reward = stand_reward * small_control - 3 * gap - 0.1 * (left + right) + height + 1000 * success
         return reward, {

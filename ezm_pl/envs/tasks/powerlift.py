@@ -11,7 +11,7 @@ from ezm_pl.envs.core import FloatArray
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.locomotion import STAND_HEIGHT, upright
 from ezm_pl.envs.tasks.rewards import INF, quiet_forces, tolerance
-from ezm_pl.envs.tasks.scene import CYLINDER, STEEL, Z_TO_Y, add_picture, add_solid
+from ezm_pl.envs.tasks.scene import CYLINDER, STEEL, Z_TO_Y, add_free_body, add_picture, add_solid
 
 IRON = (0.17, 0.18, 0.2, 1.0)
 RED = (0.72, 0.16, 0.14, 1.0)
@@ -29,8 +29,7 @@ class Powerlift(Task):
 
     @classmethod
     def build(cls, spec: mujoco.MjSpec) -> None:
-        dumbbell = spec.worldbody.add_body(name="dumbbell", pos=[0.5, 0, 0.2])
-        dumbbell.add_freejoint(name="free_dumbbell")
+        dumbbell = add_free_body(spec, "dumbbell", (0.5, 0, 0.2))
         add_solid(dumbbell, CYLINDER, (0.029, 0.65), quat=Z_TO_Y, rgba=STEEL)
         for y in (0.75, -0.75):
             add_solid(dumbbell, CYLINDER, (0.2, 0.2), (0, y, 0), quat=Z_TO_Y, rgba=IRON)

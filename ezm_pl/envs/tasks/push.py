@@ -15,7 +15,7 @@ from ezm_pl.envs.core import FloatArray
 from ezm_pl.envs.robots.h1 import STANDING_POSE, set_inertial
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.rewards import distance
-from ezm_pl.envs.tasks.scene import BOX, DARK_WOOD, RED, WOOD, add_free_body, add_solid
+from ezm_pl.envs.tasks.scene import BOX, RED, add_free_body, add_low_table, add_solid
 
 
 class Push(Task):
@@ -49,11 +49,7 @@ class Push(Task):
 
     @classmethod
     def build(cls, spec: mujoco.MjSpec) -> None:
-        table = spec.worldbody.add_body(name="table", pos=[0.9, 0, 0.45])
-        add_solid(table, BOX, (0.5, 1, 0.05), (0, 0, 0.4), rgba=WOOD)
-        for x in (0.4, -0.4):
-            for y in (0.85, -0.85):
-                add_solid(table, BOX, (0.05, 0.05, 0.4), (x, y, -0.05), rgba=DARK_WOOD)
+        add_low_table(spec, (0.9, 0, 0.45), 1, 0.85)
         box = add_free_body(spec, "object", (0.7, 0, 1))
         add_solid(box, BOX, (0.1, 0.1, 0.1), rgba=RED)
         set_inertial(box, 0.3, (0, 0, 0), (0.001, 0.001, 0.001))
@@ -67,9 +63,8 @@ class Push(Task):
     def internal(self) -> dict[str, list[float]]:
         return {"goal": self.goal.tolist()}
 
-    def state(self) -> Sequence[FloatArray]:
-        robot = self.sim.robot_nq
-        return self.sim.data.qpos[:robot], self.sim.data.qvel[: robot - 1]
+    def base_observation(self) -> Sequence[FloatArray]:
+        return self.robot.qpos, self.robot.qvel
 
     def observation(self) -> Sequence[FloatArray]:
         return self.robot.left_hand, self.goal, self._box, self._box_velocity

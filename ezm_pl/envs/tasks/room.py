@@ -17,17 +17,15 @@ from ezm_pl.envs.tasks.locomotion import standing, upright
 from ezm_pl.envs.tasks.rewards import quiet_forces, tolerance
 from ezm_pl.envs.tasks.scene import (
     BOX,
-    CARDBOARD,
-    DARK_WOOD,
-    WOOD,
     add_camera,
-    add_invisible,
-    add_picture,
+    add_chair,
+    add_free_body,
+    add_package,
     add_solid,
     add_table,
 )
 
-WALL = (0.82, 0.8, 0.74, 0.45)
+WALL = (0.82, 0.8, 0.74, 0.25)
 LYING = (0.0733422, 0.0519076, -0.240058, -0.966591)
 """Orientation of the headphone at the start."""
 
@@ -76,33 +74,19 @@ class Room(Task):
             add_solid(world, BOX, (0.15, 4, 1.5), (x, 0, 1.5), rgba=WALL)
         for y in (3.85, -3.85):
             add_solid(world, BOX, (4, 0.15, 1.5), (0, y, 1.5), rgba=WALL)
-        add_camera(spec, "cam_room", (-4.6, -5.2, 4.6), (0.3, 0.4, 0.3))
+        add_camera(spec, "cam_room", (-4.4, -6.2, 6.4), (0.3, -0.4, 0))
         add_table(spec, (2.7, -0.5, 0.45))
         add_shelf(spec, (2.7, 0.5, 0))
         for name, (place, quat) in cls.THINGS.items():
-            thing = world.add_body(name=name, pos=place, quat=quat)
-            thing.add_freejoint(name=f"free_{name}")
+            thing = add_free_body(spec, name, place, quat)
             if name == "chair":
-                cls.add_chair(thing)
+                add_chair(thing)
             elif name in cls.PACKAGES:
-                add_solid(thing, BOX, cls.PACKAGES[name], rgba=CARDBOARD)
+                add_package(thing, cls.PACKAGES[name])
             else:
                 off_centre = name == "headphone"
                 part = thing.add_body(name="centering_trick", pos=[0, -0.05, 0]) if off_centre else thing
                 Bookshelf.add_thing(part, name)
-
-    @staticmethod
-    def add_chair(chair: mujoco.MjsBody) -> None:
-        """Four legs, a seat and a back, touched as two boxes."""
-        for x in (0.19, -0.19):
-            for y in (0.19, -0.19):
-                add_picture(chair, BOX, (0.02, 0.02, 0.225), (x, y, 0.225), rgba=DARK_WOOD)
-        add_picture(chair, BOX, (0.21, 0.21, 0.025), (0, 0, 0.45), rgba=WOOD)
-        for y in (0.19, -0.19):
-            add_picture(chair, BOX, (0.02, 0.02, 0.2125), (-0.23, y, 0.6375), rgba=DARK_WOOD)
-        add_picture(chair, BOX, (0.02, 0.21, 0.08), (-0.23, 0, 0.77), rgba=WOOD)
-        add_invisible(chair, BOX, (0.02, 0.21, 0.2), (-0.23, 0, 0.65))
-        add_invisible(chair, BOX, (0.21, 0.21, 0.2375), (0, 0, 0.2375))
 
     def reset(self, rng: np.random.Generator) -> None:
         qpos, first = self.sim.data.qpos, self.sim.robot_nq

@@ -59,10 +59,12 @@ def add_invisible(
     return add_solid(body, kind, size, pos, group=HIDDEN_GROUP, mass=0, **settings)
 
 
-def add_free_body(spec: mujoco.MjSpec, name: str, pos: Vector, quat: Vector = (1, 0, 0, 0)) -> mujoco.MjsBody:
-    """A body that moves freely, by the joint `free_<name>`."""
+def add_free_body(
+    spec: mujoco.MjSpec, name: str, pos: Vector, quat: Vector = (1, 0, 0, 0), joint: str = ""
+) -> mujoco.MjsBody:
+    """A body that moves freely, by `joint`, or else by one called `free_<name>`."""
     body = spec.worldbody.add_body(name=name, pos=pos, quat=quat)
-    body.add_freejoint(name=f"free_{name}")
+    body.add_freejoint(name=joint or f"free_{name}")
     return body
 
 
@@ -89,6 +91,35 @@ def add_camera(spec: mujoco.MjSpec, name: str, pos: Vector, target: Vector) -> N
     camera = spec.worldbody.add_camera(name=name, pos=pos)
     camera.alt.type = mujoco.mjtOrientation.mjORIENTATION_XYAXES
     camera.alt.xyaxes = [*right, *np.cross(right, forward)]
+
+
+def add_package(body: mujoco.MjsBody, size: Vector, **settings: Any) -> None:
+    """A box of cardboard (half sizes) with a strip of tape round it."""
+    add_solid(body, BOX, size, rgba=CARDBOARD, **settings)
+    x, y, z = size
+    add_picture(body, BOX, (x + 0.001, 0.2 * y, z + 0.001), mass=0, rgba=TAPE)
+
+
+def add_chair(chair: mujoco.MjsBody) -> None:
+    """A wooden chair with its back towards -x: what is seen gives it its mass, two boxes its contact."""
+    for x in (0.19, -0.19):
+        for y in (0.19, -0.19):
+            add_picture(chair, BOX, (0.02, 0.02, 0.225), (x, y, 0.225), rgba=DARK_WOOD)
+    add_picture(chair, BOX, (0.21, 0.21, 0.025), (0, 0, 0.45), rgba=WOOD)
+    for y in (0.19, -0.19):
+        add_picture(chair, BOX, (0.02, 0.02, 0.2125), (-0.23, y, 0.6375), rgba=DARK_WOOD)
+    add_picture(chair, BOX, (0.02, 0.21, 0.08), (-0.23, 0, 0.77), rgba=WOOD)
+    add_invisible(chair, BOX, (0.02, 0.21, 0.2), (-0.23, 0, 0.65))
+    add_invisible(chair, BOX, (0.21, 0.21, 0.2375), (0, 0, 0.2375))
+
+
+def add_low_table(spec: mujoco.MjSpec, pos: Vector, half_width: float, leg_y: float) -> None:
+    """A fixed table, 0.9 m high where `pos` is 0.45 m up, with legs at `leg_y` on both sides."""
+    table = spec.worldbody.add_body(name="table", pos=pos)
+    add_solid(table, BOX, (0.5, half_width, 0.05), (0, 0, 0.4), rgba=WOOD)
+    for x in (0.4, -0.4):
+        for y in (leg_y, -leg_y):
+            add_solid(table, BOX, (0.05, 0.05, 0.4), (x, y, -0.05), rgba=DARK_WOOD)
 
 
 def add_table(spec: mujoco.MjSpec, pos: Vector) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ezm_pl.envs.robots.humanoid import Simulation, Task, Terms
 from ezm_pl.envs.tasks.rewards import INF, quiet_forces, stillness, tolerance
-from ezm_pl.envs.tasks.scene import BOX, WOOD, add_invisible, add_picture
+from ezm_pl.envs.tasks.scene import add_chair
 
 
 class Sit(Task):
@@ -30,17 +30,9 @@ class Sit(Task):
 
     @staticmethod
     def add_chair(spec: mujoco.MjSpec) -> mujoco.MjsBody:
-        """A wooden chair: what is seen gives it its mass, two boxes its contact."""
+        """The chair, fixed as yet; returns its body."""
         chair = spec.worldbody.add_body(name="chair", pos=[-0.25, 0, 0])
-        for x in (0.19, -0.19):
-            for y in (0.19, -0.19):
-                add_picture(chair, BOX, (0.02, 0.02, 0.225), (x, y, 0.225), rgba=WOOD)
-        add_picture(chair, BOX, (0.21, 0.21, 0.025), (0, 0, 0.45), rgba=WOOD)
-        for y in (0.19, -0.19):
-            add_picture(chair, BOX, (0.02, 0.02, 0.2125), (-0.23, y, 0.6375), rgba=WOOD)
-        add_picture(chair, BOX, (0.02, 0.21, 0.08), (-0.23, 0, 0.77), rgba=WOOD)
-        add_invisible(chair, BOX, (0.02, 0.21, 0.2), (-0.23, 0, 0.65))
-        add_invisible(chair, BOX, (0.21, 0.21, 0.2375), (0, 0, 0.2375))
+        add_chair(chair)
         return chair
 
     def reward(self) -> tuple[float, Terms]:

@@ -19,11 +19,11 @@ from ezm_pl.envs.tasks.rewards import distance, quiet_forces, tolerance
 from ezm_pl.envs.tasks.scene import (
     BOX,
     CYLINDER,
-    DARK_WOOD,
     STEEL,
-    WOOD,
     Z_TO_X,
+    add_free_body,
     add_invisible,
+    add_low_table,
     add_picture,
     add_solid,
 )
@@ -51,11 +51,7 @@ class Spoon(Task):
     def build(cls, spec: mujoco.MjSpec) -> None:
         world = spec.worldbody
         world.add_site(name="goal", pos=[0.75, 0.1, 0.9], size=[0.01] * 3, group=4)
-        table = world.add_body(name="table", pos=[1, 0, 0.45])
-        add_solid(table, BOX, (0.5, 0.5, 0.05), (0, 0, 0.4), rgba=WOOD)
-        for x in (0.4, -0.4):
-            for y in (0.4, -0.4):
-                add_solid(table, BOX, (0.05, 0.05, 0.4), (x, y, -0.05), rgba=DARK_WOOD)
+        add_low_table(spec, (1, 0, 0.45), 0.5, 0.4)
 
         cup = world.add_body(name="cup", pos=[0.75, -0.1, 0.9])
         for y in (0.1, -0.1):
@@ -70,8 +66,7 @@ class Spoon(Task):
         for z in (0.14, 0.02):
             add_solid(cup, BOX, (0.01, 0.05, 0.01), (0, 0.15, z), rgba=STEEL)
 
-        spoon = world.add_body(name="spoon", pos=[0.75, 0.2, 0.9])
-        spoon.add_freejoint(name="free_spoon")
+        spoon = add_free_body(spec, "spoon", (0.75, 0.2, 0.9))
         add_solid(
             spoon, CYLINDER, (0.007, 0.08), (0, 0, 0.0035), quat=Z_TO_X, name="spoon_handle", rgba=STEEL
         )
@@ -102,8 +97,7 @@ class Spoon(Task):
         robot = self.robot
         stand_reward = standing(robot.head_height) * upright(robot.uprightness)
         small_control = quiet_forces(robot.forces)
-        hands = min(distance(hand, self._handle) for hand in (robot.left_hand, robot.right_hand))
-        near = tolerance(hands, 0, 0.2, margin=0.5)
+        near = tolerance(min(robot.hand_distances(self._handle)), 0, 0.2, margin=0.5)
         stirring = tolerance(distance(self._bowl, self.target()), margin=0.15)
         (x, y, z), (cup_x, cup_y, cup_z) = self._bowl, self._cup
         inside = float(max(abs(x - cup_x), abs(y - cup_y), abs(z - cup_z - 0.1)) < 0.1)

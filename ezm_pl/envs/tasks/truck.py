@@ -20,21 +20,20 @@ from ezm_pl.envs.tasks.scene import (
     BOX,
     CARDBOARD,
     CYLINDER,
-    DARK_WOOD,
-    WOOD,
     Z_TO_Y,
     add_camera,
     add_free_body,
     add_invisible,
+    add_package,
     add_picture,
     add_solid,
+    add_table,
 )
 
 PAINT = (0.75, 0.2, 0.15, 1.0)
 CANVAS = (0.75, 0.2, 0.15, 0.25)
 TYRE = (0.12, 0.12, 0.12, 1.0)
 RAMP = (0.45, 0.47, 0.5, 1.0)
-TAPE = (0.6, 0.44, 0.28, 1.0)
 
 
 class Package(NamedTuple):
@@ -97,14 +96,7 @@ class Truck(Task):
         tilt = (np.cos(-0.25), 0, np.sin(-0.25), 0)
         add_solid(truck, BOX, (0.85, 1.2, 0.1), (-4.7, 0, 0.5), quat=tilt, rgba=RAMP)
 
-        table = world.add_body(name="table", pos=cls.TABLE)
-        add_solid(table, BOX, (0.5, 0.5, 0.05), (0, 0, 0.45), rgba=WOOD)
-        for x in (0.4, -0.4):
-            for y in (0.4, -0.4):
-                # Legs are seen (and weigh) a little shorter than they touch.
-                add_picture(table, BOX, (0.05, 0.05, 0.45), (x, y, 0), rgba=DARK_WOOD)
-                add_invisible(table, BOX, (0.05, 0.05, 0.5), (x, y, 0))
-
+        add_table(spec, cls.TABLE)
         # Nine stacked boxes to look at, one to touch.
         wall = world.add_body(name="package_wall", pos=[7, 0, 1])
         for y, x, half_width, half_height, z in (
@@ -116,10 +108,7 @@ class Truck(Task):
         add_invisible(wall, BOX, (0.2, 1.1, 0.9), (0, 0, 0.9))
 
         for name, package in cls.PACKAGES.items():
-            body = add_free_body(spec, f"package_{name}", package.pos, package.quat)
-            add_solid(body, BOX, package.size, rgba=CARDBOARD)
-            x, y, z = package.size
-            add_picture(body, BOX, (x + 0.001, 0.03, z + 0.001), mass=0, rgba=TAPE)
+            add_package(add_free_body(spec, f"package_{name}", package.pos, package.quat), package.size)
         add_camera(spec, "cam_truck", (0.4, 7.5, 4.2), (4.4, 0, 0.9))
 
     def forget(self) -> None:

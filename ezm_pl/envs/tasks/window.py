@@ -22,6 +22,7 @@ from ezm_pl.envs.tasks.scene import (
     SPHERE,
     STEEL,
     Z_TO_Y,
+    add_free_body,
     add_invisible,
     add_picture,
     add_solid,
@@ -75,8 +76,7 @@ class Window(Task):
                 add_picture(window, BOX, (0.05, 0.3, half_height), (0, y, z), rgba=(0.2, 0.95, 0.95, 0.3))
         add_invisible(window, BOX, (0.05, 1, 0.97), (0, 0, 0.97), name="pane")
 
-        tool = spec.worldbody.add_body(name="window_wiping_tool", pos=[0.45, 0, 1.2])
-        tool.add_freejoint(name="free_window_wiping_tool")
+        tool = add_free_body(spec, "window_wiping_tool", (0.45, 0, 1.2))
         add_solid(tool, CYLINDER, (0.02, 0.5), (0, 0, 0.02), quat=Z_TO_Y, rgba=STEEL)
         head = tool.add_body(name="window_wiper_sphere", pos=[0, 0.5, 0.02])
         head.add_joint(type=mujoco.mjtJoint.mjJNT_BALL, limited=True, range=[0, 1.4])
@@ -103,10 +103,7 @@ class Window(Task):
             for corner in self._corners
         )
         touching = float(any(sorted(pair) == self._wipe for pair in self.sim.contacts()))
-        near = min(
-            tolerance(distance(hand, self._tool), 0, 0.2, margin=0.5)
-            for hand in (robot.left_hand, robot.right_hand)
-        )
+        near = tolerance(max(robot.hand_distances(self._tool)), 0, 0.2, margin=0.5)
         wiping = tolerance(abs(float(self._tool_velocity[2])), 0.5, 0.5, margin=0.5)
         head_away = tolerance(distance(robot.head, self.first_head), 0.4, 0.4, margin=0.1)
         manipulation = 0.2 * stand_reward * small_control * head_away + 0.4 * wiping + 0.4 * near

@@ -155,7 +155,7 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
     Returns:
         The table, and whether every task is within its bounds (docs/parity.md).
     """
-    table = Table(title="Parity with recordings of the original tasks", caption="each error / its bound")
+    table = Table(title="Parity with recordings of the original tasks", caption="errors as shares of bounds")
     table.add_column("task", no_wrap=True)
     for name in ("steps", "facts\ndiffering", "qpos\nmedian", "qpos\np90", "reward\nmedian", "reward\np90"):
         table.add_column(name, justify="right")
@@ -167,12 +167,12 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
             row.task,
             str(row.steps),
             str(len(row.facts) + len(row.terms)),
-            f"{row.qpos_median:.1e} / {row.qpos_median_bound:.1e}",
-            f"{row.qpos_p90:.1e} / {row.qpos_p90_bound:.1e}",
-            f"{row.reward_median:.1e}",
-            f"{row.reward_p90:.1e}",
+            f"{row.qpos_median / row.qpos_median_bound:.1%}",
+            f"{row.qpos_p90 / row.qpos_p90_bound:.1%}",
+            f"{row.reward_median / row.reward_bounds[0]:.1%}",
+            f"{row.reward_p90 / row.reward_bounds[1]:.1%}",
             f"{row.terminated:.1%}",
-            f"{len(row.odd_events)} / {row.events}" if row.events else "-",
+            f"{len(row.odd_events)} of {row.events}" if row.events else "-",
             "yes" if row.passed else "NO",
         )
     return table, all(row.passed for row in rows)
