@@ -32,9 +32,12 @@ def spec_facts(experiment: Experiment) -> list[str]:
         f"evaluation: {experiment.eval.episodes} episodes per task every {experiment.eval.every:,} updates"
     )
     floor = experiment.model.value_floor
-    if floor is not None and any(task.startswith(GYM) for task in experiment.tasks):
-        lines.append(
-            f"note: searched values are clipped from below at {floor:g}; set model.value_floor to null for a "
-            "gym: task that pays negative rewards"
-        )
+    if floor is not None:
+        negative = [f.name for f in known if f.random_score < floor]
+        negative += [task for task in experiment.tasks if task.startswith(GYM)]
+        if negative:
+            lines.append(
+                f"note: searched values are clipped below {floor:g}; set model.value_floor to null for tasks "
+                f"with negative rewards, as these may be: {', '.join(negative)}"
+            )
     return lines

@@ -152,11 +152,13 @@ def test_wrong_task_settings_are_one_line(meta: dict[str, Any], message: str) ->
 
 
 def test_a_spec_says_that_values_are_clipped_below_zero() -> None:
-    (note,) = [line for line in spec_facts(build_experiment(DOCUMENT)) if line.startswith("note: ")]
-    assert "model.value_floor" in note
-    for changed in ({"model": {"value_floor": None}}, {"tasks": ["h1-stand"]}):
-        lines = spec_facts(build_experiment({**DOCUMENT, **changed}))
-        assert not any(line.startswith("note: ") for line in lines)
+    def notes(**changes: Any) -> list[str]:
+        facts = spec_facts(build_experiment({**DOCUMENT, "tasks_meta": {}, **changes}))
+        return [line for line in facts if line.startswith("note: ")]
+
+    (note,) = notes(tasks=["gym:Hopper-v5", "h1-stand", "h1hand-push"])
+    assert "model.value_floor" in note and note.endswith("may be: h1hand-push, gym:Hopper-v5")
+    assert not notes(model={"value_floor": None}) and not notes(tasks=["h1-stand"])
 
 
 def test_without_quirks_reaches_the_environments() -> None:
