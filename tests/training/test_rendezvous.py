@@ -12,7 +12,7 @@ import pytest
 
 RANK = """
 import sys
-from ezm_pl.training import rendezvous
+from ezm_pl.training.fault_tolerance import rendezvous
 rendezvous.QUIET_SECONDS = 0.5
 store = rendezvous.await_ranks("127.0.0.1", int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
 print("met", flush=True)
