@@ -37,6 +37,9 @@ class TrainerSpec(Strict):
     checkpoint_every: PositiveInt = Field(
         4_000, description="updates that a kill costs at most (if two or more): saves begin twice as often"
     )
+    gradient_conflict_every: PositiveInt | None = Field(
+        None, description="updates between measurements of how far tasks' gradients agree; null: none"
+    )
     profiler: Literal["simple", "advanced"] | None = None
 
     @field_validator("strategy")

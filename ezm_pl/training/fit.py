@@ -32,6 +32,7 @@ from ezm_pl.training.fault_tolerance.connection import OwnSignals, connected
 from ezm_pl.training.fault_tolerance.launch import own_rank
 from ezm_pl.training.fault_tolerance.saving import BestCheckpoint, LastCheckpoint
 from ezm_pl.training.fault_tolerance.stopping import stops_in_order
+from ezm_pl.training.gradient_conflict import GradientConflict
 from ezm_pl.training.hardware import precision, shared_cores
 from ezm_pl.training.lightning_internals import no_advice
 from ezm_pl.training.memory import check_memory
@@ -168,6 +169,8 @@ def _trainer(
     spec = experiment.trainer
     best = BestCheckpoint(run_dir / "checkpoints")
     extra: list[Callback] = [SelfPlayMetrics(spec.log_every), best]
+    if spec.gradient_conflict_every is not None and len(experiment.tasks) > 1:
+        extra.append(GradientConflict(experiment.tasks, spec.gradient_conflict_every, run_dir))
     if torch.cuda.is_available() and logger is not None:
         extra.append(DeviceStatsMonitor(cpu_stats=False))
     if spec.strategy != "auto" or spec.devices != 1 or spec.num_nodes != 1:

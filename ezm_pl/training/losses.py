@@ -60,6 +60,7 @@ class Losses:
 
     Attributes:
         total: the weighted sum of the terms, `[]`.
+        windows: `[B]`, what each window adds to it: `total` is their sum.
         terms: each term by name, without gradient: summed over the unroll,
             importance-weighted (but for `UNWEIGHTED`), averaged over the batch and divided by `U`.
         value_error: `[B]`, the mean value minus its target at the position itself.
@@ -67,6 +68,7 @@ class Losses:
     """
 
     total: Tensor
+    windows: Tensor
     terms: dict[str, Tensor]
     value_error: Tensor
     diagnostics: dict[str, Tensor]
@@ -235,12 +237,16 @@ def losses(x: Unroll, weights: LossSpec) -> Losses:
     """Every term, and their weighted sum."""
     steps = x.targets.reward.shape[1]
     found, weighted = {}, []
+    windows = torch.zeros_like(x.batch.weight)
     for name, (function, weight) in weighted_terms(weights).items():
         each = function(x)
-        found[name] = (each if name in UNWEIGHTED else each * x.batch.weight).mean() / steps
+        each = each if name in UNWEIGHTED else each * x.batch.weight
+        found[name] = each.mean() / steps
+        windows = windows + weight / (steps * len(each)) * each
         weighted.append(weight * found[name])
     return Losses(
         total=sum(weighted[1:], weighted[0]),
+        windows=windows,
         terms={name: each.detach() for name, each in found.items()},
         value_error=x.values[:, 0] - x.targets.value[:, 0],
         diagnostics=_diagnostics(x),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -43,6 +44,7 @@ class EZMModule(L.LightningModule):
 
     Attributes:
         evaluations: of this session, in order.
+        observers: shown the losses of every update, and its batch, before the backward pass.
         nonfinite_updates: how many updates have been skipped, `[]`.
     """
 
@@ -80,6 +82,12 @@ class EZMModule(L.LightningModule):
         self._generator_states: dict[str, Tensor] = {}
         self.evaluator = Evaluator(experiment, self.ranks)
         self.evaluations: list[Evaluation] = []
+        self.observers: list[Callable[[Losses, Batch], None]] = []
+
+    @property
+    def learner(self) -> WorldModel:
+        """The network that learns."""
+        return self.model
 
     def new_actor(self) -> InferenceModel:
         """An inference copy with weights yet to be loaded, for a collector or an evaluation."""
@@ -143,6 +151,8 @@ class EZMModule(L.LightningModule):
             spec, noise = self.experiment.targets, self.generator("entropy")
             found = losses(unroll(self.model, batch, targets, spec, noise, self.spread), self.experiment.loss)
             with self._own_precision():
+                for observe in self.observers:
+                    observe(found, batch)
                 self.manual_backward(found.total)
         with timer("optimizer"), self._own_precision():
             norm = torch.nn.utils.clip_grad_norm_(

@@ -17,6 +17,7 @@ from ezm_pl.spec.tasks import doubtful_tasks
 from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
 from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
 from ezm_pl.tracking.results.curves import run_curves
+from ezm_pl.tracking.results.gradient_conflict import CONFLICT, conflict_figure
 from ezm_pl.tracking.results.returns_figure import returns_figure
 from ezm_pl.tracking.results.tables import returns_table
 from ezm_pl.tracking.results.terminal_curve import terminal_curves
@@ -270,6 +271,12 @@ def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bo
             returns_figure(
                 {task: curves[task] for task in experiment.tasks if task in curves}, figure, title=run.name
             )
+            run.log_file(figure, "figures")
+        measured = run.directory / CONFLICT
+        if measured.is_file():
+            run.log_file(measured, "diagnostics")
+            figure = run.directory / "gradient_conflict.png"
+            conflict_figure(measured, figure, title=run.name)
             run.log_file(figure, "figures")
         if film and experiment.eval.video:
             directory = run.directory / "videos"
