@@ -6,6 +6,7 @@ Shapes: `T` tasks, `B` windows of a batch. Source of the question: Yu et al. 202
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,9 +17,12 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+from ezm_pl.replay.atomic_write import write_atomically
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.losses import Losses
 from ezm_pl.world_model.synchronised import sum_over_ranks
+
+log = logging.getLogger(__name__)
 
 FILE = "gradient_conflict.json"
 """In the run's folder: every measurement."""
@@ -129,8 +133,15 @@ class GradientConflict(Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics(summary(tables), step=update)
         if trainer.is_global_zero:
-            document = {"tasks": self.tasks, "measured": self.measured}
-            self.path.write_text(json.dumps(_plain(document), allow_nan=False) + "\n", encoding="utf-8")
+            self._write()
+
+    def _write(self) -> None:
+        document = _plain({"tasks": self.tasks, "measured": self.measured})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.path, [json.dumps(document, allow_nan=False).encode()])
+        except OSError as error:  # such as a full disk, which training survives
+            log.warning("%s cannot be written: %s", self.path, error.strerror)
 
 
 def summary(tables: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, float]:
