@@ -117,6 +117,35 @@ def test_exit_codes_hold_without_a_terminal(closed: str, folder: Path) -> None:
         assert subprocess.run(["bash", "-c", line], cwd=folder, timeout=60).returncode == code
 
 
+def test_characters_that_the_output_lacks_are_escaped(folder: Path) -> None:
+    name = os.fsdecode(b"\xff.yaml")
+    (folder / name).write_text((folder / "spec.yaml").read_text())
+    done = subprocess.run(
+        [*RAW, "validate", name],
+        cwd=folder,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"# \\udcff.yaml: valid")
+
+
+def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    done = subprocess.run(
+        ["bash", "-c", f"rmdir {gone}; exec {sys.executable} -m ezm_pl figure"],
+        cwd=gone,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr == "ezm: the working directory has been removed; change to one that is there\n"
+
+
 def test_validate_does_not_import_torch(folder: Path) -> None:
     code = (
         "import sys; from ezm_pl.cli import main; main(['validate', 'spec.yaml']); "

@@ -186,6 +186,7 @@ def test_the_command_is_thin(path: Path) -> None:
         "__future__",
         "argparse",
         "contextlib",
+        "io",
         "os",
         "re",
         "sys",

@@ -201,6 +201,19 @@ def test_every_switch_is_strict() -> None:
                 build_experiment(merge(GOOD, nested))
 
 
+def test_every_whole_number_has_a_largest_value() -> None:
+    """What no memory, counter or timer holds is refused as a field, not met as an overflow in a run."""
+    spec = {"name": "trial", "preset": "smoke", "tasks": ["dmc-cartpole-balance"]}
+    fields = flatten(build_experiment(spec).model_dump(mode="json"))
+    whole = [key for key, value in fields.items() if type(value) is int]
+    assert len(whole) > 30
+    for key in [*whole, "search.wave", "trainer.devices"]:
+        section, _, name = key.rpartition(".")
+        huge = {section: {name: 2**70}} if section else {name: 2**70}
+        with pytest.raises(SpecError, match=rf"^spec: {key}: must be less than or equal to \d+, got 1180"):
+            build_experiment({**spec, **huge})
+
+
 def test_missing_file_offers_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "quickstart.yaml").write_text("")
     with pytest.raises(

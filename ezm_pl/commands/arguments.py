@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -13,9 +15,6 @@ from rich.console import Console
 
 from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.spec.seeds import MAX_SEED
-
-MOST_EPISODES = 10_000
-"""Per task: more than anybody evaluates, and each is an environment of its own."""
 
 _DIGITS = 4000
 """Python reads no decimal number longer than 4,300 digits."""
@@ -118,6 +117,21 @@ def check_tasks(tasks: Iterable[str], backend: Literal["auto", "builtin", "human
         from ezm_pl.envs import check_tasks as make_each
 
         make_each(doubtful, backend)
+
+
+def escape_lacking_characters() -> None:
+    """Makes output escape what its encoding lacks, such as the bytes of a file's name, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
+
+
+def check_working_directory() -> None:
+    """Raises `SpecError` where somebody has removed it: every relative path leads nowhere then."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise SpecError("the working directory has been removed; change to one that is there") from None
 
 
 def new_console() -> Console:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import (
-    MOST_EPISODES,
     Group,
     add_seed,
     command,
@@ -18,7 +17,8 @@ from ezm_pl.commands.arguments import (
     number,
     wrote,
 )
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import SpecError, writing
+from ezm_pl.spec.fields import MOST_EPISODES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -150,9 +150,7 @@ def _default(out: Path | None, task: str, formats: tuple[str, ...]) -> Path:
 
 
 def _write_picture(path: Path, picture: Image) -> None:
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path, optimize=True)
-    except OSError as error:
-        raise SpecError(f"cannot write {path}: {error}") from None
     wrote(path)

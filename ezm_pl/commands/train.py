@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import (
-    MOST_EPISODES,
     Group,
     add_run,
     add_seed,
@@ -20,6 +19,7 @@ from ezm_pl.commands.arguments import (
     number,
 )
 from ezm_pl.spec import SpecError
+from ezm_pl.spec.fields import MOST_EPISODES
 
 
 def add(group: Group) -> None:

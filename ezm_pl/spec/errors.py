@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -31,6 +33,15 @@ class SpecError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run that cannot continue; its message says the reason in full, so no traceback is shown."""
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, a file or folder that cannot be written, such as on a full disk, is one line that names it."""
+    try:
+        yield
+    except OSError as error:
+        raise SpecError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def describe(

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ezm_pl.spec.extension import load_extension
 from ezm_pl.spec.fields import (
+    MOST_EPISODES,
     EpisodeProtocol,
     Fraction,
     Listed,
@@ -19,6 +20,7 @@ from ezm_pl.spec.fields import (
     PositiveFloat,
     PositiveInt,
     Real,
+    Size,
     Strict,
 )
 from ezm_pl.spec.seeds import MAX_SEED
@@ -34,10 +36,10 @@ class EnvSpec(Strict):
 
     backend: Literal["auto", "builtin", "humanoid_bench"] = "auto"
     protocol: EpisodeProtocol = Field("ezm", description="training episodes: do falls end them?")
-    num_envs: PositiveInt = Field(16, description="environments per task in the collector")
-    action_repeat: PositiveInt = Field(1, description="control steps (20 ms) an action is held for")
+    num_envs: Size = Field(16, description="environments per task in the collector")
+    action_repeat: Size = Field(1, description="control steps (20 ms) an action is held for")
     workers: Literal["auto", "async", "threads", "sync"] = Field("auto", description="who steps physics")
-    worker_timeout: PositiveFloat = Field(
+    worker_timeout: Annotated[PositiveFloat, Field(le=1e6)] = Field(
         300.0, description="seconds after which a worker process that does not answer is replaced (async)"
     )
     max_worker_restarts: NonNegativeInt = Field(
@@ -69,16 +71,16 @@ class TaskMeta(Strict):
 class ModelSpec(Strict):
     """Sizes of the world model (docs/algorithm.md, "World model"): by default the published ones."""
 
-    latent_size: PositiveInt = 512
-    task_embedding_size: PositiveInt = 128
+    latent_size: Size = 512
+    task_embedding_size: Size = 128
     task_embedding_in: Listed[Network] = ("representation", "dynamics", "reward", "value_policy")
-    action_embedding_size: PositiveInt = 64
-    blocks: PositiveInt = Field(3, description="residual blocks per network")
-    head_size: PositiveInt = Field(512, description="hidden width of reward, value and policy heads")
-    value_heads: Annotated[PositiveInt, Field(ge=2)] = 5
-    projector_size: PositiveInt = 1024
-    projection_size: PositiveInt = 512
-    atoms: Annotated[PositiveInt, Field(ge=3)] = Field(51, description="atoms of the categorical scalars")
+    action_embedding_size: Size = 64
+    blocks: Size = Field(3, description="residual blocks per network")
+    head_size: Size = Field(512, description="hidden width of reward, value and policy heads")
+    value_heads: Annotated[Size, Field(ge=2)] = 5
+    projector_size: Size = 1024
+    projection_size: Size = 512
+    atoms: Annotated[Size, Field(ge=3)] = Field(51, description="atoms of the categorical scalars")
     support: PositiveFloat = Field(299.0, description="largest scalar the categorical support holds")
     value_floor: Real | None = Field(0.0, description="clip searched values from below; null: no clip")
     min_log_std: Real = -10.0
@@ -105,9 +107,9 @@ class ModelSpec(Strict):
 class SearchSpec(Strict):
     """Gumbel search over sampled actions (docs/algorithm.md, "Search")."""
 
-    num_simulations: PositiveInt = 32
-    num_root_actions: Annotated[PositiveInt, Field(ge=2)] = 16
-    num_interior_actions: PositiveInt = Field(2, description="sampled actions of an interior node")
+    num_simulations: Size = 32
+    num_root_actions: Annotated[Size, Field(ge=2)] = 16
+    num_interior_actions: Size = Field(2, description="sampled actions of an interior node")
     policy_share: Fraction = Field(0.25, description="share of root candidates drawn from the policy itself")
     wide_std: PositiveFloat = Field(3.0, description="std scale of the other candidates")
     correct_proposal: bool = Field(
@@ -118,7 +120,7 @@ class SearchSpec(Strict):
     c_scale: NonNegativeFloat = 0.1
     range_floor: PositiveFloat = 0.01
     gumbel_scale: NonNegativeFloat = Field(0.0, description="Gumbel noise at the root; published: off")
-    wave: PositiveInt | None = Field(
+    wave: Size | None = Field(
         None,
         description="most leaves per root that one network call expands; null: a whole round; 1: sequential",
     )
@@ -152,7 +154,7 @@ class ReplaySpec(Strict):
     observation_dtype: Literal["float32", "float16"] = Field(
         "float32", description="as stored; float16: half the memory, rounded by up to 5e-4 of a value"
     )
-    block_size: PositiveInt = Field(100, description="steps stored together")
+    block_size: Size = Field(100, description="steps stored together")
     shared: bool = Field(False, description="one priority table over all tasks (the ablation)")
     priority_exponent: NonNegativeFloat = 1.0
     importance_exponent: NonNegativeFloat = 1.0
@@ -163,8 +165,8 @@ class ReplaySpec(Strict):
 class TargetSpec(Strict):
     """Unrolls, returns and reanalysis."""
 
-    unroll_steps: PositiveInt = 5
-    td_steps: PositiveInt = 5
+    unroll_steps: Size = 5
+    td_steps: Size = 5
     discount: Annotated[Real, Field(gt=0, lt=1)] = 0.99
     policy: Literal["best", "improved"] = Field("best", description="improved: all candidates, weighted")
     max_action: Annotated[Real, Field(gt=0, lt=1)] = Field(0.999, description="targets are clipped to this")
@@ -221,7 +223,7 @@ class LossSpec(Strict):
 class OptimSpec(Strict):
     """Optimiser, batch and budget."""
 
-    batch_size: PositiveInt = Field(512, description="positions per update, over all tasks and ranks")
+    batch_size: Size = Field(512, description="positions per update, over all tasks and ranks")
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 2e-5
     max_grad_norm: PositiveFloat = 5.0
@@ -253,7 +255,7 @@ class EvalSpec(Strict):
     """Evaluation episodes, run as validation; both protocols' returns come from one rollout."""
 
     every: PositiveInt = Field(20_000, description="updates between evaluations")
-    episodes: PositiveInt = Field(4, description="episodes per task")
+    episodes: Annotated[Size, Field(le=MOST_EPISODES)] = Field(4, description="episodes per task")
     at_start: bool = True
     video: bool = Field(True, description="film one episode per task at the end, where rendering works")
 
@@ -268,7 +270,7 @@ class Experiment(Strict):
 
     name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
     preset: Literal["paper", "laptop", "smoke"] = "paper"
-    seed: NonNegativeInt = Field(0, le=MAX_SEED)
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     tasks: Listed[str]
     tasks_meta: dict[str, TaskMeta] = Field({}, description="per task: its score's bounds, its quirks")
     env: EnvSpec = EnvSpec()

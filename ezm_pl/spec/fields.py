@@ -9,8 +9,16 @@ from pydantic import BaseModel, ConfigDict, Field
 Item = TypeVar("Item")
 
 Real = Annotated[float, Field(allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
+MOST = 10**12
+"""Of anything that is counted: more than a run can do, and sums of it stay within 64 bits."""
+LARGEST_SIZE = 10**6
+"""Of an axis of an array: what is larger fits into no memory."""
+MOST_EPISODES = 10_000
+"""Of one evaluation, per task: each is an environment of its own."""
+
+PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
+Size = Annotated[int, Field(gt=0, le=LARGEST_SIZE)]
 PositiveFloat = Annotated[Real, Field(gt=0)]
 NonNegativeFloat = Annotated[Real, Field(ge=0)]
 Fraction = Annotated[Real, Field(ge=0, le=1)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import SpecError, writing
 from ezm_pl.sweeps import report_tables as tables
 from ezm_pl.sweeps.ablations import ablation_parts
 from ezm_pl.sweeps.findings import count, limits, listed, summary
@@ -60,12 +60,10 @@ def make_report(
         ) from None
     sweep = read_sweep(client, find_sweep(client, reference, where=shown(where)))
     folder = out or REPORTS / re.sub(r"[^\w.\-]+", "-", f"{sweep.name}-{sweep.run_id[:8]}")
-    try:
+    path = folder / PAGE
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / PAGE
         path.write_text(_page(client, sweep, folder, others), encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"--out {folder}: cannot be written: {error.strerror}") from None
     client.log_artifacts(sweep.run_id, str(folder), "report")
     state = " (partial: the sweep has not ended)" if sweep.partial else ""
     console.print(f"wrote {path}{state}", markup=False, highlight=False, soft_wrap=True)

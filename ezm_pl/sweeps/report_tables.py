@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ezm_pl.spec import HUMANOID_BENCH
-from ezm_pl.spec.tasks import TaskFacts, task_facts
+from ezm_pl.spec.tasks import task_facts
 from ezm_pl.sweeps.findings import count, score_text
 from ezm_pl.tracking.results import html
+from ezm_pl.tracking.results.tables import published_return
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.runs import SeedRun, Sweep, Trial
 from ezm_pl.tracking.sweep.scores import PointScore, Score, pruning
@@ -56,7 +56,7 @@ def returns_table(sweep: Sweep, scored: Sequence[PointScore], protocol: str) -> 
             else ""
             for point in scored
         ]
-        rows.append((task, *bounds, *cells, _published(facts, protocol)))
+        rows.append((task, *bounds, *cells, published_return(task, protocol) or _NONE))
     head = ("task", "random", "success", *(point.point.label for point in scored), f"{paper},\npublished")
     note = {
         "ezm": "Falls do not end the episode. Published: mean ± std of 3 seeds, at that many steps per task.",
@@ -176,16 +176,6 @@ def spread(values: Sequence[float]) -> str:
         return _NONE
     deviation = f" ± {np.std(known, ddof=1):,.1f}" if len(known) > 1 else ""
     return f"{np.mean(known):,.1f}{deviation}"
-
-
-def _published(facts: TaskFacts | None, protocol: str) -> str:
-    if facts is None or facts.name not in HUMANOID_BENCH:
-        return _NONE
-    pair = facts.ezm_return if protocol == "ezm" else facts.brc_return
-    if pair is None:
-        return _NONE
-    at = f" @ {facts.ezm_million_steps:g}M" if protocol == "ezm" else ""
-    return f"{pair[0]:g} ± {pair[1]:g}{at}"
 
 
 def _value(value: object) -> str:

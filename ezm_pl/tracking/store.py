@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, unquote
 
 from ezm_pl.spec import SpecError
+from ezm_pl.tracking.runs.run_lookup import RUNS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -21,7 +22,7 @@ DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE = "sqlite:///"
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _CONNECT_SECONDS = 10
-_IN_ADDRESS = re.compile(r"(//[^/\s:@]*):[^/\s@]+@")
+_IN_ADDRESS = re.compile(r"(//[^/\s:@]*):[^/\s]+@")
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """Environment of MLflow, unless it is set already: its own patience with a server is 8 times 2 minutes."""
 _LOUD = ("mlflow.store", "urllib3.connectionpool")
@@ -55,8 +56,7 @@ def tracking_uri(configured: str | None = None, recorded: str | None = None) -> 
 
 def shown(uri: str) -> str:
     """`uri` for people to read: a password in it is starred out."""
-    password = urlsplit(uri).password
-    return uri.replace(f":{password}@", ":***@") if password else uri
+    return _IN_ADDRESS.sub(r"\1:***@", uri)
 
 
 def first_line(error: BaseException) -> str:
@@ -123,6 +123,7 @@ def open_store(uri: str, *, create: bool = True) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     for name, value in PATIENCE.items():
         os.environ.setdefault(name, value)
+    refusals: tuple[type[Exception], ...] = (*store_errors(), ValueError)  # also of MLflow's own variables
     try:
         if uri.startswith(("http://", "https://")):
             import requests
@@ -138,7 +139,9 @@ def open_store(uri: str, *, create: bool = True) -> MlflowClient:
         if uri.startswith(_DATABASES):
             _check_tables(uri, uri, create=create)
         return _client(uri)
-    except store_errors() as error:
+    except SpecError:
+        raise
+    except refusals as error:
         raise SpecError(f"tracking address {shown(uri)!r} cannot be opened: {first_line(error)}") from None
 
 
@@ -172,6 +175,8 @@ def _open_sqlite(file: Path, uri: str, *, create: bool) -> MlflowClient:
 
     if file.is_dir():
         raise SpecError(f"tracking address {uri!r} cannot be opened: {file} is a folder")
+    if file in (RUNS.resolve(), *RUNS.resolve().parents):  # a file there would leave no place for runs
+        raise SpecError(f"tracking address {uri!r} cannot be opened: {file} has to be a folder")
     if create:
         file.parent.mkdir(parents=True, exist_ok=True)
     elif not file.is_file():

@@ -10,7 +10,7 @@ from ezm_pl.training.fault_tolerance.checkpoint import (
     newest_valid,
 )
 from ezm_pl.training.fit import FitResult, check_settings, evaluate, film, fit, this_rank
-from ezm_pl.training.memory import MemoryRefused
+from ezm_pl.training.memory import MemoryRefused, out_of_memory
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import RankError
 
@@ -30,5 +30,6 @@ __all__ = [
     "film",
     "fit",
     "newest_valid",
+    "out_of_memory",
     "this_rank",
 ]

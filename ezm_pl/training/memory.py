@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import psutil
+import torch
 
 from ezm_pl.envs import TaskSizes
 from ezm_pl.replay import ReplayBuffer
@@ -13,6 +14,15 @@ _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 class MemoryRefused(ValueError):
     """The replay buffers of this experiment cannot fit into this machine's memory."""
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether `error`, or what caused it, is an array that this machine or its GPU has no memory for."""
+    while error is not None:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def replay_bytes(per_rank: Experiment, sizes: TaskSizes, local_ranks: int) -> int:

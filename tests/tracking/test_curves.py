@@ -6,14 +6,16 @@ import json
 import math
 from pathlib import Path
 
+import imageio.v2 as imageio
 import numpy as np
 import pytest
 from PIL import Image
 
-from ezm_pl.spec import Experiment, SpecError
+from ezm_pl.spec import Experiment, SpecError, writing
 from ezm_pl.tracking.results.curves import published_curves, run_curves
 from ezm_pl.tracking.results.draw import draw_returns
 from ezm_pl.tracking.results.returns_figure import returns_figure
+from ezm_pl.tracking.results.videos import write_video
 from ezm_pl.tracking.runs.logger import RunLogger
 from ezm_pl.tracking.runs.mlflow_run import Run, new_run
 
@@ -138,3 +140,24 @@ def test_figure_command(run: Run, workplace: Path) -> None:
 
     draw_returns(str(run.directory), workplace / "out.png", published=None, console=Console(quiet=True))
     assert (workplace / "out.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", ["film.mp4", "film.mkv"])
+def test_a_film_is_read_back_and_a_full_disk_is_told(name: str, tmp_path: Path) -> None:
+    frames = [np.full((64, 48, 3), shade, np.uint8) for shade in (0, 128, 255)]
+    write_video(frames, tmp_path / "new" / name, fps=25)
+    read = imageio.mimread(tmp_path / "new" / name)
+    assert [np.abs(a.astype(int) - b).max() < 5 for a, b in zip(frames, read, strict=True)] == [True] * 3
+    (tmp_path / name).symlink_to("/dev/full")
+    with pytest.raises(SpecError, match=r"film.* cannot be written: No space left"), writing(tmp_path / name):
+        write_video(frames, tmp_path / name, fps=25)
+
+
+@pytest.mark.parametrize("name", ["out.png", "out.svg", "out.pdf"])
+def test_a_figure_on_a_full_disk_is_one_line(name: str, run: Run, tmp_path: Path) -> None:
+    from rich.console import Console
+
+    path = tmp_path / name
+    path.symlink_to("/dev/full")
+    with pytest.raises(SpecError, match=f"^{path} cannot be written: No space left on device$"):
+        draw_returns(str(run.directory), path, published=None, console=Console(quiet=True))

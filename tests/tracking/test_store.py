@@ -58,6 +58,7 @@ def test_the_first_address_that_is_given_counts(monkeypatch: pytest.MonkeyPatch)
 
 def test_passwords_are_not_shown() -> None:
     assert shown("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert shown("postgresql://me:sec:r@t@host/db") == "postgresql://me:***@host/db"
     assert shown("sqlite:///mlruns/mlflow.db") == "sqlite:///mlruns/mlflow.db"
 
 
@@ -93,8 +94,12 @@ def test_experiments_are_made_once_with_artifacts_beside(workplace: Path) -> Non
         ("http://127.0.0.1:9", "cannot be opened"),
         ("sqlite:///broken.db", "file is not a database"),
         ("sqlite:///folder", "is a folder"),
+        ("sqlite:///mlruns", "has to be a folder"),
+        ("sqlite:///mlruns/runs", "has to be a folder"),
         ("sqlite:///broken.db/x.db", "cannot be opened"),
         ("weird://x", "cannot be opened"),
+        ("http://[::1", "cannot be opened"),
+        ("weird://[::1", "cannot be opened"),
         ("mssql+nodriver://h/d", "cannot be opened"),
     ],
 )

@@ -247,6 +247,16 @@ def test_a_failure_reaches_the_user_and_marks_the_run(
     assert statuses(folder)[run_id] == "FAILED"
 
 
+def test_a_lack_of_memory_is_one_line(folder: Path) -> None:
+    before = statuses(folder)
+    done = ran(folder, *command("train", "spec.yaml", "--set", "model.latent_size=1000000"))
+    assert done.returncode == 1
+    (only,) = done.stderr.splitlines()
+    assert only.startswith("ezm: out of memory: ") and "lower optim.batch_size, the model's sizes" in only
+    (run_id,) = statuses(folder).keys() - before.keys()
+    assert statuses(folder)[run_id] == "FAILED"
+
+
 def test_two_ranks_are_one_run(folder: Path) -> None:
     """Lightning starts the second rank; rank 0 alone tracks and prints."""
     before = statuses(folder)

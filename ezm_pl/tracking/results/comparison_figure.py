@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import writing
 from ezm_pl.tracking.results.comparison import PROTOCOLS, Contest, success_bar
 from ezm_pl.tracking.results.panels import add_legend, new_panels, save
 from ezm_pl.tracking.sweep.scores import band
@@ -50,10 +50,8 @@ def comparison_figure(contests: Sequence[Contest], path: Path, *, at: Sequence[f
     for axis, contest in zip(axes, contests, strict=True):
         _panel(axis, contest, own, others, at)
     add_legend(figure, axes, columns=3)
-    try:
+    with writing(path):
         save(figure, path)
-    except OSError as error:
-        raise SpecError(f"--out {path}: cannot be written: {error.strerror}") from None
 
 
 def _panel(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import SpecError, writing
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
 if TYPE_CHECKING:
@@ -72,11 +72,9 @@ def diagnose_run(
             "seed": seed,
             "tasks": [_plain(dataclasses.asdict(diagnosis)) for diagnosis in found],
         }
-        try:
+        with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise SpecError(f"--json {output}: cannot be written: {error.strerror}") from None
         console.print(f"wrote {output}", highlight=False, markup=False)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import SpecError, writing
 from ezm_pl.tracking.runs.mlflow_run import stored_run
 from ezm_pl.tracking.runs.run_lookup import find_run
 
@@ -25,5 +25,6 @@ def draw_returns(reference: str, output: Path, *, published: Path | None, consol
     curves = run_curves(client, run.info.run_id)
     if not curves:
         raise SpecError(f"RUN {reference}: run {run.info.run_id} has no evaluations yet")
-    returns_figure(curves, output, title=run.info.run_name, published=others)
+    with writing(output):
+        returns_figure(curves, output, title=run.info.run_name, published=others)
     console.print(f"wrote {output}", highlight=False)

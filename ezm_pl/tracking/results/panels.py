@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +48,12 @@ def add_legend(figure: Figure, axes: Sequence[Axes], *, columns: int, frame: boo
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes the figure in the format that the file's name says; its folder is made."""
+    """Writes the figure in the format that the file's name says; its folder is made.
+
+    Raises:
+        OSError: the file cannot be written. (matplotlib itself raises other errors on a full disk.)
+    """
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix.removeprefix("."), dpi=120)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    path.write_bytes(drawn.getvalue())

@@ -55,7 +55,7 @@ def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
             _number(float(evaluation.returns_humanoidbench[index].mean())),
             *_bounds(task, evaluation.bounds.get(task)),
             _score(evaluation.score_of(task)),
-            _published(task),
+            published_return(task, "ezm"),
         )
     table.add_section()
     table.add_row("mean score", "", "", "", "", _score(evaluation.score), "")
@@ -108,9 +108,10 @@ def task_facts(task: str, *, obs_size: int, action_size: int, terms: Sequence[st
         table.add_row("reward terms", escape(", ".join(terms)))
     table.add_row("random policy", random)
     table.add_row("success bar", success)
-    table.add_row("EZ-M, published", _published(task) or "-")
-    if facts is not None and facts.brc_return is not None:
-        table.add_row("BRC, published", f"{facts.brc_return[0]:g} ± {facts.brc_return[1]:g}")
+    table.add_row("EZ-M, published", published_return(task, "ezm") or "-")
+    brc = published_return(task, "humanoidbench")
+    if brc:
+        table.add_row("BRC, published", brc)
     return table
 
 
@@ -189,6 +190,23 @@ def learn_check_table(rows: Sequence[LearnCheckRow]) -> Table:
     return table
 
 
+def published_return(task: str, protocol: str) -> str:
+    """A task's published final return, mean and std over seeds; empty where there is none.
+
+    Args:
+        task: its name.
+        protocol: `ezm` for EZ-M's return and its steps per task, `humanoidbench` for BRC's.
+    """
+    facts = HUMANOID_BENCH.get(task)
+    if facts is None:
+        return ""
+    pair = facts.ezm_return if protocol == "ezm" else facts.brc_return
+    if pair is None:
+        return ""
+    at = f" @ {facts.ezm_million_steps:g}M" if protocol == "ezm" else ""
+    return f"{pair[0]:g} ± {pair[1]:g}{at}"
+
+
 def _number(value: float) -> str:
     return f"{value:,.1f}"
 
@@ -202,10 +220,3 @@ def _bounds(task: str, own: tuple[float, float] | None = None) -> tuple[str, str
     facts = task_facts_of(task)
     bounds = own or ((facts.random_score, facts.success_score) if facts else None)
     return (f"{bounds[0]:g}", f"{bounds[1]:g}") if bounds else ("-", "-")
-
-
-def _published(task: str) -> str:
-    facts = HUMANOID_BENCH.get(task)
-    if facts is None or facts.ezm_return is None:
-        return ""
-    return f"{facts.ezm_return[0]:g} ± {facts.ezm_return[1]:g} @ {facts.ezm_million_steps:g}M"

@@ -6,27 +6,38 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import imageio.v2 as imageio
+import imageio.v3 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import SpecError, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
 def write_video(frames: Sequence[NDArray[np.uint8]], path: Path, *, fps: float) -> None:
-    """Writes frames [H, W, 3] (even H and W) as MP4, H.264; the folder is made."""
+    """Writes frames [H, W, 3] (even H and W) as H.264, in the format of the name; the folder is made."""
+    # Not by ffmpeg itself: a disk that is full it tells at length, or, near the film's end, not at all.
+    film = imageio.imwrite(
+        "<bytes>",
+        np.stack(frames),
+        extension=path.suffix,
+        plugin="FFMPEG",
+        fps=fps,
+        codec="libx264",
+        macro_block_size=2,
+    )
+    assert film is not None
     path.parent.mkdir(parents=True, exist_ok=True)
-    imageio.mimwrite(path, list(frames), fps=fps, codec="libx264", macro_block_size=2)
+    path.write_bytes(film)
 
 
 def film_random(task: str, path: Path, *, seed: int) -> None:
     """Films one episode of a uniform-random policy, `humanoidbench` protocol.
 
     Raises:
-        SpecError: the task cannot be made, or nothing can be rendered, here.
+        SpecError: the task cannot be made, nothing can be rendered here, or `path` cannot be written.
     """
     from ezm_pl.envs import HumanoidBenchUnavailable, RenderingUnavailable, make
 
@@ -44,7 +55,8 @@ def film_random(task: str, path: Path, *, seed: int) -> None:
             env.close()
     except (HumanoidBenchUnavailable, RenderingUnavailable, ValueError) as error:
         raise SpecError(str(error)) from None
-    write_video(frames, path, fps=env.metadata["render_fps"])
+    with writing(path):
+        write_video(frames, path, fps=env.metadata["render_fps"])
 
 
 def film_tasks(

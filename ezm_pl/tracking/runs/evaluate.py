@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import SpecError, writing
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
 
@@ -24,7 +24,7 @@ def evaluate_run(
         console: where to print.
 
     Raises:
-        SpecError: no such run, or a checkpoint that cannot be read.
+        SpecError: no such run, a checkpoint that cannot be read, or films that cannot be written.
     """
     saved = find_checkpoint(reference, option="RUN")
     from ezm_pl.tracking.results.tables import returns_table
@@ -45,6 +45,7 @@ def evaluate_run(
         highlight=False,
     )
     if video is not None:
-        films = film_tasks(checkpoint, evaluation.tasks, video, seed=seed, console=console, search=search)
+        with writing(video):
+            films = film_tasks(checkpoint, evaluation.tasks, video, seed=seed, console=console, search=search)
         for path in films:
             console.print(f"wrote {path}", highlight=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from ezm_pl.spec import Experiment, SpecError, differences, load_experiment
+from ezm_pl.spec import Experiment, RunFailed, SpecError, differences, load_experiment
 from ezm_pl.spec.tasks import doubtful_tasks
 from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
 from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from ezm_pl.training import FitResult
 
 
+_TAKES_LESS = "lower optim.batch_size, the model's sizes, replay.capacity or env.num_envs"
 _LAST_TRY_SECONDS = 30.0
 """Seconds that a run which has ended tries to send the rest of its metrics."""
 
@@ -248,13 +249,20 @@ def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, s
 
 @contextmanager
 def _one_line_errors() -> Iterator[None]:
-    """What training refuses to do becomes a `SpecError`; anything else goes on with its traceback."""
-    from ezm_pl.training import CheckpointError, MemoryRefused
+    """What training refuses to do becomes a `SpecError`, a lack of memory a `RunFailed`.
+
+    Anything else goes on with its traceback.
+    """
+    from ezm_pl.training import CheckpointError, MemoryRefused, out_of_memory
 
     try:
         yield
     except (CheckpointError, MemoryRefused) as error:
         raise SpecError(str(error)) from None
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise RunFailed(f"out of memory: {first_line(error)}; {_TAKES_LESS}") from None
 
 
 def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bool) -> None:
