@@ -18,6 +18,7 @@ import torch
 from torch._C._profiler import _ExperimentalConfig
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ezm_pl.selfplay import PHASE
 from ezm_pl.training.pipeline import Pipeline
@@ -70,6 +71,27 @@ class Operations:
         """A group's share of all parts' time, in some of them or in all."""
         all_of_it = sum(sum(of.values()) for of in self.seconds.values())
         return sum(self.seconds.get(part, {}).get(group, 0.0) for part in parts or self.seconds) / all_of_it
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations inside that reach the device: views and allocations do not.
+
+    Attributes:
+        count: so far.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        library, _, name = func.name().partition("::")
+        allocates = name.removeprefix("new_").startswith("empty")
+        if library in ("aten", "mkldnn") and not (func.is_view or allocates or name == "_unsafe_view"):
+            self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 class Watch:

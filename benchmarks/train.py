@@ -7,8 +7,9 @@ Each row is the beginning of an ordinary run (`ezm_pl.training.fit`: Lightning's
 thread, replay, reanalysis), at the preset's own sizes and pacing but for a short random warm-up. The first
 updates are not counted. Shares are of the learner's and of the collector's own time (`time/*`); some more
 updates are profiled, to tell by which operations the learner's is spent (`operations.py`). Model FLOPs are
-those of the matrix products of one update, counted by torch on one batch of the same run; `peak` is a
-plain matrix product on the same device with as many threads as training has. With `--tasks`, the first so
+those of the matrix products of one update, counted by torch on one batch of the same run, and `kernels` the
+operations of that update that reach the device; `peak` is a plain matrix product on the same device with as
+many threads as training has. With `--tasks`, the first so
 many tasks of hb-29; all other sizes stay as they are.
 """
 
@@ -32,16 +33,17 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from operations import GROUPS, Operations, Watch
+from operations import GROUPS, Kernels, Operations, Watch
 from timing import Spread, flop_counter, machine, matmul_flops, parser, show, spread, write_json
 
 from ezm_pl.selfplay import shares
-from ezm_pl.spec import Experiment, build_experiment, resolve_tasks
+from ezm_pl.spec import build_experiment, resolve_tasks
 from ezm_pl.spec.presets import merge
 from ezm_pl.training import fit
-from ezm_pl.training.batch import Batch
-from ezm_pl.training.losses import losses, unroll
+from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.memory import replay_bytes
+from ezm_pl.training.module import EZMModule
+from ezm_pl.training.pipeline import Prepared
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Row:
         learner, collector: shares of their time.
         operations: the learner's time by kind of operation, while a profiler watched.
         flops: of one update's matrix products. peak: FLOP/s of a plain one.
+        kernels: operations of one update that reach the device, reanalysis included.
         memory: bytes of the process (and of the GPU) at most. replay: bytes of full buffers.
     """
 
@@ -68,18 +71,23 @@ class Row:
     collector: dict[str, float]
     operations: Operations
     flops: float
+    kernels: int
     peak: float
     memory: int
     gpu_memory: int
     replay: int
 
 
+PROFILED = 3
+"""Updates; reading what the profiler saw of many kernels takes minutes."""
+
+
 @dataclass
 class Meter(Callback):
     """Times blocks of updates for `seconds`, and at least `least` of them, after as many that do not count.
 
-    On a GPU the host runs ahead, so a block is longer there and ends with what it has queued. Then some
-    more blocks are profiled, and the run is ended.
+    On a GPU the host runs ahead, so a block is longer there and ends with what it has queued. Then
+    `PROFILED` more updates are profiled (on a processor for some seconds), and the run is ended.
     """
 
     seconds: float
@@ -94,7 +102,7 @@ class Meter(Callback):
         """Ends a block, or all of it."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         cuda = pl_module.device.type == "cuda"
-        block = 20 if cuda else 1
+        block = 20 if cuda and self._watch is None else 1
         if trainer.global_step < self.least or trainer.global_step % block or data.sync.interrupted.is_set():
             return
         if cuda:
@@ -102,7 +110,7 @@ class Meter(Callback):
         if self._watch is not None:
             self._watched += block
             passed = time.perf_counter() - self._times[-1]
-            if self._watched >= self.least and passed > self.seconds / 3:
+            if self._watched >= PROFILED and (cuda or passed > self.seconds / 3):
                 self.end(trainer, pl_module, self._watch.stop(self._watched))
             return
         self._times.append(time.perf_counter())
@@ -129,7 +137,8 @@ class Meter(Callback):
 
     def end(self, trainer: Trainer, module: Any, operations: Operations) -> None:
         """Ends the run; what needs its replay, or its processor for itself, comes last."""
-        self.result |= {"operations": operations, "flops": update_flops(module)}
+        flops, kernels = one_update(module)
+        self.result |= {"operations": operations, "flops": flops, "kernels": kernels}
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
         module.data.sync.interrupted.set()  # ends the run without an evaluation
         trainer.should_stop = True
@@ -137,20 +146,23 @@ class Meter(Callback):
         self.result["peak"] = matmul_flops(dtype, module.device)
 
 
-def update_flops(module: Any) -> float:
-    """Floating-point operations of one update's matrix products, counted on one batch of its replay."""
-    experiment: Experiment = module.experiment
-    windows = module.data.buffer.sample(experiment.optim.batch_size)
-    batch = Batch(*(x.to(module.device) for x in Batch.from_windows(windows)))
-    with flop_counter() as counter, module.trainer.precision_plugin.train_step_context():
-        targets = module.reanalyse(batch, module.global_step)
-        noise = module.generator("entropy")
-        found = losses(
-            unroll(module.model, batch, targets, experiment.targets, noise, module.spread), experiment.loss
-        )
-        found.total.backward()
-    module.zero_grad()
-    return float(counter.get_total_flops())
+def one_update(module: EZMModule) -> tuple[float, int]:
+    """Does one more update, on one batch of the run's replay.
+
+    Returns:
+        The floating-point operations of its matrix products, and how many operations reached the device.
+    """
+    windows = Batch.from_windows(module.data.buffer.sample(module.per_rank.optim.batch_size))
+    update = module.global_step
+
+    def prepared() -> tuple[Batch, Targets]:
+        batch = Batch(*(x.to(module.device) for x in windows))
+        return batch, module.reanalyse(batch, update)
+
+    context = module.trainer.precision_plugin.train_step_context()
+    with flop_counter() as flops, Kernels() as kernels, context:
+        module.training_step(Prepared(windows, prepared), 0)
+    return float(flops.get_total_flops()), kernels.count
 
 
 def measure(name: str, document: dict[str, Any], seconds: float, least: int) -> Row:
@@ -191,12 +203,13 @@ def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
 
     table(
         f"{title} (an update: median, quartiles)",
-        ["ms an update", "updates/s", "env steps/s", "GFLOP", "GFLOP/s", "of peak"],
+        ["ms an update", "updates/s", "env steps/s", "kernels", "GFLOP", "GFLOP/s", "of peak"],
         [
             [
                 f"{row.update.scaled(1e3):.0f}",
                 f"{row.rate:.2f}",
                 f"{row.env_steps:,.0f}",
+                f"{row.kernels:,}",
                 f"{row.flops / 1e9:,.1f}",
                 f"{row.flops * row.rate / 1e9:,.1f}",
                 f"{row.flops * row.rate / row.peak:.1%}",

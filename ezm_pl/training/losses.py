@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from ezm_pl.spec.extension import load_extension
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.pathwise import QSpread, action_gradient
 from ezm_pl.world_model import SquashedGaussian, WorldModel
+from ezm_pl.world_model.unrolled import unrolled
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,15 @@ class Unroll:
         searched: the positions that have a policy target.
         generator: of the policy's noise.
         spread: of Q, per task; None where no term needs it.
+        task: `[B, E]`, the embeddings of the windows' tasks.
         latents: `[B, U + 1, S]`, imagined after the first.
-        reward_logits: `[B, U, Z]`.
+        rewards: `[B, U]`, without gradient.
+        reward_log_probability: `[B, U, Z]`.
+        reward_target: `[B, U, Z]`, two-hot; zero where the reward is not known.
         values: `[B, U + 1]`, the mean of the value heads, without gradient.
         value_log_probability: `[B, U + 1, Z]`, the mean over the value heads.
+        value_target: `[B, U + 1, Z]`, two-hot; zero where the value is not known.
+        path_target: `[B, U, Z]`, the model's own one-step return; zero where no decision was taken.
         policy: `[B * (U + 1), A]`.
         entropy: `[B, U + 1]`, of the policy.
     """
@@ -46,17 +53,22 @@ class Unroll:
     searched: slice
     generator: torch.Generator
     spread: QSpread | None
+    task: Tensor
     latents: Tensor
-    reward_logits: Tensor
+    rewards: Tensor
+    reward_log_probability: Tensor
+    reward_target: Tensor
     values: Tensor
     value_log_probability: Tensor
+    value_target: Tensor
+    path_target: Tensor
     policy: SquashedGaussian
     entropy: Tensor
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What an update minimises, and diagnostics of it.
+    """What an update minimises.
 
     Attributes:
         total: the weighted sum of the terms, `[]`.
@@ -64,14 +76,19 @@ class Losses:
         terms: each term by name, without gradient: summed over the unroll,
             importance-weighted (but for `UNWEIGHTED`), averaged over the batch and divided by `U`.
         value_error: `[B]`, the mean value minus its target at the position itself.
-        diagnostics: numbers about the policy and the values, by metric name.
+        unroll: what they were computed from.
     """
 
     total: Tensor
     windows: Tensor
     terms: dict[str, Tensor]
     value_error: Tensor
-    diagnostics: dict[str, Tensor]
+    unroll: Unroll
+
+    @cached_property
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Numbers about the policy and the values, by metric name; computed when first asked for."""
+        return _diagnostics(self.unroll)
 
 
 Term = Callable[[Unroll], Tensor]
@@ -92,14 +109,23 @@ def term(function: Term) -> Term:
 
 def halve_gradient(x: Tensor) -> Tensor:
     """`x` itself, whose gradient is halved."""
-    return torch.lerp(x.detach(), x, 0.5)
+    if x.requires_grad:
+        x.register_hook(lambda gradient: gradient * 0.5)
+    return x
 
 
-def imagine(model: WorldModel, batch: Batch, steps: int) -> Tensor:
-    """Latents `[B, U + 1, S]`: the first observation's, then imagined ones along the window's actions."""
-    latents = [model.encode(batch.observation[:, 0], batch.task)]
+def imagine(model: WorldModel, batch: Batch, steps: int, task: Tensor | None = None) -> Tensor:
+    """Latents `[B, U + 1, S]`: the first observation's, then imagined ones along the window's actions.
+
+    Args:
+        model, batch, steps: what to unroll, and how far.
+        task: the embeddings of the tasks, if there are any yet.
+    """
+    task = batch.task if task is None else task
+    latents = [model.encode(batch.observation[:, 0], task)]
+    stepping = unrolled(model, "dynamics")
     for k in range(steps):
-        latents.append(halve_gradient(model.next_latent(latents[-1], batch.action[:, k], batch.task)))
+        latents.append(halve_gradient(stepping.next_latent(latents[-1], batch.action[:, k], task)))
     return torch.stack([s.to(latents[-1].dtype) for s in latents], 1)
 
 
@@ -114,16 +140,30 @@ def unroll(
     """Runs the model along the windows. Each head sees all unroll steps in one pass."""
     size, steps = targets.reward.shape
     positions = steps + 1
-    task = batch.task.repeat_interleave(positions)
-    latents = imagine(model, batch, steps)
+    embedded = model.embed(batch.task)
+    latents = imagine(model, batch, steps, embedded)
+    task = embedded.to(latents.dtype).unsqueeze(1).expand(-1, positions, -1)
     reward_logits = model.reward_logits(
-        latents[:, :steps].flatten(0, 1), batch.action.flatten(0, 1), batch.task.repeat_interleave(steps)
+        latents[:, :steps].flatten(0, 1), batch.action.flatten(0, 1), task[:, :steps].flatten(0, 1)
     )
-    features = model.features(latents.flatten(0, 1), task)
-    value_logits = model.value_logits(features).unflatten(1, (size, positions))  # [H, B, U + 1, Z]
+    features = model.features(latents.flatten(0, 1), task.flatten(0, 1))
+    value_logits = model.value_logits(features)  # [H, B * (U + 1), Z]
+    heads, rows = value_logits.shape[:2]
+    log_probability = torch.cat([value_logits.flatten(0, 1), reward_logits]).float().log_softmax(-1)
+    value_log_probability, reward_log_probability = log_probability.split([heads * rows, size * steps])
+    # The heads' mean cross-entropy against one target is that of their mean log-probability.
+    value_log_probability = value_log_probability.view(heads, size, positions, -1).mean(0)
     with torch.no_grad():
-        values = model.scalar.decode(value_logits).mean(0)
-    policy = model.policy(features, task)
+        scalars = model.scalar.expectation(log_probability.exp())
+        values = scalars[: heads * rows].view(heads, size, positions).mean(0)
+        rewards = scalars[heads * rows :].view(size, steps)
+        imagined = rewards + spec.discount * values[:, 1:]
+        known = torch.cat([targets.reward_mask, targets.value_mask, targets.policy_mask[:, :steps]], 1)
+        two_hot = model.scalar.two_hot(torch.cat([targets.reward, targets.value, imagined], 1))
+        reward_target, value_target, path_target = (two_hot * known.unsqueeze(-1)).split(
+            [steps, positions, steps], 1
+        )
+    policy = model.policy(features, batch.task.repeat_interleave(positions))
     noise = torch.randn(policy.mean.shape, generator=generator, device=policy.mean.device)
     return Unroll(
         model=model,
@@ -133,11 +173,15 @@ def unroll(
         searched=spec.policy_positions,
         generator=generator,
         spread=spread,
+        task=embedded,
         latents=latents,
-        reward_logits=reward_logits.view(size, steps, -1),
+        rewards=rewards,
+        reward_log_probability=reward_log_probability.view(size, steps, -1),
+        reward_target=reward_target,
         values=values,
-        # The heads' mean cross-entropy against one target is that of their mean log-probability.
-        value_log_probability=value_logits.float().log_softmax(-1).mean(0),
+        value_log_probability=value_log_probability,
+        value_target=value_target,
+        path_target=path_target,
         policy=policy,
         entropy=policy.entropy(noise).view(size, positions),
     )
@@ -146,15 +190,13 @@ def unroll(
 @term
 def reward(x: Unroll) -> Tensor:
     """Cross-entropy of the predicted reward against the observed one."""
-    scalar = x.model.scalar
-    return (scalar.loss(x.reward_logits, scalar.two_hot(x.targets.reward)) * x.targets.reward_mask).sum(1)
+    return -(x.reward_target * x.reward_log_probability).sum((1, 2))
 
 
 @term
 def value(x: Unroll) -> Tensor:
     """Cross-entropy of the value against its target, mean over the heads."""
-    target = x.model.scalar.two_hot(x.targets.value)
-    return (-(target * x.value_log_probability).sum(-1) * x.targets.value_mask).sum(1)
+    return -(x.value_target * x.value_log_probability).sum((1, 2))
 
 
 @term
@@ -183,7 +225,7 @@ def temporal(x: Unroll) -> Tensor:
     guess = model.predict(model.project(x.latents[:, 1:].flatten(0, 1)))
     with torch.no_grad():
         seen = x.batch.observation[:, 1 : steps + 1].flatten(0, 1)
-        goal = model.project(model.encode(seen, x.batch.task.repeat_interleave(steps)))
+        goal = model.project(model.encode(seen, x.task.repeat_interleave(steps, 0)))
     similarity = F.cosine_similarity(guess.float(), goal.float(), dim=-1).view(-1, steps)
     return (-similarity * x.targets.latent_mask).sum(1)
 
@@ -191,11 +233,7 @@ def temporal(x: Unroll) -> Tensor:
 @term
 def path(x: Unroll) -> Tensor:
     """Cross-entropy of the value against the model's own one-step return (Farquhar et al. 2021)."""
-    steps, scalar = x.targets.reward.shape[1], x.model.scalar
-    with torch.no_grad():
-        imagined = scalar.two_hot(scalar.decode(x.reward_logits) + x.discount * x.values[:, 1:])
-    each = -(imagined * x.value_log_probability[:, :steps]).sum(-1)
-    return (each * x.targets.policy_mask[:, :steps]).sum(1)
+    return -(x.path_target * x.value_log_probability[:, : x.path_target.shape[1]]).sum((1, 2))
 
 
 @term
@@ -204,7 +242,7 @@ def observation(x: Unroll) -> Tensor:
     steps, model = x.targets.reward.shape[1], x.model
     seen = model.normalizer(x.batch.observation[:, 1 : steps + 1])
     decoded = model.decode_observation(x.latents[:, 1:]).float()
-    used = model.observation_mask[x.batch.task].unsqueeze(1)
+    used = model.observation_mask.index_select(0, x.batch.task).unsqueeze(1)
     error = ((decoded - seen).square() * used).sum(-1) / used.sum(-1)
     return (error * x.targets.latent_mask).sum(1)
 
@@ -218,10 +256,10 @@ def pathwise(x: Unroll) -> Tensor:
     parts = (x.policy.mean, x.policy.log_std, x.policy.mask)
     at = SquashedGaussian(*(part.view(size, positions, -1)[:, ends].flatten(0, 1) for part in parts))
     noise = torch.randn(at.mean.shape, generator=x.generator, device=at.mean.device)
-    action, task = at.action(noise), x.batch.task.repeat_interleave(2)
+    action, task = at.action(noise), x.task.repeat_interleave(2, 0)
     decided = x.targets.policy_mask[:, ends]
     slope, q = action_gradient(x.model, x.latents[:, ends].flatten(0, 1), action, task, x.discount)
-    spread = x.spread(q, task, decided.flatten())
+    spread = x.spread(q, x.batch.task.repeat_interleave(2), decided.flatten())
     climb = (slope * action).sum(-1) / spread
     return (-climb.view(size, 2) * decided).sum(1) * (positions / 2)
 
@@ -235,22 +273,28 @@ def weighted_terms(weights: LossSpec) -> dict[str, tuple[Term, float]]:
 
 def losses(x: Unroll, weights: LossSpec) -> Losses:
     """Every term, and their weighted sum."""
-    steps = x.targets.reward.shape[1]
-    found, weighted = {}, []
-    windows = torch.zeros_like(x.batch.weight)
-    for name, (function, weight) in weighted_terms(weights).items():
-        each = function(x)
-        each = each if name in UNWEIGHTED else each * x.batch.weight
-        found[name] = each.mean() / steps
-        windows = windows + weight / (steps * len(each)) * each
-        weighted.append(weight * found[name])
+    steps, used = x.targets.reward.shape[1], weighted_terms(weights)
+    importance = x.batch.weight
+    if UNWEIGHTED & used.keys():
+        plain = torch.ones_like(importance)
+        importance = torch.stack([plain if name in UNWEIGHTED else importance for name in used])
+    each = torch.stack([function(x) for function, _ in used.values()]) * importance  # [terms, B]
+    each = each / (steps * each.shape[1])
+    constants = _constants(tuple(weight for _, weight in used.values()), each.device)
+    windows = (each * constants.unsqueeze(1)).sum(0)
     return Losses(
-        total=sum(weighted[1:], weighted[0]),
+        total=windows.sum(),
         windows=windows,
-        terms={name: each.detach() for name, each in found.items()},
+        terms=dict(zip(used, each.detach().sum(1), strict=True)),
         value_error=x.values[:, 0] - x.targets.value[:, 0],
-        diagnostics=_diagnostics(x),
+        unroll=x,
     )
+
+
+@cache
+def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """`values` `[n]`, brought to the device once."""
+    return torch.tensor(values, device=device)
 
 
 @torch.no_grad()

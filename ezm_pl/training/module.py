@@ -27,7 +27,10 @@ from ezm_pl.training.pipeline import Prepared
 from ezm_pl.training.priorities import PriorityWriter
 from ezm_pl.training.ranks import Ranks, per_rank
 from ezm_pl.training.reanalysis import reanalyse
+from ezm_pl.training.working_copy import WorkingCopy
 from ezm_pl.world_model import InferenceModel, WorldModel
+from ezm_pl.world_model.layers import RunningNorm
+from ezm_pl.world_model.synchronised import BatchNorm
 
 
 class EZMModule(L.LightningModule):
@@ -83,6 +86,7 @@ class EZMModule(L.LightningModule):
         self.evaluator = Evaluator(experiment, self.ranks)
         self.evaluations: list[Evaluation] = []
         self.observers: list[Callable[[Losses, Batch], None]] = []
+        self._working_copy: WorkingCopy | None = None
 
     @property
     def learner(self) -> WorldModel:
@@ -135,6 +139,8 @@ class EZMModule(L.LightningModule):
         self.data.store.publish(self.data.pacing.updates, self.actor_weights.state_dict())
         self.data.start(self.new_actor(), self.device, self.reanalyse)
         self._priorities = PriorityWriter(self.data.buffer)
+        if self.trainer.precision == "bf16-mixed":
+            self._working_copy = WorkingCopy(self.model, torch.bfloat16)
 
     def training_step(self, prepared: Prepared, batch_idx: int) -> None:
         """One update, from its batch to the weights that act.
@@ -146,10 +152,9 @@ class EZMModule(L.LightningModule):
         with timer("search"), self._own_precision():
             batch, targets = prepared.result()
         with timer("losses"):
-            before = [buffer.clone() for buffer in self._statistics()]
-            self.model.normalizer.update(batch.observation[:, 0])
-            spec, noise = self.experiment.targets, self.generator("entropy")
-            found = losses(unroll(self.model, batch, targets, spec, noise, self.spread), self.experiment.loss)
+            statistics = self._statistics()
+            before = torch.cat([x.flatten() for x in statistics])
+            found = self.losses(batch, targets)
             with self._own_precision():
                 for observe in self.observers:
                     observe(found, batch)
@@ -158,7 +163,7 @@ class EZMModule(L.LightningModule):
             norm = torch.nn.utils.clip_grad_norm_(
                 self.model.parameters(), self.experiment.optim.max_grad_norm, foreach=True
             )
-            skipped = self._step_if_finite(found.total, norm, before)
+            skipped = self._step_if_finite(found.total, norm, statistics, before)
         with timer("refresh"):
             # The buffer leaves the priorities of errors that are not finite as they are.
             self._priorities.write(
@@ -171,25 +176,33 @@ class EZMModule(L.LightningModule):
             self._log(found, norm, batch)
             self._give_up_if_stuck(found, batch, targets)
 
+    def losses(self, batch: Batch, targets: Targets) -> Losses:
+        """The losses of a batch that the normaliser has taken in."""
+        self.model.normalizer.update(batch.observation[:, 0])
+        model = self.model if self._working_copy is None else self._working_copy()
+        spec, noise = self.experiment.targets, self.generator("entropy")
+        return losses(unroll(model, batch, targets, spec, noise, self.spread), self.experiment.loss)
+
     def _own_precision(self) -> torch.autocast:
         """Inside, operations run in the precision of their inputs: Lightning's autocast is for the losses."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _step_if_finite(self, loss: Tensor, norm: Tensor, before: list[Tensor]) -> Tensor:
+    def _step_if_finite(self, loss: Tensor, norm: Tensor, statistics: list[Tensor], before: Tensor) -> Tensor:
         """An optimiser step, or none where loss or gradients are not finite on any rank.
 
         `found_inf` tells a fused optimiser to skip its step, so nothing is read back from the device.
 
         Args:
             loss, norm: `[]`, of the update and of its gradients.
-            before: the running statistics before its forward pass, put back if it is skipped.
+            statistics: the running statistics that its forward pass has moved.
+            before: all their values before that, put back if it is skipped.
 
         Returns:
             `[]`, 1 where the update was skipped.
         """
         # Gradients are those of all ranks already.
         loss = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
-        skipped = (~(torch.isfinite(norm) & torch.isfinite(loss))).float()
+        skipped = (~torch.isfinite(norm + loss)).float()
         optimizer = self.optimizers()
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
         optimizer.optimizer.found_inf = skipped  # type: ignore[attr-defined]
@@ -199,13 +212,15 @@ class EZMModule(L.LightningModule):
             schedule.step()  # type: ignore[union-attr]
         self.nonfinite_updates += skipped
         self._skipped_in_a_row.add_(1).mul_(skipped)
-        for buffer, old in zip(self._statistics(), before, strict=True):
-            buffer.copy_(torch.where(skipped.bool(), old, buffer))
+        kept = torch.where(skipped.bool(), before, torch.cat([x.flatten() for x in statistics]))
+        parts = kept.split([x.numel() for x in statistics])
+        torch._foreach_copy_(statistics, [part.view_as(x) for part, x in zip(parts, statistics, strict=True)])
         return skipped
 
     def _statistics(self) -> list[Tensor]:
         """The running statistics that a forward pass moves."""
-        return [*self.model.buffers(), *(() if self.spread is None else self.spread.buffers())]
+        moved = [x for x in self.model.modules() if isinstance(x, (BatchNorm, RunningNorm))]
+        return [x for module in (*moved, self.spread) if module is not None for x in module.buffers()]
 
     def _log(self, found: Losses, norm: Tensor, batch: Batch) -> None:
         named = {f"loss/{name}": each for name, each in found.terms.items()} | found.diagnostics

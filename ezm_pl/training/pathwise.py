@@ -22,18 +22,18 @@ _NORMAL_5_TO_95 = 3.29
 def action_gradient(
     model: WorldModel, latent: Tensor, action: Tensor, task: Tensor, discount: float
 ) -> tuple[Tensor, Tensor]:
-    """`dQ/da` `[B, A]` and `Q` `[B]` for latents `[B, S]`, actions `[B, A]` and tasks `[B]`.
+    """`dQ/da` `[B, A]` and `Q` `[B]` for latents `[B, S]`, actions `[B, A]` and tasks `[B]` (or `[B, E]`).
 
     Neither the model nor the latents get a gradient. V is the expected minimum of two value heads drawn
     at random. BatchNorm computes with its running statistics, as the search does.
     """
     action = action.detach().requires_grad_()
-    latent = latent.detach()
+    latent, task = latent.detach(), task.detach()
     with torch.enable_grad(), _running_statistics(model.reward_head, model.value_heads):
-        reward = model.scalar.decode(model.reward_logits(latent, action, task))
+        reward = model.reward_logits(latent, action, task)
         features = model.features(model.next_latent(latent, action, task), task)
-        values = model.scalar.decode(model.value_logits(features))
-        q = reward + discount * expected_minimum(values)
+        scalars = model.scalar.decode(torch.cat([reward.unsqueeze(0), model.value_logits(features)]))
+        q = scalars[0] + discount * expected_minimum(scalars[1:])
         (slope,) = torch.autograd.grad(q.sum(), action)
     return slope, q.detach()
 

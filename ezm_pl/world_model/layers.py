@@ -95,11 +95,15 @@ class Head(nn.Module):
             elif self.heads > 1:
                 x = torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
             else:
-                x = F.linear(x, weight[0], bias[0])
+                x = F.linear(x, weight.squeeze(0), bias.squeeze(0))
             if layer < 2 and self.scales:
                 x = x.unflatten(-1, (self.heads, -1)).transpose(0, 1) if layer == 0 else x
-                x = F.layer_norm(x, (self.hidden,))
-                x = F.relu(x * self.scales[layer].unsqueeze(1) + self.shifts[layer].unsqueeze(1))
+                scale, shift = self.scales[layer], self.shifts[layer]
+                if self.heads == 1:
+                    x = F.layer_norm(x, (self.hidden,), scale.squeeze(0), shift.squeeze(0))
+                else:
+                    x = torch.addcmul(shift.unsqueeze(1), F.layer_norm(x, (self.hidden,)), scale.unsqueeze(1))
+                x = F.relu(x, inplace=True)
             elif layer < 2:
                 wide = x if layer == 0 else x.transpose(0, 1).flatten(1)
                 x = F.relu(self.norms[layer](wide), inplace=True)
@@ -163,13 +167,12 @@ class RunningNorm(nn.Module):
             rows = x.shape[0]
         else:
             mean, variance, rows = (part.float() for part in moments(x.float()))
-        total = self.count + rows
-        share = rows / total
+        self.count.add_(rows)
+        share = rows / self.count
         delta = mean - self.mean
-        moved = self.variance * (1 - share) + variance * share + delta**2 * share * (1 - share)
-        self.variance.copy_(moved)
-        self.mean.add_(delta * share)
-        self.count.copy_(total)
+        spread = torch.addcmul(variance, delta * (1 - share), delta)  # the batch's, about the mean so far
+        self.variance.lerp_(spread, share)
+        self.mean.lerp_(mean, share)
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) * torch.rsqrt(self.variance + 1e-4)).clamp(-10, 10)

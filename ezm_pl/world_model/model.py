@@ -21,6 +21,8 @@ from ezm_pl.world_model.scalars import CategoricalScalar
 class WorldModel(nn.Module):
     """One world model for `T` tasks.
 
+    Wherever a method takes tasks `[B]`, but in `policy`, it also takes their embeddings `[B, E]` (`embed`).
+
     Args:
         spec: sizes (about 16M parameters by default).
         observation_size: `O`.
@@ -90,11 +92,15 @@ class WorldModel(nn.Module):
             self.decoder = nn.Linear(latent, observation_size)
 
     def _with_task(self, part: str, task: Tensor, x: Tensor) -> tuple[Tensor, ...]:
-        """`x` `[B, *]`, and the task's embedding (norm capped at 1) `[B, E]` where `part` uses it."""
+        """`x` `[B, *]`, and the task's embedding `[B, E]` where `part` uses it."""
         if not self.embedding_used[part]:
             return (x,)
+        return x, (task if task.is_floating_point() else self.embed(task)).to(x.dtype)
+
+    def embed(self, task: Tensor) -> Tensor:
+        """The capped embeddings `[B, E]` of tasks `[B]`."""
         table = self.capped_embedding() if self.capped is None else self.capped
-        return x, table.index_select(0, task).to(x.dtype)
+        return table.index_select(0, task)
 
     def capped_embedding(self) -> Tensor:
         """The task embeddings `[T, E]`, L2 norm at most 1."""
@@ -113,7 +119,7 @@ class WorldModel(nn.Module):
         """Logits `[B, Z]` of the reward for an action `[B, A]` in a latent `[B, S]`."""
         inputs = self._with_task("reward", task, action.to(latent.dtype))
         inputs = (self.action_encoder(torch.cat(inputs, -1)), *inputs[1:])
-        return self.reward_head(self.reward_trunk(latent, *inputs))[0]
+        return self.reward_head(self.reward_trunk(latent, *inputs)).squeeze(0)
 
     def features(self, latent: Tensor, task: Tensor) -> Tensor:
         """What the value and policy heads read, `[B, S + E]`."""
@@ -126,7 +132,7 @@ class WorldModel(nn.Module):
     def policy(self, features: Tensor, task: Tensor) -> SquashedGaussian:
         """The policy `[B, A]` of features `[B, S + E]`."""
         mask = self.action_mask.index_select(0, task)
-        return SquashedGaussian.from_raw(self.policy_head(features)[0], mask, self.bounds)
+        return SquashedGaussian.from_raw(self.policy_head(features).squeeze(0), mask, self.bounds)
 
     def project(self, latent: Tensor) -> Tensor:
         """Temporal consistency's projection, `[B, S] -> [B, P]`."""

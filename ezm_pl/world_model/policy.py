@@ -73,13 +73,15 @@ class SquashedGaussian:
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-density of actions `[..., A]`, summed over real dimensions: `[...]`."""
         action = action.clamp(-MAX_ACTION, MAX_ACTION)
-        u = torch.atanh(action)
-        gaussian = -0.5 * ((u - self.mean) / self.log_std.exp()) ** 2 - self.log_std - _HALF_LOG_TWO_PI
-        return ((gaussian - torch.log1p(-action * action)) * self.mask).sum(-1)
+        z = (torch.atanh(action) - self.mean) * torch.exp(-self.log_std)
+        gaussian = torch.add(self.log_std, z.square(), alpha=0.5)  # minus its logarithm, without a constant
+        constant = torch.log1p(-action * action) + _HALF_LOG_TWO_PI
+        return -((gaussian + constant) * self.mask).sum(-1)
 
     def entropy(self, noise: Tensor) -> Tensor:
         """Entropy over real dimensions, `[...]`: exact for the Gaussian, one sample for tanh's share."""
-        u = self.mean + noise * self.log_std.exp()
-        # log(1 - tanh(u)^2), written so that it stays finite for large |u|
-        log_slope = 2 * (math.log(2) - u - torch.nn.functional.softplus(-2 * u))
-        return ((self.log_std + 0.5 + _HALF_LOG_TWO_PI + log_slope) * self.mask).sum(-1)
+        u = torch.addcmul(self.mean, noise, self.log_std.exp())
+        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays finite for large |u|
+        half_slope = -u - torch.nn.functional.softplus(-2 * u)
+        constant = 0.5 + _HALF_LOG_TWO_PI + 2 * math.log(2)
+        return ((torch.add(self.log_std, half_slope, alpha=2) + constant) * self.mask).sum(-1)

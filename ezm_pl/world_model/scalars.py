@@ -52,8 +52,8 @@ class CategoricalScalar(nn.Module):
 
     def decode(self, logits: Tensor) -> Tensor:
         """Logits `[..., Z]` to the scalar whose squashed value is the expectation, `[...]` float32."""
-        return unsquash((logits.float().softmax(-1) * self.atoms).sum(-1))
+        return self.expectation(logits.softmax(-1, dtype=torch.float32))
 
-    def loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Cross-entropy of logits `[..., Z]` against two-hot targets `[..., Z]`: `[...]` float32."""
-        return -(target * logits.float().log_softmax(-1)).sum(-1)
+    def expectation(self, probability: Tensor) -> Tensor:
+        """Probabilities `[..., Z]` float32 to the scalar whose squashed value is the expectation, `[...]`."""
+        return unsquash((probability * self.atoms).sum(-1))

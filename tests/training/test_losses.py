@@ -279,6 +279,7 @@ class Line(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.e, self.d = nn.Parameter(torch.tensor(3.0)), nn.Parameter(torch.tensor(2.0))
+        self.dynamics = nn.Identity()
 
     def encode(self, observation: Tensor, task: Tensor) -> Tensor:
         return self.e * observation
