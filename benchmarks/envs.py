@@ -4,13 +4,10 @@
 
 Everything is measured in short blocks, the two sides of a comparison turn about, so that what else the
 machine does falls on both. Bare MuJoCo repeats the environment's own blocks: same state, same actions,
-same contacts. `overhead` is what the environment's processor time exceeds bare `mj_step` x 10's by.
-`of expected` sets the environment's rate beside what its degrees of freedom, contacts and constraint rows
-let expect: processor time per step as a linear function of these, fitted to the measured tasks among the
-first 34 of HumanoidBench. `speed-up` is the vector environment's
-wall-clock rate on all cores over its rate on one; on one core it is not measured. Medians over blocks, with
-the quartiles. Falls do not end episodes (`ezm` protocol); a fresh episode starts every 100 steps, as lying
-robots cost more than standing ones.
+same contacts. `overhead` is what the environment's processor time exceeds bare `mj_step` x 10's by;
+`speed-up` is the vector environment's wall-clock rate on all cores over its rate on one (not measured where
+there is only one). Medians over blocks, with the quartiles. Falls do not end episodes (`ezm` protocol); a
+fresh episode starts every 100 steps, as lying robots cost more than standing ones.
 """
 
 from __future__ import annotations
@@ -32,16 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 from ezm_pl.envs import MultiTaskVectorEnv, make
-from ezm_pl.envs.parity import OBJECT_TASKS
 from ezm_pl.envs.robots.humanoid import SUBSTEPS, HumanoidEnv
 from ezm_pl.envs.stepping.vector import available_cores
-from ezm_pl.spec import HUMANOID_BENCH, resolve_tasks
+from ezm_pl.spec import resolve_tasks
 
 BLOCK = 25
 """Control steps of a block."""
 BLOCKS_AN_EPISODE = 4
-FITTED_TO = 8
-"""Fewer measured tasks than this say nothing of what to expect of another one."""
 
 Spread = tuple[float, float, float]
 """Median, lower and upper quartile."""
@@ -173,21 +167,6 @@ def single(task: str, seconds: float, seed: int) -> Single:
     )
 
 
-def expected_rates(singles: Sequence[Single]) -> NDArray[np.float64] | None:
-    """Control steps per second [n] that degrees of freedom, contacts and constraint rows let expect.
-
-    Relative errors of the time per step are least over the measured tasks that are not `OBJECT_TASKS`;
-    None where there are fewer than `FITTED_TO` of them.
-    """
-    features = np.array([(1.0, row.dofs, row.contacts, row.rows) for row in singles])
-    times = np.array([1.0 / row.ours[0] for row in singles])
-    old = np.array([row.task in HUMANOID_BENCH and row.task not in OBJECT_TASKS for row in singles])
-    if old.sum() < FITTED_TO:
-        return None
-    cost, *_ = np.linalg.lstsq(features[old] / times[old, None], np.ones(int(old.sum())), rcond=None)
-    return 1.0 / (features @ cost)
-
-
 def vector(task: str, seconds: float, rows: int, seed: int) -> Vector:
     """Measures the vector environment of a task for about `seconds`, with `rows` environments."""
     one, every = (
@@ -246,16 +225,14 @@ def quartiles(values: NDArray[np.float64]) -> Spread:
 
 
 def single_table(singles: Sequence[Single], machine: str) -> Table:
-    """Rates of single environments, beside bare MuJoCo's and what is to be expected."""
+    """Rates of single environments, beside bare MuJoCo's."""
     table = Table(
         title=f"Control steps per second of processor time ({machine})", caption="median (quartiles)"
     )
     table.add_column("task", no_wrap=True)
-    names = ("mj_step x 10", "ours", "overhead", "dofs", "contacts", "rows", "of expected")
-    for name in names:
+    for name in ("mj_step x 10", "ours", "overhead", "dofs", "contacts", "rows"):
         table.add_column(name, justify="right")
-    expected = expected_rates(singles)
-    for index, row in enumerate(singles):
+    for row in singles:
         table.add_row(
             row.task,
             f"{row.bare[0]:,.0f}",
@@ -264,7 +241,6 @@ def single_table(singles: Sequence[Single], machine: str) -> Table:
             str(row.dofs),
             f"{row.contacts:.0f}",
             f"{row.rows:.0f}",
-            "-" if expected is None else f"{row.ours[0] / expected[index]:.2f}",
         )
     return table
 
