@@ -102,12 +102,11 @@ class TrainingBar(UpdatesBar):
         spec, bar = pl_module.experiment, self.val_progress_bar_id
         if bar is None or self.progress is None:
             return
-        what = f"evaluating {len(spec.tasks)} tasks x {spec.eval.episodes} episodes, decision"
+        episodes = len(spec.tasks) * spec.eval.episodes
         progress = self.progress
 
         def show(decisions: int) -> None:
-            if decisions % 10 == 0:
-                progress.update(bar, total=1, description=f"{what} {decisions}")
+            progress.update(bar, total=1, description=f"evaluating {episodes} episodes, decision {decisions}")
 
         pl_module.evaluator.on_step = show
 
