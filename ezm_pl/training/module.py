@@ -139,6 +139,11 @@ class EZMModule(L.LightningModule):
         self.data.store.publish(self.data.pacing.updates, self.actor_weights.state_dict())
         self.data.start(self.new_actor(), self.device, self.reanalyse)
         self._priorities = PriorityWriter(self.data.buffer)
+        # Listed once: to walk over the modules takes a fiftieth of an update.
+        self._learning = list(self.model.parameters())
+        norms = [x for x in self.model.modules() if isinstance(x, (BatchNorm, RunningNorm))]
+        moved = [*norms, *([] if self.spread is None else [self.spread])]
+        self._statistics = [x for module in moved for x in module.buffers()]
         if self.trainer.precision == "bf16-mixed":
             self._working_copy = WorkingCopy(self.model, torch.bfloat16)
 
@@ -152,8 +157,7 @@ class EZMModule(L.LightningModule):
         with timer("search"), self._own_precision():
             batch, targets = prepared.result()
         with timer("losses"):
-            statistics = self._statistics()
-            before = torch.cat([x.flatten() for x in statistics])
+            before = torch.cat([x.flatten() for x in self._statistics])
             found = self.losses(batch, targets)
             with self._own_precision():
                 for observe in self.observers:
@@ -161,9 +165,9 @@ class EZMModule(L.LightningModule):
                 self.manual_backward(found.total)
         with timer("optimizer"), self._own_precision():
             norm = torch.nn.utils.clip_grad_norm_(
-                self.model.parameters(), self.experiment.optim.max_grad_norm, foreach=True
+                self._learning, self.experiment.optim.max_grad_norm, foreach=True
             )
-            skipped = self._step_if_finite(found.total, norm, statistics, before)
+            skipped = self._step_if_finite(found.total, norm, before)
         with timer("refresh"):
             # The buffer leaves the priorities of errors that are not finite as they are.
             self._priorities.write(
@@ -187,15 +191,14 @@ class EZMModule(L.LightningModule):
         """Inside, operations run in the precision of their inputs: Lightning's autocast is for the losses."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _step_if_finite(self, loss: Tensor, norm: Tensor, statistics: list[Tensor], before: Tensor) -> Tensor:
+    def _step_if_finite(self, loss: Tensor, norm: Tensor, before: Tensor) -> Tensor:
         """An optimiser step, or none where loss or gradients are not finite on any rank.
 
         `found_inf` tells a fused optimiser to skip its step, so nothing is read back from the device.
 
         Args:
             loss, norm: `[]`, of the update and of its gradients.
-            statistics: the running statistics that its forward pass has moved.
-            before: all their values before that, put back if it is skipped.
+            before: the running statistics before its forward pass, put back if it is skipped.
 
         Returns:
             `[]`, 1 where the update was skipped.
@@ -212,15 +215,11 @@ class EZMModule(L.LightningModule):
             schedule.step()  # type: ignore[union-attr]
         self.nonfinite_updates += skipped
         self._skipped_in_a_row.add_(1).mul_(skipped)
-        kept = torch.where(skipped.bool(), before, torch.cat([x.flatten() for x in statistics]))
-        parts = kept.split([x.numel() for x in statistics])
-        torch._foreach_copy_(statistics, [part.view_as(x) for part, x in zip(parts, statistics, strict=True)])
+        moved = self._statistics
+        kept = torch.where(skipped.bool(), before, torch.cat([x.flatten() for x in moved]))
+        parts = kept.split([x.numel() for x in moved])
+        torch._foreach_copy_(moved, [part.view_as(x) for part, x in zip(parts, moved, strict=True)])
         return skipped
-
-    def _statistics(self) -> list[Tensor]:
-        """The running statistics that a forward pass moves."""
-        moved = [x for x in self.model.modules() if isinstance(x, (BatchNorm, RunningNorm))]
-        return [x for module in (*moved, self.spread) if module is not None for x in module.buffers()]
 
     def _log(self, found: Losses, norm: Tensor, batch: Batch) -> None:
         named = {f"loss/{name}": each for name, each in found.terms.items()} | found.diagnostics

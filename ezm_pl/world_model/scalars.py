@@ -10,7 +10,8 @@ _EPSILON = 1e-3
 
 def squash(x: Tensor) -> Tensor:
     """`sign(x)(sqrt(|x| + 1) - 1) + 0.001 x`, any shape (Pohlen et al. 2018)."""
-    return torch.sign(x) * (torch.sqrt(x.abs() + 1) - 1) + _EPSILON * x
+    # sqrt(y + 1) - 1 = y / (sqrt(y + 1) + 1), without a difference of near equals.
+    return torch.add(x / (torch.sqrt(x.abs() + 1) + 1), x, alpha=_EPSILON)
 
 
 def unsquash(y: Tensor) -> Tensor:
@@ -32,23 +33,20 @@ class CategoricalScalar(nn.Module):
     """
 
     atoms: Tensor
+    index: Tensor
 
     def __init__(self, atoms: int, support: float) -> None:
         super().__init__()
         edge = float(squash(torch.tensor(support, dtype=torch.float64)))
         self.low, self.spacing = -edge, 2 * edge / (atoms - 1)
         self.register_buffer("atoms", torch.linspace(-edge, edge, atoms), persistent=False)
+        self.register_buffer("index", torch.arange(atoms, dtype=torch.float32), persistent=False)
 
     def two_hot(self, scalar: Tensor) -> Tensor:
         """Scalars `[...]` to probabilities `[..., Z]`, at most two of them non-zero; NaN stays NaN."""
         last = self.atoms.numel() - 1
         position = ((squash(scalar.float()) - self.low) / self.spacing).clamp(0, last)
-        below = position.floor().clamp(max=last - 1)
-        share = (position - below).unsqueeze(-1)
-        below = below.nan_to_num().long().unsqueeze(-1)  # no index may come from NaN
-        target = torch.zeros(*scalar.shape, last + 1, device=scalar.device)
-        target.scatter_(-1, below, 1 - share)
-        return target.scatter_(-1, below + 1, share)
+        return (1 - (position.unsqueeze(-1) - self.index).abs()).clamp(min=0)
 
     def decode(self, logits: Tensor) -> Tensor:
         """Logits `[..., Z]` to the scalar whose squashed value is the expectation, `[...]` float32."""

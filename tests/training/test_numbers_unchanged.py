@@ -64,7 +64,7 @@ def numbers(name: str) -> dict[str, float]:
         )
         found.total.backward()
         optimizer.step()
-    parameters = dict(module.model.named_parameters())
+    parameters, state = dict(module.model.named_parameters()), module.model.state_dict()
     parts: dict[str, float] = {}
     for key, parameter in parameters.items():
         part = key.split(".")[0]
@@ -80,7 +80,7 @@ def numbers(name: str) -> dict[str, float]:
         "value error": float(found.value_error.abs().mean()),
         **{key: float(each) for key, each in found.diagnostics.items()},
         **{f"gradient {part}": squares**0.5 for part, squares in parts.items()},
-        "statistics": float(sum(x.float().abs().sum() for x in module.model.buffers())),
+        "statistics": float(sum(x.abs().sum() for name, x in state.items() if name not in parameters)),
     }
 
 
