@@ -121,11 +121,12 @@ def imagine(model: WorldModel, batch: Batch, steps: int, task: Tensor | None = N
         model, batch, steps: what to unroll, and how far.
         task: the embeddings of the tasks, if there are any yet.
     """
-    task = batch.task if task is None else task
+    task = model.embed(batch.task) if task is None else task
     latents = [model.encode(batch.observation[:, 0], task)]
+    action, task = (x.to(latents[0].dtype) for x in (batch.action, task))
     stepping = unrolled(model, "dynamics")
     for k in range(steps):
-        latents.append(halve_gradient(stepping.next_latent(latents[-1], batch.action[:, k], task)))
+        latents.append(halve_gradient(stepping.next_latent(latents[-1], action[:, k], task)))
     return torch.stack([s.to(latents[-1].dtype) for s in latents], 1)
 
 
@@ -142,7 +143,8 @@ def unroll(
     positions = steps + 1
     embedded = model.embed(batch.task)
     latents = imagine(model, batch, steps, embedded)
-    task = embedded.to(latents.dtype).unsqueeze(1).expand(-1, positions, -1)
+    embedded = embedded.to(latents.dtype)
+    task = embedded.unsqueeze(1).expand(-1, positions, -1)
     reward_logits = model.reward_logits(
         latents[:, :steps].flatten(0, 1), batch.action.flatten(0, 1), task[:, :steps].flatten(0, 1)
     )
