@@ -1,0 +1,74 @@
+"""`ezm results`: the record of runs, and the page of results that is written from records."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ezm_pl.commands import outputs
+from ezm_pl.commands.arguments import MOST_EPISODES, Group, add_seed, command, new_console, number, wrote
+from ezm_pl.spec import RunFailed, SpecError
+
+TEMPLATE, RECORDS, PAGE = "docs/results.md.j2", "docs/results", "docs/results.md"
+
+
+def add(group: Group) -> None:
+    """Adds the commands."""
+    results = group.add_parser("results", help="records of runs, and the page that is written from them")
+    kinds = results.add_subparsers(required=True, metavar="WHAT")
+    collect = command(
+        kinds, "collect", _collect, "write the record of finished runs, or of a sweep's, as JSON"
+    )
+    collect.add_argument("runs", nargs="*", metavar="RUN", help="last, a run id, a run folder, a checkpoint")
+    collect.add_argument("--sweep", metavar="SWEEP", help="in place of runs: last, a run id, a sweep's name")
+    collect.add_argument(
+        "--published",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="published curves to record beside them, at the runs' last steps; repeatable",
+    )
+    collect.add_argument(
+        "--episodes", type=number(1, MOST_EPISODES), help="per task, played with each last checkpoint"
+    )
+    add_seed(collect, "of these episodes (default: 0)")
+    collect.add_argument("--out", type=outputs.file_in((".json",)), required=True, metavar="FILE")
+    render = command(kinds, "render", _render, "write the page from its template and the records")
+    render.add_argument(
+        "--template", type=Path, default=TEMPLATE, metavar="FILE", help=f"default: {TEMPLATE}"
+    )
+    render.add_argument("--records", type=Path, default=RECORDS, metavar="DIR", help=f"default: {RECORDS}")
+    render.add_argument(
+        "--out", type=outputs.file_in((".md",)), default=PAGE, metavar="FILE", help=f"default: {PAGE}"
+    )
+    render.add_argument(
+        "--check", action="store_true", help="write nothing; exit code 1 where the page is not up to date"
+    )
+
+
+def _collect(args: argparse.Namespace) -> None:
+    if bool(args.runs) == bool(args.sweep) or (args.sweep and args.episodes):
+        raise SpecError("RUN or --sweep: one of them is required, and only one (--episodes goes with RUN)")
+    from ezm_pl.tracking.results.record import collect_runs
+
+    collect_runs(
+        args.runs,
+        sweep=args.sweep,
+        published=args.published,
+        episodes=args.episodes,
+        seed=args.seed,
+        out=args.out,
+        console=new_console(),
+    )
+
+
+def _render(args: argparse.Namespace) -> None:
+    from ezm_pl.tracking.results.results_page import render, stale, write_page
+
+    text = render(Path(args.template), Path(args.records))
+    if args.check and (line := stale(Path(args.out), text)):
+        raise RunFailed(f"{args.out}: not up to date, run `ezm results render`: {line}")
+    if not args.check:
+        write_page(Path(args.out), text)
+        wrote(args.out)

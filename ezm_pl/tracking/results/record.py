@@ -1,0 +1,208 @@
+"""`ezm results collect`: what tracked runs returned, with where each number is from, as one JSON file.
+
+The file is what `docs/results.md` is written from (see `results_page.py`). It is made from MLflow alone, but
+for the final episodes, which are played with the run's checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from ezm_pl.spec import SpecError, build_experiment
+from ezm_pl.tracking.results.comparison import contests
+from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
+from ezm_pl.tracking.runs.metrics import ENV_STEPS
+from ezm_pl.tracking.runs.mlflow_run import stored_run
+from ezm_pl.tracking.runs.params import spec_params
+from ezm_pl.tracking.runs.run_lookup import find_checkpoint, find_run, last_recorded_uri
+from ezm_pl.tracking.store import open_store, shown, tracking_uri
+from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.sweep.runs import find_sweep, read_sweep
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+_HOST = ("host.cpu", "host.cores", "host.gpu", "version.torch", "version.mujoco")
+_NOT_SETTINGS = ("name", "seed", "tasks", "num_tasks", "preset", "tracking.", "trainer.")
+"""Params under these say how a run was made, not what was trained."""
+
+
+def collect_runs(
+    references: Sequence[str],
+    *,
+    sweep: str | None,
+    published: Sequence[Path],
+    episodes: int | None,
+    seed: int,
+    out: Path,
+    console: Console,
+) -> None:
+    """Writes the record of finished runs, or of a sweep's.
+
+    Args:
+        references: runs, each a run id, a run folder, a checkpoint or `last`; runs of equal settings are one
+            agent's seeds.
+        sweep: a sweep in place of runs: each grid point is an agent.
+        published: files of published curves, recorded at the last steps that all runs have reached.
+        episodes: per task, played with each last checkpoint, planned and by the policy alone; None: none.
+        seed: of these episodes.
+        out: the JSON file.
+        console: where to say what was written.
+
+    Raises:
+        SpecError: no such run or sweep, a run that has not finished or was not evaluated, published files
+            that are none, a file that cannot be written.
+    """
+    others = {path.stem: published_curves(path) for path in published}
+    found = _of_sweep(sweep) if sweep else [_run(reference) for reference in references]
+    runs = [_record(client, run, label) for client, run, label in found]
+    if episodes is not None:
+        for reference, run in zip(references, runs, strict=True):
+            run["final"] = _final(reference, episodes, seed)
+    if not sweep:
+        _name_agents(runs)
+    document = {"runs": runs, "published": _published(found, others)}
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"--out {out}: cannot be written: {error.strerror}") from None
+    console.print(
+        f"wrote {out}: {len(runs)} run{'s' if len(runs) != 1 else ''}", markup=False, highlight=False
+    )
+
+
+def _run(reference: str) -> tuple[MlflowClient, Run, str]:
+    _, client, run = stored_run(find_run(reference, option="RUN"))
+    return client, run, run.data.params["name"]
+
+
+def _of_sweep(reference: str) -> list[tuple[MlflowClient, Run, str]]:
+    where = tracking_uri(None, last_recorded_uri())
+    client = open_store(where, create=False)
+    sweep = read_sweep(client, find_sweep(client, reference, where=shown(where)))
+    found = [
+        (client, client.get_run(run.run_id), point.label)
+        for point in sweep.points
+        for trial in point.of_state(tags.COMPLETE)
+        for run in trial.runs
+    ]
+    if not found:
+        raise SpecError(f"--sweep {reference}: no trial of it is complete")
+    return found
+
+
+def _record(client: MlflowClient, run: Run, label: str) -> dict[str, Any]:
+    run_id, params, marks = run.info.run_id, run.data.params, run.data.tags
+    if run.info.status != "FINISHED":
+        raise SpecError(f"RUN {run_id}: is {run.info.status} in MLflow; only finished runs are recorded")
+    curves = run_curves(client, run_id)
+    if not curves:
+        raise SpecError(f"RUN {run_id}: has no evaluations")
+    tasks = params["tasks"].split(", ")
+    resumed = sum(name.startswith("resume.") for name in marks)
+    return {
+        "agent": label,
+        "run": run_id,
+        "spec": params["name"],
+        "preset": params["preset"],
+        "settings": _settings(params, tasks),
+        "seed": int(params["seed"]),
+        "tasks": tasks,
+        "protocol": params["env.protocol"],
+        "commit": marks.get("git.commit", "unknown"),
+        "uncommitted": marks.get("git.dirty") == "true",
+        "hardware": {name: marks.get(name, "unknown") for name in _HOST},
+        "updates": max(point.step for point in client.get_metric_history(run_id, ENV_STEPS)),
+        "env_steps": int(run.data.metrics[ENV_STEPS]),
+        "minutes": None if resumed else round((run.info.end_time - run.info.start_time) / 60_000, 1),
+        "resumed": resumed,
+        "episodes": int(params["eval.episodes"]),
+        "returns": {task: [_curve(curve) for curve in curves[task]] for task in tasks if task in curves},
+        "final": None,
+    }
+
+
+def _settings(params: Mapping[str, str], tasks: Sequence[str]) -> dict[str, str]:
+    """What the spec says beyond its preset, by field."""
+    bare = spec_params(build_experiment({"name": "bare", "preset": params["preset"], "tasks": list(tasks)}))
+    return {
+        key: value
+        for key, value in sorted(params.items())
+        if key in bare and bare[key] != value and not key.startswith(_NOT_SETTINGS)
+    }
+
+
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "protocol": curve.protocol,
+        "env_steps": [int(steps) for steps in curve.env_steps],
+        "returns": [round(float(value), 2) for value in curve.returns],
+    }
+
+
+def _final(reference: str, episodes: int, seed: int) -> dict[str, Any]:
+    """Returns of episodes with a run's last checkpoint: way to act, protocol, task, each episode's."""
+    from ezm_pl.training import evaluate
+
+    checkpoint = find_checkpoint(reference, option="RUN").checkpoint
+    found: dict[str, Any] = {"episodes": episodes, "seed": seed}
+    for way, search in (("planned", True), ("policy alone", False)):
+        played = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
+        tables = {"ezm": played.returns_ezm, "humanoidbench": played.returns_humanoidbench}
+        found[way] = {
+            protocol: dict(zip(played.tasks, table.round(2).tolist(), strict=True))
+            for protocol, table in tables.items()
+        }
+    return found
+
+
+def _name_agents(runs: Sequence[dict[str, Any]]) -> None:
+    """Runs of equal settings are one agent's seeds, named after the first; others have names of their own."""
+    first: list[dict[str, Any]] = []
+    for run in runs:
+        same = [other for other in first if _trained(other) == _trained(run)]
+        if same:
+            run["agent"] = same[0]["agent"]
+            continue
+        if run["agent"] in [other["agent"] for other in first]:
+            run["agent"] += f" {run['run'][:8]}"
+        first.append(run)
+
+
+def _trained(run: Mapping[str, Any]) -> tuple[object, ...]:
+    return run["preset"], run["settings"], run["tasks"]
+
+
+def _published(
+    found: Sequence[tuple[MlflowClient, Run, str]], others: Mapping[str, Mapping[str, Sequence[Curve]]]
+) -> list[dict[str, Any]]:
+    """Published means of the runs' tasks at the last steps that all runs have reached."""
+    if not others:
+        return []
+    own = {run.info.run_id: run_curves(client, run.info.run_id) for client, run, _ in found}
+    steps = min(c.env_steps[-1] for curves in own.values() for each in curves.values() for c in each)
+    steps = int(steps // 10_000 * 10_000 or steps)
+    rows = []
+    for contest in contests({"ours": next(iter(own.values()))}, others):
+        for agent in contest.agents:
+            reading = agent.at(steps)
+            if agent.own or not reading.returns:
+                continue
+            rows.append(
+                {
+                    "task": contest.task,
+                    "protocol": contest.protocol,
+                    "agent": agent.name,
+                    "seeds": agent.seeds,
+                    "env_steps": steps,
+                    "return": round(reading.interval.value, 1),
+                }
+            )
+    return rows

@@ -1,0 +1,249 @@
+"""`ezm results render`: the page of results, written from a template and the records beside it."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from ezm_pl.spec import SpecError, normalized_score
+from ezm_pl.tracking.results.comparison import Agent, thousands
+from ezm_pl.tracking.results.curves import Curve
+from ezm_pl.tracking.sweep.statistics import (
+    Interval,
+    bootstrap_difference,
+    bootstrap_iqm,
+    probability_of_improvement,
+)
+
+_MOST_COLUMNS = 8
+_NONE = ""
+
+
+def render(template: Path, records: Path) -> str:
+    """The page's text.
+
+    Args:
+        template: in Jinja2. It calls `returns`, `final`, `published`, `variants` and `runs` for tables, each
+            with the name of a record, and writes no number of a run itself.
+        records: folder of the records (`ezm results collect`).
+
+    Raises:
+        SpecError: a template that cannot be read or is wrong, or a record that is missing or damaged.
+    """
+    tables = {"returns": returns, "final": final, "published": published, "variants": variants, "runs": runs}
+
+    def table(name: str, make: Any, record: str, *arguments: Any, **named: Any) -> str:
+        loaded = _load(records / f"{record}.json", f"{template}: {name}({record!r})")
+        try:
+            text: str = make(loaded, *arguments, **named)
+        except (KeyError, IndexError, TypeError, StopIteration) as error:
+            raise SpecError(f"{template}: {name}({record!r}): {records / record}.json: {error!r}") from None
+        return text
+
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
+    try:
+        page = environment.from_string(template.read_text(encoding="utf-8"))
+        return page.render({name: partial(table, name, make) for name, make in tables.items()})
+    except OSError as error:
+        raise SpecError(f"{template}: cannot be read: {error.strerror}") from None
+    except jinja2.TemplateError as error:
+        raise SpecError(f"{template}: {error.message}") from None
+
+
+def stale(page: Path, text: str) -> str | None:
+    """The first line in which a written page differs from what would be written; None where none does."""
+    written = page.read_text(encoding="utf-8") if page.is_file() else ""
+    lines = difflib.unified_diff(written.splitlines(), text.splitlines(), lineterm="", n=0)
+    return next((line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")), None)
+
+
+def write_page(page: Path, text: str) -> None:
+    """Writes the page; raises `SpecError` where it cannot be written."""
+    try:
+        page.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SpecError(f"--out {page}: cannot be written: {error.strerror}") from None
+
+
+def returns(record: Mapping[str, Any], agent: str | None = None, protocol: str | None = None) -> str:
+    """Learning curves of an agent (None: the only one): a row per task, at most eight evaluations."""
+    own = _of_agent(record, agent)
+    protocol = protocol or own[0]["protocol"]
+    curves = {task: [_curve(run, task, protocol) for run in own] for task in own[0]["tasks"]}
+    steps = min(
+        (each for found in curves.values() for each in found), key=lambda c: c.env_steps[-1]
+    ).env_steps
+    chosen = steps[
+        np.unique(np.linspace(0, len(steps) - 1, min(_MOST_COLUMNS, len(steps))).round().astype(int))
+    ]
+    rows = [
+        [task, *(_reading(Agent(task, tuple(found), True), at) for at in chosen)]
+        for task, found in curves.items()
+    ]
+    return _table(["control steps per task", *map(thousands, chosen)], rows)
+
+
+def final(record: Mapping[str, Any]) -> str:
+    """Returns of the episodes that were played with the last checkpoints: a row per task and agent."""
+    rows = []
+    ways = ("planned", "policy alone")
+    for name in _agents(record):
+        own = [run for run in _of_agent(record, name) if run["final"]]
+        for task in own[0]["tasks"] if own else ():
+            means = {way: [np.mean(run["final"][way][run["protocol"]][task]) for run in own] for way in ways}
+            each = own[0]["final"]["episodes"]
+            rows.append([task, name, str(len(own)), str(each), *(_interval([means[way]]) for way in ways)])
+    if not rows:
+        raise KeyError("no run has final episodes; collect it with --episodes")
+    return _table(["task", "agent", "seeds", "episodes per seed", *ways], rows)
+
+
+def published(record: Mapping[str, Any]) -> str:
+    """Published returns at the steps that they were recorded at, ours beside them: a row per agent."""
+    rows = []
+    steps = record["published"][0]["env_steps"]
+    tasks = list(dict.fromkeys(row["task"] for row in record["published"]))
+    protocols = list(dict.fromkeys(row["protocol"] for row in record["published"]))
+    for protocol in protocols:
+        for name in _agents(record):
+            own = _of_agent(record, name)
+            cells = []
+            for task in tasks:
+                found = [_curve(run, task, protocol if protocol != "dm_control" else "ezm") for run in own]
+                cells.append(_reading(Agent(name, tuple(found), True), steps))
+            rows.append([f"**{name}**", protocol, str(len(own)), *cells])
+        others = [row for row in record["published"] if row["protocol"] == protocol]
+        for name in dict.fromkeys(row["agent"] for row in others):
+            by_task = {row["task"]: row for row in others if row["agent"] == name}
+            seeds = next(iter(by_task.values()))["seeds"]
+            cells = [f"{by_task[task]['return']:,.0f}" if task in by_task else _NONE for task in tasks]
+            rows.append([name, protocol, "mean" if seeds is None else str(seeds), *cells])
+    return _table([f"at {thousands(steps)} control steps per task", "protocol", "seeds", *tasks], rows)
+
+
+def variants(record: Mapping[str, Any], reference: str = "full") -> str:
+    """Agents against a reference, on the tasks of both: IQM of last scores, difference, probability."""
+    base = _of_agent(record, reference)
+    rows = []
+    for name in [reference, *(name for name in _agents(record) if name != reference)]:
+        own = _of_agent(record, name)
+        tasks = [task for task in base[0]["tasks"] if task in own[0]["tasks"]]
+        ours, theirs = ([[_score(run, task) for run in each] for task in tasks] for each in (own, base))
+        cells = [_said(bootstrap_iqm(ours), 3)]
+        cells += (
+            [_said(bootstrap_difference(ours, theirs), 3), _said(probability_of_improvement(theirs, ours), 2)]
+            if name != reference
+            else [_NONE, _NONE]
+        )
+        rows.append([name, str(len(own)), ", ".join(tasks), *cells])
+    head = ["variant", "seeds", "tasks", "score, IQM", f"less {reference}", f"P({reference} scores higher)"]
+    return _table(head, rows)
+
+
+def runs(record: Mapping[str, Any]) -> str:
+    """Where the numbers are from: a row per run."""
+    rows = []
+    for run in record["runs"]:
+        hardware = run["hardware"]
+        machine = f"{hardware['host.cores']} cores of {hardware['host.cpu']}"
+        if hardware["host.gpu"] != "none":
+            machine = f"{hardware['host.gpu']}, {machine}"
+        minutes = "resumed" if run["minutes"] is None else f"{run['minutes']:,.0f}"
+        commit = f"`{run['commit'][:7]}`" + (" and uncommitted changes" if run["uncommitted"] else "")
+        rows.append(
+            [
+                run["agent"],
+                f"`{run['run'][:8]}`",
+                str(run["seed"]),
+                f"{run['updates']:,}",
+                f"{run['env_steps']:,}",
+                minutes,
+                commit,
+                machine,
+            ]
+        )
+    head = ["agent", "run", "seed", "updates", "control steps per task", "minutes", "commit", "hardware"]
+    return "\n".join([_table(head, rows), "", *_specs(record)])
+
+
+def _specs(record: Mapping[str, Any]) -> list[str]:
+    """What each agent was trained with, a line each; of variants, what they change."""
+    first = {name: _of_agent(record, name)[0] for name in _agents(record)}
+    base = next(iter(first.values()))
+    lines = []
+    for name, run in first.items():
+        settings = (
+            run["settings"] if run is base else dict(run["settings"].items() - base["settings"].items())
+        )
+        settings |= (
+            {} if run is base else {key: "preset's" for key in base["settings"].keys() - run["settings"]}
+        )
+        said = ", ".join(f"{key}={value}" for key, value in sorted(settings.items())) or "nothing"
+        over = f"preset {run['preset']}" if run is base else next(iter(first))
+        lines.append(f"- {name}: {over} with {said}; {run['episodes']} episodes per evaluation.")
+    return lines
+
+
+def _load(path: Path, where: str) -> Mapping[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise SpecError(
+            f"{where}: no record {path}; `ezm results collect RUN --out {path}` makes it"
+        ) from None
+    except ValueError as error:
+        raise SpecError(f"{where}: {path} is no record: {error}") from None
+    if not isinstance(document, dict) or not document.get("runs"):
+        raise SpecError(f"{where}: {path} is no record: it has no runs")
+    return document
+
+
+def _agents(record: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(run["agent"] for run in record["runs"]))
+
+
+def _of_agent(record: Mapping[str, Any], agent: str | None) -> list[Mapping[str, Any]]:
+    names = _agents(record)
+    if agent is None and len(names) > 1:
+        raise KeyError(f"name one of the agents {', '.join(names)}")
+    if agent is not None and agent not in names:
+        raise KeyError(f"no agent {agent!r} among {', '.join(names)}")
+    return [run for run in record["runs"] if run["agent"] == (agent or names[0])]
+
+
+def _curve(run: Mapping[str, Any], task: str, protocol: str) -> Curve:
+    found = next(curve for curve in run["returns"][task] if curve["protocol"] == protocol)
+    return Curve(
+        run["agent"], protocol, np.array(found["env_steps"], float), np.array(found["returns"], float)
+    )
+
+
+def _score(run: Mapping[str, Any], task: str) -> float:
+    return normalized_score(task, float(_curve(run, task, run["protocol"]).returns[-1]))
+
+
+def _reading(agent: Agent, steps: float) -> str:
+    reading = agent.at(steps)
+    return _interval([reading.returns]) if reading.returns else reading.absent
+
+
+def _interval(values: Sequence[Sequence[float]]) -> str:
+    found = bootstrap_iqm(values)
+    return _said(found, 0 if abs(found.value) >= 10 else 1)
+
+
+def _said(interval: Interval, digits: int) -> str:
+    text = f"{interval.value:,.{digits}f}"
+    return f"{text} [{interval.low:,.{digits}f}, {interval.high:,.{digits}f}]" if interval.known else text
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
