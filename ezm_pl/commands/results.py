@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 
 from ezm_pl.commands import outputs
-from ezm_pl.commands.arguments import MOST_EPISODES, Group, add_seed, command, new_console, number, wrote
+from ezm_pl.commands.arguments import Group, add_seed, command, new_console, number, wrote
 from ezm_pl.spec import RunFailed, SpecError
+from ezm_pl.spec.fields import MOST_EPISODES
 
 TEMPLATE, RECORDS, PAGE = "docs/results.md.j2", "docs/results", "docs/results.md"
 

@@ -149,12 +149,15 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 def _final(reference: str, episodes: int, seed: int) -> dict[str, Any]:
     """Returns of episodes with a run's last checkpoint: way to act, protocol, task, each episode's."""
-    from ezm_pl.training import evaluate
+    from ezm_pl.training import CheckpointError, evaluate
 
     checkpoint = find_checkpoint(reference, option="RUN").checkpoint
     found: dict[str, Any] = {"episodes": episodes, "seed": seed}
     for way, search in (("planned", True), ("policy alone", False)):
-        played = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
+        try:
+            played = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
+        except CheckpointError as error:
+            raise SpecError(f"RUN {reference}: {error}") from None
         tables = {"ezm": played.returns_ezm, "humanoidbench": played.returns_humanoidbench}
         found[way] = {
             protocol: dict(zip(played.tasks, table.round(2).tolist(), strict=True))
@@ -190,7 +193,9 @@ def _published(
     steps = min(c.env_steps[-1] for curves in own.values() for each in curves.values() for c in each)
     steps = int(steps // 10_000 * 10_000 or steps)
     rows = []
-    for contest in contests({"ours": next(iter(own.values()))}, others):
+    first = own[found[0][1].info.run_id]
+    ordered = {task: first[task] for task in found[0][1].data.params["tasks"].split(", ") if task in first}
+    for contest in contests({"ours": ordered}, others):
         for agent in contest.agents:
             reading = agent.at(steps)
             if agent.own or not reading.returns:

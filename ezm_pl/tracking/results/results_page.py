@@ -152,7 +152,8 @@ def runs(record: Mapping[str, Any]) -> str:
     rows = []
     for run in record["runs"]:
         hardware = run["hardware"]
-        machine = f"{hardware['host.cores']} cores of {hardware['host.cpu']}"
+        cores = hardware["host.cores"]
+        machine = f"{cores} core{'s' if cores != '1' else ''} of {hardware['host.cpu']}"
         if hardware["host.gpu"] != "none":
             machine = f"{hardware['host.gpu']}, {machine}"
         minutes = "resumed" if run["minutes"] is None else f"{run['minutes']:,.0f}"

@@ -1,0 +1,143 @@
+"""The record of runs and the page that is written from it: real MLflow runs, every refusal in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow.entities import Metric
+
+from ezm_pl.cli import main
+from ezm_pl.spec import Experiment, SpecError, build_experiment
+from ezm_pl.tracking.results.results_page import render, stale
+from ezm_pl.tracking.runs.mlflow_run import Run, new_run
+
+ROOT = Path(__file__).parents[2]
+TASKS = ["h1-stand", "h1-walk"]
+TEMPLATE = "# Page\n\n{{ returns('made') }}\n\n{{ published('made') }}\n\n{{ runs('made') }}\n"
+
+
+def experiment(seed: int, **changes: Any) -> Experiment:
+    document = {"name": "made", "preset": "smoke", "seed": seed, "tasks": TASKS}
+    return build_experiment(document | {"env": {"protocol": "humanoidbench"}} | changes)
+
+
+def finished_run(spec: Experiment, returns: list[float]) -> Run:
+    """A run with evaluations at 0 and at 100,000 steps: `returns` of stand, half of them of walk."""
+    run = new_run(spec)
+    points = []
+    for update, (steps, value) in enumerate(zip((0, 100_000), returns, strict=True)):
+        points.append(Metric("env_steps", steps, 1000 + update, 20 * update))
+        for task, share in zip(spec.tasks, (1.0, 0.5), strict=False):
+            for protocol, more in (("humanoidbench", 0.0), ("ezm", 10.0)):
+                name = f"by_env_steps/{task}/return_{protocol}"
+                points.append(Metric(name, share * value + more, 1000 + update, steps))
+    run.client.log_batch(run.run_id, metrics=points)
+    run.end("FINISHED")
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    curves = {"h1-walk": {"Other": {"env_steps": [0, 200_000], "return": [0.0, 50.0]}}}
+    (tmp_path / "published.json").write_text(json.dumps(curves))
+    (tmp_path / "page.md.j2").write_text(TEMPLATE)
+    return tmp_path
+
+
+def test_two_seeds_from_the_store_to_the_page(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [finished_run(experiment(seed), [20.0, value]) for seed, value in ((0, 400.0), (1, 600.0))]
+    ids = [run.run_id for run in runs]
+    collect = ["results", "collect", *ids, "--published", "published.json", "--out", "records/made.json"]
+    assert main(collect) == 0
+    record = json.loads((folder / "records" / "made.json").read_text())
+    assert [run["run"] for run in record["runs"]] == ids
+    assert [(run["agent"], run["seed"], run["updates"]) for run in record["runs"]] == [
+        ("made", 0, 20),
+        ("made", 1, 20),
+    ]
+    assert record["runs"][0]["settings"] == {"env.protocol": "humanoidbench"}
+    assert record["runs"][0]["commit"] == runs[0].client.get_run(ids[0]).data.tags["git.commit"]
+    rendering = ["results", "render", "--template", "page.md.j2", "--records", "records", "--out", "page.md"]
+    assert main([*rendering, "--check"]) == 1, "there is no page yet"
+    assert main(rendering) == 0 and main([*rendering, "--check"]) == 0
+    lines = (folder / "page.md").read_text().splitlines()
+    assert "| control steps per task | 0 | 100k |" in lines
+    assert "| h1-stand | 20 [20, 20] | 500 [400, 600] |" in lines
+    assert "| h1-walk | 10 [10, 10] | 250 [200, 300] |" in lines
+    assert "| **made** | humanoidbench | 2 | 250 [200, 300] |" in lines
+    assert (
+        "| published Other | humanoidbench | mean | 25 |" in lines
+        or "| Other | humanoidbench | mean | 25 |" in lines
+    )
+    assert sum(f"`{run_id[:8]}`" in line for run_id in ids for line in lines) == 2
+    assert "- made: preset smoke with env.protocol=humanoidbench; 1 episodes per evaluation." in lines
+    (folder / "page.md").write_text((folder / "page.md").read_text().replace("500", "900"))
+    capsys.readouterr()
+    assert main([*rendering, "--check"]) == 1
+    assert (
+        "page.md: not up to date, run `ezm results render`: -| h1-stand | 20 [20, 20] | 900"
+        in capsys.readouterr().err
+    )
+
+
+def test_agents_of_other_settings_are_compared_as_variants(folder: Path) -> None:
+    """The second lacks the path loss: every score of it lies below; each of its settings is said."""
+    full = [finished_run(experiment(seed), [20.0, 600.0 + seed]) for seed in range(2)]
+    bare = [finished_run(experiment(seed, loss={"path": 0.0}), [20.0, 300.0 + seed]) for seed in range(2)]
+    ids = [run.run_id for run in (*full, *bare)]
+    assert main(["results", "collect", *ids, "--out", "records/parts.json"]) == 0
+    other = f"made {ids[2][:8]}"
+    (folder / "page.md.j2").write_text("{{ variants('parts', 'made') }}\n\n{{ runs('parts') }}\n")
+    lines = render(folder / "page.md.j2", folder / "records").splitlines()
+    assert lines[3].startswith(f"| {other} | 2 | h1-stand, h1-walk | 0.")
+    assert lines[3].endswith("| 1.00 [1.00, 1.00] |")
+    assert f"- {other}: made with loss.path=0.0; 1 episodes per evaluation." in lines
+
+
+def test_what_cannot_be_recorded_is_refused_in_one_line(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    running = new_run(experiment(0))
+    empty = new_run(experiment(1))
+    empty.end("FINISHED")
+    refusals = {
+        (running.run_id,): f"RUN {running.run_id}: is RUNNING in MLflow; only finished runs are recorded",
+        (empty.run_id,): f"RUN {empty.run_id}: has no evaluations",
+        (): "RUN or --sweep: one of them is required",
+        ("--sweep", "none"): "SWEEP none: there is no sweep",
+    }
+    for arguments, line in refusals.items():
+        assert main(["results", "collect", *arguments, "--out", "made.json"]) == 2
+        assert capsys.readouterr().err.startswith(f"ezm: {line}")
+    assert not (folder / "made.json").exists()
+
+
+PAGES = {
+    "{{ runs('made') }}": "page.md.j2: runs('made'): no record records/made.json; `ezm results collect",
+    "{{ runs('broken') }}": "page.md.j2: runs('broken'): records/broken.json is no record: ",
+    "{{ runs('empty') }}": "page.md.j2: runs('empty'): records/empty.json is no record: it has no runs",
+    "{{ runs('half') }}": "page.md.j2: runs('half'): records/half.json: KeyError('",
+    "{{ rnus('made') }}": "page.md.j2: 'rnus' is undefined",
+    "{% if %}": "page.md.j2: Expected an expression, got 'end of statement block'",
+}
+
+
+@pytest.mark.parametrize(("template", "line"), PAGES.items())
+def test_a_page_that_cannot_be_written_is_one_line(template: str, line: str, folder: Path) -> None:
+    Path("records").mkdir()
+    for name, text in {"broken": "{", "empty": "{}", "half": '{"runs": [{}]}'}.items():
+        Path("records", f"{name}.json").write_text(text)
+    Path("page.md.j2").write_text(template)
+    with pytest.raises(SpecError) as refused:
+        render(Path("page.md.j2"), Path("records"))
+    assert str(refused.value).startswith(line) and "\n" not in str(refused.value)
+
+
+def test_the_page_of_this_repository_is_what_its_records_say() -> None:
+    text = render(ROOT / "docs" / "results.md.j2", ROOT / "docs" / "results")
+    assert stale(ROOT / "docs" / "results.md", text) is None
