@@ -18,7 +18,7 @@ import torch
 from ezm_pl.envs import sizes
 from ezm_pl.search import Planner, search
 from ezm_pl.training.evaluation import evaluation_envs
-from ezm_pl.training.fit import load_actor
+from ezm_pl.training.from_checkpoint import load_actor
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from ezm_pl.search import Planner, policy_alone
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
-from ezm_pl.training.fit import load_actor
+from ezm_pl.training.from_checkpoint import load_actor
 
 if TYPE_CHECKING:
     import gymnasium

@@ -9,7 +9,8 @@ from ezm_pl.training.fault_tolerance.checkpoint import (
     checkpoint_run_id,
     newest_valid,
 )
-from ezm_pl.training.fit import FitResult, check_settings, evaluate, film, fit, this_rank
+from ezm_pl.training.fit import FitResult, check_settings, fit, this_rank
+from ezm_pl.training.from_checkpoint import evaluate, film
 from ezm_pl.training.memory import MemoryRefused, out_of_memory
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import RankError

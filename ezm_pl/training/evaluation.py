@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ class Evaluation:
     Attributes:
         tasks: `T` names.
         updates: updates of the evaluated weights.
-        env_steps: control steps a task that had been collected then (mean over tasks).
+        env_steps: control steps per task that had been collected then (mean over tasks).
         returns_ezm: `[T, episodes]`; falls do not end the episode.
         returns_humanoidbench: `[T, episodes]`; the sum up to the first fall.
         protocol: whose returns are scored.
@@ -76,22 +77,27 @@ class Evaluation:
 
 
 def evaluation_envs(
-    experiment: Experiment, episodes: int, seed: int = 0, tasks: Sequence[int] | None = None
+    experiment: Experiment,
+    episodes: int,
+    *,
+    tasks: Sequence[int] | None = None,
+    render_mode: Literal["rgb_array"] | None = None,
 ) -> MultiTaskVectorEnv:
     """`episodes` rows of each task at full length; falls end none, so one rollout gives both returns.
 
     Args:
         experiment: whose tasks.
-        episodes: rows a task.
-        seed: of the environments.
+        episodes: rows per task.
         tasks: indices of the tasks to make; None: all.
+        render_mode: as in `MultiTaskVectorEnv`.
     """
     return MultiTaskVectorEnv(
         experiment.tasks if tasks is None else [experiment.tasks[task] for task in tasks],
         num_envs=episodes,
         backend=experiment.env.backend,
         protocol="ezm",
-        seed=seed,
+        seed=0,  # each rollout resets them with its own
+        render_mode=render_mode,
         mode=experiment.env.workers,
         action_repeat=experiment.env.action_repeat,
         without_quirks=experiment.without_quirks,
@@ -118,14 +124,13 @@ class Evaluator:
         self._envs: MultiTaskVectorEnv | None = None
 
     def play(
-        self, actor: InferenceModel, act: Act, device: torch.device, stopped: Callable[[], bool]
+        self, actor: InferenceModel, act: Act, stopped: Callable[[], bool]
     ) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]] | None:
         """This rank's tasks `[T']` and their returns `[T', episodes]` under both protocols.
 
         Args:
             actor: the network that decides.
             act: how it decides.
-            device: of the actor.
             stopped: asked between steps whether to give up; None is returned then.
         """
         spec = self.experiment
@@ -142,7 +147,6 @@ class Evaluator:
                 act,
                 seed=stream_int(spec.seed, "evaluation", self.ranks.rank),
                 heads=heads,
-                device=device,
                 tasks=self.tasks,
                 stopped=stopped,
                 on_step=self.on_step,
@@ -157,6 +161,52 @@ class Evaluator:
             self._envs = None
 
 
+class Step(NamedTuple):
+    """What one decision in each of `N` rows led to.
+
+    Attributes:
+        reward: `[N]`. ended: `[N]` bool, whether the episode has; the row is at its next one then.
+        info: of the environments.
+    """
+
+    reward: NDArray[np.float32]
+    ended: NDArray[np.bool_]
+    info: dict[str, Any]
+
+
+def rollout(
+    envs: MultiTaskVectorEnv,
+    model: InferenceModel,
+    act: Act,
+    *,
+    seed: int,
+    heads: torch.Generator,
+    tasks: Sequence[int] | None = None,
+) -> Iterator[Step]:
+    """Decides and steps, without end.
+
+    Args:
+        envs: `T` tasks; their sizes may be smaller than the model's.
+        model: network that decides.
+        act: how it decides.
+        seed: of the environments and of the search's noise: the same seed, the same episodes.
+        heads: CPU generator that draws value heads.
+        tasks: `[T]`, which of the model's tasks those of `envs` are; None: the same ones.
+    """
+    device = model.model.task_embedding.device
+    ids = np.asarray(envs.task_ids if tasks is None else np.asarray(tasks)[envs.task_ids])
+    task = torch.as_tensor(ids, device=device)
+    generator = torch.Generator(device).manual_seed(seed)
+    padded = torch.zeros(len(ids), model.observation_size, device=device)
+    observation, _ = envs.reset(seed=seed)
+    while True:
+        model.draw_heads(heads)
+        padded[:, : envs.sizes.obs_size] = torch.as_tensor(observation, device=device)
+        action = act(model, padded, task, generator)[:, : envs.sizes.action_size]
+        observation, reward, terminated, truncated, info = envs.step(action.cpu().numpy())
+        yield Step(reward, terminated | truncated, info)
+
+
 def play_episodes(
     envs: MultiTaskVectorEnv,
     model: InferenceModel,
@@ -164,23 +214,16 @@ def play_episodes(
     *,
     seed: int,
     heads: torch.Generator,
-    device: torch.device,
     tasks: Sequence[int] | None = None,
     stopped: Callable[[], bool] = lambda: False,
     on_step: Callable[[int], None] = lambda decisions: None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Plays one episode in every row of `envs`.
+    """Plays one episode in every row of `envs`, as `rollout`, whose arguments these are.
 
     Where a worker process was lost on the way, everything is played again: a cut episode has no return.
 
     Args:
-        envs: `T` tasks × `episodes` rows, protocol `ezm`; its sizes may be smaller than the model's.
-        model: network that decides.
-        act: how it decides.
-        seed: of the environments and of the search's noise: the same seed, the same episodes.
-        heads: CPU generator that draws value heads.
-        device: of the model.
-        tasks: `[T]`, which of the model's tasks those of `envs` are; None: the same ones.
+        envs: `T` tasks × `episodes` rows, protocol `ezm`.
         stopped: asked between steps whether to give up.
         on_step: told after every decision how many have been made.
 
@@ -191,46 +234,22 @@ def play_episodes(
         EvaluationInterrupted: `stopped` said so.
     """
     state = heads.get_state()
-    ids = np.asarray(envs.task_ids if tasks is None else np.asarray(tasks)[envs.task_ids])
-    while (returns := _play_once(envs, ids, model, act, seed, heads, device, stopped, on_step)) is None:
-        heads.set_state(state)
-    return returns
-
-
-def _play_once(
-    envs: MultiTaskVectorEnv,
-    ids: NDArray[np.int64],
-    model: InferenceModel,
-    act: Act,
-    seed: int,
-    heads: torch.Generator,
-    device: torch.device,
-    stopped: Callable[[], bool],
-    on_step: Callable[[int], None],
-) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-    """What `play_episodes` gives; None where an episode that was still running was lost."""
-    generator = torch.Generator(device).manual_seed(seed)
-    observation, _ = envs.reset(seed=seed)
-    task = torch.as_tensor(ids, device=device)
-    running = np.ones(len(ids), bool)
-    upright = np.ones(len(ids), bool)
-    total, before_fall = np.zeros(len(ids)), np.zeros(len(ids))
-    padded = torch.zeros(len(ids), model.observation_size, device=device)
-    decisions = 0
-    while running.any():
-        on_step(decisions)
-        decisions += 1
+    running, upright = np.ones(envs.num_envs, bool), np.ones(envs.num_envs, bool)
+    total, before_fall = np.zeros(envs.num_envs), np.zeros(envs.num_envs)
+    for decisions, step in enumerate(rollout(envs, model, act, seed=seed, heads=heads, tasks=tasks), 1):
         if stopped():
             raise EvaluationInterrupted("evaluation interrupted")
-        model.draw_heads(heads)
-        padded[:, : envs.sizes.obs_size] = torch.as_tensor(observation, device=device)
-        action = act(model, padded, task, generator)[:, : envs.sizes.action_size]
-        observation, reward, terminated, truncated, info = envs.step(action.cpu().numpy())
-        if (info["lost"] & running).any():
-            return None
-        total += reward * running
-        before_fall += np.where(upright, info["reward_before_fall"], 0.0) * running
-        upright &= ~info["fell"]
-        running &= ~(terminated | truncated)
+        on_step(decisions)
+        if (step.info["lost"] & running).any():
+            heads.set_state(state)
+            return play_episodes(
+                envs, model, act, seed=seed, heads=heads, tasks=tasks, stopped=stopped, on_step=on_step
+            )
+        total += step.reward * running
+        before_fall += np.where(upright, step.info["reward_before_fall"], 0.0) * running
+        upright &= ~step.info["fell"]
+        running &= ~step.ended
+        if not running.any():
+            break
     shape = (len(envs.tasks), -1)
     return total.reshape(shape), before_fall.reshape(shape)

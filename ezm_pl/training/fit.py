@@ -16,16 +16,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.profilers import AdvancedProfiler, Profiler, SimpleProfiler
 from numpy.typing import NDArray
 
-from ezm_pl.envs import make, sizes
-from ezm_pl.search import Act, Planner, policy_alone
+from ezm_pl.envs import sizes
 from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.training.callbacks import SelfPlayMetrics, TrainingBar
 from ezm_pl.training.data import SelfPlayDataModule
-from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
+from ezm_pl.training.evaluation import Evaluation
 from ezm_pl.training.fault_tolerance.checkpoint import (
     check_same_experiment,
-    checkpoint_experiment,
-    read_checkpoint,
 )
 from ezm_pl.training.fault_tolerance.checkpoint_io import CheckpointFiles
 from ezm_pl.training.fault_tolerance.connection import OwnSignals, connected
@@ -38,12 +35,9 @@ from ezm_pl.training.lightning_internals import no_advice
 from ezm_pl.training.memory import check_memory
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import Ranks, per_rank
-from ezm_pl.world_model import InferenceModel
 
 PROFILE = "profile"
 """Part of the name of the profiler's reports."""
-FILM_SECONDS = 8
-"""Of simulated time: drawing without a GPU is slower than planning."""
 
 
 @dataclass(frozen=True)
@@ -208,123 +202,3 @@ def _profiler(kind: str | None, run_dir: Path) -> Profiler | None:
         return None
     profilers = {"simple": SimpleProfiler, "advanced": AdvancedProfiler}
     return profilers[kind](dirpath=run_dir, filename=PROFILE)
-
-
-def load_actor(checkpoint: Path) -> tuple[Experiment, InferenceModel, int, int]:
-    """The planning network of a checkpoint.
-
-    Returns:
-        Its spec, its network on the best device, its updates and its control steps a task.
-
-    Raises:
-        CheckpointError: see `checkpoint_experiment`.
-    """
-    experiment = checkpoint_experiment(checkpoint)
-    contents = read_checkpoint(checkpoint)
-    module = EZMModule(experiment, sizes(experiment.tasks))
-    module.load_state_dict(contents["state_dict"])
-    module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    actor = module.new_actor()
-    actor.load(module.smoothed)
-    steps = contents["SelfPlayDataModule"]["control_steps"]
-    return experiment, actor, int(contents["global_step"]), int(steps.float().mean())
-
-
-def evaluate(
-    checkpoint: Path,
-    *,
-    episodes: int,
-    seed: int,
-    choice: Literal["best", "random"] | None = None,
-    search: bool = True,
-) -> Evaluation:
-    """Plays evaluation episodes with a checkpoint.
-
-    Args:
-        checkpoint: to load.
-        episodes: a task.
-        seed: of the episodes.
-        choice: overrides what the search does with its candidates; None as trained.
-        search: plan; otherwise the policy decides alone.
-    """
-    experiment, actor, updates, env_steps = load_actor(checkpoint)
-    if choice is not None:
-        experiment = experiment.model_copy(
-            update={"search": experiment.search.model_copy(update={"choice": choice})}
-        )
-    envs = evaluation_envs(experiment, episodes)
-    try:
-        ezm, humanoidbench = play_episodes(
-            envs,
-            actor,
-            _act(experiment, search),
-            seed=seed,
-            heads=torch.Generator().manual_seed(seed),
-            device=actor.model.task_embedding.device,
-        )
-    finally:
-        envs.close()
-    protocol = experiment.env.protocol
-    bounds = experiment.score_bounds
-    return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, search, bounds)
-
-
-def _act(experiment: Experiment, search: bool) -> Act:
-    """How decisions are made: planned, or by the policy alone."""
-    if not search:
-        return policy_alone
-    return Planner(experiment.search, experiment.targets.discount, sizes(experiment.tasks).action_size).act
-
-
-def film(
-    checkpoint: Path, task: str, seed: int, *, search: bool = True
-) -> tuple[list[NDArray[np.uint8]], float]:
-    """Films the first `FILM_SECONDS` of an episode of a task.
-
-    Args:
-        checkpoint: to load.
-        task: one that it was trained on.
-        seed: of the episode.
-        search: plan; otherwise the policy decides alone.
-
-    Returns:
-        RGB frames `[H, W, 3]`, one a decision, and their rate in frames a second of simulated time.
-
-    Raises:
-        RenderingUnavailable: this system cannot render.
-        ValueError: the checkpoint was not trained on `task`.
-    """
-    experiment, actor, _, _ = load_actor(checkpoint)
-    if task not in experiment.tasks:
-        raise ValueError(f"{checkpoint}: was not trained on {task!r}, but on {', '.join(experiment.tasks)}")
-    task_sizes = sizes(experiment.tasks)
-    device = actor.model.task_embedding.device
-    act = _act(experiment, search)
-    generator = torch.Generator(device).manual_seed(seed)
-    index = experiment.tasks.index(task)
-    env = make(
-        task,
-        backend=experiment.env.backend,
-        protocol="ezm",
-        seed=seed,
-        render_mode="rgb_array",
-        action_repeat=experiment.env.action_repeat,
-        quirks=task not in experiment.without_quirks,
-    )
-    frames: list[NDArray[np.uint8]] = []
-    try:
-        observation, _ = env.reset(seed=seed)
-        frames.append(np.asarray(env.render()))
-        rate = env.metadata["render_fps"] / experiment.env.action_repeat
-        ended = False
-        while not ended and len(frames) < FILM_SECONDS * rate:
-            padded = torch.zeros(1, task_sizes.obs_size, device=device)
-            padded[0, : len(observation)] = torch.as_tensor(observation)
-            action = act(actor, padded, torch.tensor([index], device=device), generator)[0]
-            action_size = int(task_sizes.action_sizes[index])
-            observation, _, terminated, truncated, _ = env.step(action[:action_size].cpu().numpy())
-            frames.append(np.asarray(env.render()))
-            ended = bool(terminated or truncated)
-        return frames, rate
-    finally:
-        env.close()

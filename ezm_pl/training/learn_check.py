@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ezm_pl.envs import random_returns
 from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment
-from ezm_pl.training.fit import evaluate
+from ezm_pl.training.from_checkpoint import evaluate
 
 BARS = {"dmc-cartpole-balance": 850.0, "dmc-cartpole-swingup": 600.0}
 """Mean return that a task must reach; a task without a bar must reach `TIMES_RANDOM` × random.

@@ -290,7 +290,7 @@ class EZMModule(L.LightningModule):
         actor = self.new_actor()
         actor.load(self.smoothed)
         parts = self.ranks.gather_objects(
-            self.evaluator.play(actor, self.planner.act, self.device, sync.asked_to_stop.is_set)
+            self.evaluator.play(actor, self.planner.act, sync.asked_to_stop.is_set)
         )
         sync.all_gather_counts()
         played = [part for part in parts if part is not None]

@@ -30,7 +30,7 @@ from ezm_pl.training import (
     evaluate,
 )
 from ezm_pl.training.evaluation import evaluation_envs
-from ezm_pl.training.fit import load_actor
+from ezm_pl.training.from_checkpoint import load_actor
 from ezm_pl.training.memory import check_memory
 
 

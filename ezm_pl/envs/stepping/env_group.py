@@ -50,6 +50,7 @@ class EnvGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
             for task, seed in zip(tasks, seeds, strict=True)
         ]
         self._first = first
+        self.metadata = dict(self._envs[0].metadata) if self._envs else {}
         self._shapes = [(_length(env.observation_space), _length(env.action_space)) for env in self._envs]
         width = task_sizes.obs_size
         space = group_space(rows, width)
@@ -96,6 +97,10 @@ class EnvGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         if terminated or truncated:
             obs, _ = env.reset()
         out["obs"][row, :width] = obs
+
+    def frames(self) -> list[NDArray[np.uint8]]:
+        """A picture of each row."""
+        return [np.asarray(env.render(), np.uint8) for env in self._envs]
 
     def set_episode_steps(self, steps: int | None) -> None:
         """Changes every row's time limit from its next reset on."""

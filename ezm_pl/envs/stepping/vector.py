@@ -51,6 +51,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         mode: `sync`, `threads`, `async`, or `auto`: `sync` on one core or for one row, `threads` up
             to `THREADS_UP_TO_CORES` cores, `async` (processes) beyond. Processes import the main
             script afresh: it must guard its work with `if __name__ == "__main__":`.
+        render_mode: `rgb_array` or None; with it, `mode` is `sync`.
         workers: threads or processes; by default one per core, and never more than rows.
         worker_timeout: seconds after which a worker process that has not answered a step counts as hung.
         max_worker_restarts: how often worker processes that died or hang are replaced, over all of them.
@@ -78,6 +79,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         action_repeat: int = 1,
         episode_steps: int | None = None,
         without_quirks: Collection[str] = (),
+        render_mode: Literal["rgb_array"] | None = None,
         workers: int | None = None,
         worker_timeout: float = 300.0,
         max_worker_restarts: int = 0,
@@ -93,6 +95,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         self.num_envs = len(self.tasks) * each
         self.task_ids = np.repeat(np.arange(len(self.tasks), dtype=np.int64), each)
         self.action_mask = self.sizes.action_mask[self.task_ids]
+        self.render_mode = render_mode
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
         self.single_observation_space = Box(-np.inf, np.inf, (self.sizes.obs_size,), np.float32)
         self.single_action_space = Box(-1.0, 1.0, (self.sizes.action_size,), np.float32)
@@ -101,7 +104,9 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
 
         cores = available_cores()
         wanted = cores if workers is None else positive_int("workers", workers)
-        if mode == "auto":
+        if render_mode is not None:
+            mode = "sync"
+        elif mode == "auto":
             few = "threads" if cores <= THREADS_UP_TO_CORES else "async"
             mode = "sync" if min(wanted, self.num_envs) == 1 else few  # type: ignore[assignment]
         self.mode: Mode = mode
@@ -117,6 +122,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             "protocol": protocol,
             "action_repeat": action_repeat,
             "episode_steps": episode_steps,
+            "render_mode": render_mode,
         }
         names = [self.tasks[i] for i in self.task_ids]
         arguments = [
@@ -127,6 +133,8 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             self._processes = Workers(arguments, timeout=worker_timeout, max_restarts=max_worker_restarts)
         else:
             self._groups = [EnvGroup(*a) for a in arguments]
+            if render_mode is not None:
+                self.metadata |= self._groups[0].metadata
             if mode == "threads":
                 self._pool = ThreadPool(self.num_envs, workers - 1)
         self.closed = False
@@ -206,6 +214,10 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         self._observed = out["obs"]
         infos = self._infos(out)
         return out["obs"], out["reward"], out["terminated"] != 0, out["truncated"] != 0, infos
+
+    def render(self) -> tuple[NDArray[np.uint8], ...]:
+        """RGB frames `[H, W, 3]` of all rows; with `render_mode` only."""
+        return tuple(frame for group in self._groups for frame in group.frames())
 
     def set_episode_steps(self, steps: int | None) -> None:
         """Changes the time limit, in control steps, from each next reset on; None for the full length."""
