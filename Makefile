@@ -60,7 +60,7 @@ ui: $(READY) ## MLflow's UI on this machine: PORT=5000
 	@exec $(EZM) ui --port "$(PORT)"
 
 .PHONY: test
-test: $(READY_TESTS) ## the tests (minutes), a process per core: JOBS=auto
+test: $(READY_TESTS) ## the tests (minutes), one process per core: JOBS=auto
 	@$(VENV)/bin/python -m pytest -q -m "not slow" -n "$(JOBS)" --dist loadfile
 
 .PHONY: test-slow

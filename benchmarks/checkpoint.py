@@ -28,7 +28,7 @@ OBSERVATION, ACTION, ENVS, BATCH = 308, 61, 16, 512
 
 
 class Traffic:
-    """Adds and samples in two threads, at most `rate` vector steps and batches a second."""
+    """Adds and samples in two threads, at most `rate` vector steps and batches per second."""
 
     def __init__(self, buffer: ReplayBuffer, tasks: int) -> None:
         self.buffer, self.longest, self._stop = buffer, {"add": 0.0, "sample": 0.0}, threading.Event()
@@ -78,7 +78,7 @@ class Traffic:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", type=int, default=29)
-    parser.add_argument("--capacity", type=int, default=100_000, help="transitions a task")
+    parser.add_argument("--capacity", type=int, default=100_000, help="transitions per task")
     parser.add_argument("--interval", type=int, default=200, help="vector steps between saves")
     parser.add_argument("--saves", type=int, default=3, help="incremental saves")
     parser.add_argument("--folder", type=Path, help="on the disk to measure; default: a temporary one")

@@ -1,6 +1,6 @@
 """The same search with DeepMind's mctx: our network written again in JAX, with our weights.
 
-mctx expands one node a root at a time, and its actions are indices. So a root's candidates are given
+mctx expands one node per root at a time, and its actions are indices. So a root's candidates are given
 beforehand, every other node draws two actions from its own policy when it is expanded, and the prior
 logits of the indices that do not exist there are -1e9.
 """

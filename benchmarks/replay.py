@@ -39,7 +39,7 @@ from ezm_pl.spec import resolve_tasks
 from ezm_pl.spec.experiment import ReplaySpec, TargetSpec
 
 UNROLL, TD, BLOCK, EPISODE, ENVS = 5, 5, 100, 1_000, 4
-"""Published unroll and TD steps, block and episode length; environments a task."""
+"""Published unroll and TD steps, block and episode length; environments per task."""
 
 
 Array = NDArray[np.float32]

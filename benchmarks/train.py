@@ -202,8 +202,8 @@ def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
         show(title, ["", "tasks", *columns], lines, facts)
 
     table(
-        f"{title} (an update: median, quartiles)",
-        ["ms an update", "updates/s", "env steps/s", "kernels", "GFLOP", "GFLOP/s", "of peak"],
+        f"{title} (per update: median, quartiles)",
+        ["ms per update", "updates/s", "env steps/s", "kernels", "GFLOP", "GFLOP/s", "of peak"],
         [
             [
                 f"{row.update.scaled(1e3):.0f}",
@@ -233,7 +233,7 @@ def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
 
 
 def present_operations(rows: Sequence[Row], facts: dict[str, Any]) -> None:
-    """A table a row: its learner's time by part and kind of operation."""
+    """A table per row: its learner's time by part and kind of operation."""
     for row in rows:
         found = row.operations
         parts = [part for part in ("reanalysis", *LEARNER) if part in found.seconds] or list(found.seconds)

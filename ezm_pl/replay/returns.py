@@ -10,7 +10,7 @@ class ReturnScale:
     """Root mean square of every task's running discounted return, at least 1.
 
     `reach` pays up to 15 a step, so its values leave the categorical support; dividing a task's rewards
-    by this scale keeps them inside. Source: the reward normalisation of Engstrom et al. 2020, a task.
+    by this scale keeps them inside. Source: the reward normalisation of Engstrom et al. 2020, per task.
 
     Args:
         task_ids: `[N]` the task of each environment.

@@ -160,7 +160,7 @@ class ReplayStore:
         """Restores the buffer from a save. Episodes that were open then count as truncated.
 
         Returns:
-            What was left out, in words, a line each: blocks of segments that are damaged.
+            What was left out, one line each: blocks of segments that are damaged.
 
         Raises:
             ReplayError: the save is not there, damaged, or of other sizes; the buffer is as it was.
@@ -354,7 +354,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _problem(path: Path, entry: dict[str, Any]) -> str | None:
-    """What is wrong with a file, in a line; None where it is as it was written."""
+    """What is wrong with a file, as one line; None where it is as it was written."""
     try:
         found = checksum(path)
     except OSError as error:

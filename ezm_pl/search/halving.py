@@ -26,7 +26,7 @@ def plan_waves(considered: int, num_simulations: int, wave: int | None = None) -
     Args:
         considered: candidates at the start, at least 1.
         num_simulations: sum of the widths that come back.
-        wave: most simulations a wave; None for a whole visit of all a phase's candidates.
+        wave: most simulations per wave; None for a whole visit of all a phase's candidates.
 
     Raises:
         ValueError: any argument below 1.

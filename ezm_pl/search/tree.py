@@ -40,7 +40,7 @@ class SearchSettings:
     """How to search.
 
     Attributes:
-        num_simulations: nodes expanded a root, `N`.
+        num_simulations: nodes expanded per root, `N`.
         max_considered: root candidates that sequential halving starts with, at most `R`.
         discount: of the rewards along a path.
         c_visit, c_scale: of `sigma(q) = (c_visit + max visits) * c_scale * q`.

@@ -54,7 +54,7 @@ class Collector:
         pacing: when to wait.
         device: of the actor's network.
         rank: of this process; ranks play with disjoint seeds.
-        collected: control steps a task that an earlier run had collected, warm-up included.
+        collected: control steps per task that an earlier run had collected, warm-up included.
     """
 
     def __init__(

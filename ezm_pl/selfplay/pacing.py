@@ -12,7 +12,7 @@ class Pacing:
 
     Args:
         total_updates: updates during which there is collection.
-        total_steps: control steps a task to be collected after warm-up.
+        total_steps: control steps per task to be collected after warm-up.
         max_lead: share of the run by which updates may be ahead before they wait.
     """
 
@@ -45,7 +45,7 @@ class Pacing:
             self._changed.notify_all()
 
     def collected(self, steps: float) -> None:
-        """The collector has `steps` control steps a task in all, warm-up left out."""
+        """The collector has `steps` control steps per task in all, warm-up left out."""
         with self._changed:
             self._steps = steps
             self._changed.notify_all()

@@ -115,10 +115,10 @@ def cost_table(sweep: Sweep, rates: Mapping[str, float]) -> str:
     head = (
         "grid point",
         "runs",
-        "a complete\nrun",
+        "per complete\nrun",
         "all runs",
         "updates/s",
-        "env steps per task,\na complete run",
+        "env steps per task,\ncomplete runs",
         "env steps,\nall runs and tasks",
     )
     total = _duration(float(np.nansum([run.seconds for run in sweep.runs])))

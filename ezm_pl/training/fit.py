@@ -47,7 +47,7 @@ class FitResult:
     Attributes:
         status: `interrupted` after a first Ctrl-C, which is answered at the next batch's end.
         updates: done in all.
-        env_steps: `[T]` control steps collected a task.
+        env_steps: `[T]` control steps collected per task.
         seconds: of this call.
         evaluations: in order; the last is the final one.
     """

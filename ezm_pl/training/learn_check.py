@@ -37,7 +37,7 @@ class LearnCheckRow:
 
 
 def learn_check(checkpoint: Path, seed: int = 0) -> list[LearnCheckRow]:
-    """Plays `EPISODES` episodes a task with a checkpoint's planner and compares.
+    """Plays `EPISODES` episodes per task with a checkpoint's planner and compares.
 
     Raises:
         CheckpointError: no checkpoint is there.

@@ -130,7 +130,7 @@ class EZMModule(L.LightningModule):
         return [optimizer], [torch.optim.lr_scheduler.LambdaLR(optimizer, self._learning_rate_share)]
 
     def _learning_rate_share(self, update: int) -> float:
-        """1, then down in a line over the last `optim.decay_share` of the updates, to 0.1 at the last."""
+        """1, then linearly down over the last `optim.decay_share` of the updates, to 0.1 at the last."""
         left = 1 - update / self.experiment.max_steps
         return min(1.0, 0.1 + 0.9 * max(0.0, left) / self.experiment.optim.decay_share)
 

@@ -11,7 +11,7 @@ from ezm_pl.replay import ReplayBuffer
 
 
 def filled(priorities: list[list[float]], **changes: float | bool) -> ReplayBuffer:
-    """One block of positions a task, with these priorities."""
+    """One block of positions per task, with these priorities."""
     tasks = len(priorities)
     buffer = make_buffer(list(range(tasks)), **changes)
     CountingRows(buffer, tasks).play_episode(6, TRUNCATED)

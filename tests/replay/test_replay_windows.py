@@ -143,7 +143,7 @@ def test_errors_that_are_not_finite_change_no_priority() -> None:
 
 
 def test_age_counts_the_transitions_stored_since() -> None:
-    """Two rows a task: 10 steps are 20 transitions, the newest has age 0, the oldest 19."""
+    """Two rows per task: 10 steps are 20 transitions, the newest has age 0, the oldest 19."""
     buffer = make_buffer([0, 0, 1])
     rows = CountingRows(buffer, 3)
     rows.play_episode(10, TRUNCATED)

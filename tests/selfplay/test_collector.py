@@ -182,7 +182,7 @@ def play(found: Collector, enough: Callable[[], bool], what: str = "") -> FakeEn
 
 
 def test_warm_up_is_uniform_and_then_the_search_decides() -> None:
-    """4,000 random steps a task over two rows: 2,000 decisions; padded dimensions stay zero."""
+    """4,000 random steps per task over two rows: 2,000 decisions; padded dimensions stay zero."""
     found = make_collector(
         make_experiment({"collect": {"env_steps": 9000, "random_steps": 4000}, "replay": {"capacity": 9000}})
     )
@@ -211,7 +211,7 @@ def test_two_seeds_warm_up_differently_and_one_seed_alike() -> None:
 
 
 def test_steps_are_counted_a_task_and_warm_up_is_not_paced() -> None:
-    """100 random steps a task are 50 decisions of two rows; then one update lets 19 more steps begin."""
+    """100 random steps per task are 50 decisions of two rows; then one update lets 19 more steps begin."""
     found = make_collector(make_experiment())
     found.start()
     until(lambda: found.warm and FakePlanner.calls == 1, "one decision beyond warm-up")

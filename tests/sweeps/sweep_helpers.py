@@ -38,7 +38,7 @@ def write(folder: Path, **changes: Any) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """This process's, without MLflow's traces in it, one thread a process."""
+    """This process's, without MLflow's traces in it, one thread per process."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW")}
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 

@@ -1,7 +1,7 @@
 """Runs of a few updates on two dm_control tasks, and Ctrl-C at chosen moments.
 
 An action is held for 25 control steps, so that an evaluation is 40 decisions; a window is complete
-after 10 decisions of 2 rows, which are 500 control steps a task.
+after 10 decisions of 2 rows, which are 500 control steps per task.
 """
 
 from __future__ import annotations

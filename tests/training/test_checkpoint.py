@@ -310,7 +310,7 @@ def test_an_evaluation_that_was_done_is_not_repeated(tmp_path: Path) -> None:
 
 
 class Diverges(Callback):
-    """Two more diverged episodes with the first update of a sitting."""
+    """Two more diverged episodes with the first update of a session."""
 
     def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         collector = trainer.datamodule.collector  # type: ignore[attr-defined]

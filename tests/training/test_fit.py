@@ -357,7 +357,7 @@ def test_evaluation_with_a_random_choice_of_the_candidates(finished: tuple[Path,
 
 
 def test_evaluation_of_the_policy_alone_is_that_of_its_mode(finished: tuple[Path, FitResult]) -> None:
-    """Against one environment a task, stepped here."""
+    """Against one environment per task, stepped here."""
     path = last(finished[0])
     alone = evaluate(path, episodes=1, seed=3, search=False)
     assert not alone.searched

@@ -143,7 +143,7 @@ def test_the_entropy_term_falls_as_the_policy_widens() -> None:
 
 
 def test_entropy_by_hand() -> None:
-    """A std so small that tanh is straight: log(std sqrt(2 pi e)) + log(1 - tanh(mean)^2) a dimension."""
+    """A std so small that tanh is straight: log(std sqrt(2 pi e)) + log(1 - tanh(mean)^2) per dimension."""
     experiment = make_experiment(
         {
             "targets": {"unroll_steps": 1, "td_steps": 1},

@@ -29,7 +29,7 @@ def quiet_lightning() -> None:
 
 
 class RunId(Callback):
-    """Writes the MLflow run's id into every checkpoint, so that a copy can be told of which run it is.
+    """Writes the MLflow run's id into every checkpoint, so that a copy shows which run it belongs to.
 
     Args:
         run_id: MLflow's.

@@ -146,7 +146,7 @@ def checkpoint_experiment(path: Path) -> Experiment:
 
 
 def checkpoint_run_id(path: Path) -> str | None:
-    """Id of the MLflow run that a checkpoint says it is of; None where it is unreadable or does not say."""
+    """Id of the MLflow run that wrote a checkpoint; None where it is unreadable or names none."""
     try:
         run_id = read_checkpoint(path).get("run_id")
     except CheckpointError:

@@ -1,4 +1,4 @@
-"""Updates that are skipped for numbers that are not finite: how many in a row are borne, and a diagnosis."""
+"""Updates skipped because their losses or gradients are not finite: the error and its diagnosis."""
 
 from __future__ import annotations
 
