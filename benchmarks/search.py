@@ -89,7 +89,7 @@ def main() -> None:
         ["roots", "search", "ms", *over_columns, "GFLOP/s", "of peak"],
         rows,
         facts,
-        f"median (quartiles); {flops / 1e9:.2f} GFLOP per root in ours; plain matrix product, GFLOP/s: {peak}",
+        f"median (quartiles); {flops / 1e9:.2f} GFLOP per root in ours; matrix product, GFLOP/s: {peak}",
     )
     write_json(args.json, facts, peaks={str(d): p for d, p in peaks.items()}, rows=results)
 

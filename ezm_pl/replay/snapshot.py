@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.replay.blocks import Blocks
-
 
 @dataclass
 class Snapshot:
@@ -39,19 +37,3 @@ class Snapshot:
         """Empties blocks `[M]`."""
         self.steps[task, block] = 0
         self.priority[task, block] = 0
-
-    def problem(self, blocks: Blocks) -> str | None:
-        """Why this cannot be restored into `blocks`; None where it can. Shapes are right already."""
-        stored = self.steps > 0
-        beyond = np.arange(blocks.block_size) >= self.steps[:, :, None]
-        wrong = {
-            "steps": (self.steps < 0) | (self.steps > blocks.width),
-            "completeness": self.complete > 1,
-            "transition ids": stored & ((self.first_id < 0) | (self.first_id >= self.added[:, None])),
-            "priorities": ~np.isfinite(self.priority) | (self.priority < 0),
-            "priorities of empty positions": (self.priority > 0) & beyond,
-            "next blocks": (self.next_block < 0) | (self.next_block >= blocks.num_blocks),
-            "scales of returns": ~(np.isfinite(self.return_squares) & np.isfinite(self.return_count)),
-        }
-        names = [name for name, where in wrong.items() if where.any()]
-        return f"holds impossible {', '.join(names)}" if names else None

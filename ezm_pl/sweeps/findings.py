@@ -52,7 +52,7 @@ def summary(sweep: Sweep, scored: Sequence[PointScore]) -> str:
 
 
 def verdicts(shared: Sequence[tuple[PointScore, Score]]) -> list[str]:
-    """What may be claimed of each grid point against the one with the fewest tasks: one sentence per point."""
+    """What may be claimed of each grid point against the one with the fewest tasks, in sentences."""
     if len(shared) == 1:
         return ["There is a single grid point, so there is nothing to compare it with."]
     (first, base), others = shared[0], shared[1:]
