@@ -71,7 +71,6 @@ def evaluate(
             _act(experiment, search),
             seed=seed,
             heads=torch.Generator().manual_seed(seed),
-            device=actor.model.task_embedding.device,
         )
     finally:
         envs.close()

@@ -19,6 +19,7 @@ from fit_worlds import UPDATES, CtrlC, CtrlCInWarmUp, contents, fit_experiment, 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from ezm_pl.envs import rendering_available
 from ezm_pl.selfplay import CollectorError, collector
 from ezm_pl.training import (
     CheckpointError,
@@ -30,7 +31,7 @@ from ezm_pl.training import (
     evaluate,
 )
 from ezm_pl.training.evaluation import evaluation_envs
-from ezm_pl.training.from_checkpoint import load_actor
+from ezm_pl.training.from_checkpoint import FILM_SECONDS, film, load_actor
 from ezm_pl.training.memory import check_memory
 
 
@@ -377,6 +378,18 @@ def test_evaluation_of_the_policy_alone_is_that_of_its_mode(finished: tuple[Path
     finally:
         envs.close()
     np.testing.assert_allclose(alone.returns_ezm[:, 0], total, rtol=1e-6)
+
+
+@pytest.mark.skipif(not rendering_available()[0], reason=rendering_available()[1])
+def test_a_film_shows_every_decision(finished: tuple[Path, FitResult]) -> None:
+    path = last(finished[0])
+    task = finished[1].evaluations[-1].tasks[1]
+    frames, rate = film(path, task, 3)
+    assert len(frames) == round(FILM_SECONDS * rate)
+    assert all(frame.shape == frames[0].shape and frame.dtype == np.uint8 for frame in frames)
+    assert (frames[0] != frames[-1]).any()
+    again, _ = film(path, task, 3)
+    assert all((one == other).all() for one, other in zip(frames, again, strict=True))
 
 
 def test_buffers_that_cannot_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
