@@ -50,8 +50,8 @@ def _labels(text: str) -> list[str]:
 
 def _run(args: argparse.Namespace) -> int:
     from ezm_pl.spec.sweep_plan import load_sweep
+    from ezm_pl.tracking.fault_tolerance.output import install_safe_output
     from ezm_pl.tracking.host import has_usable_gpu
-    from ezm_pl.tracking.output import install_safe_output
 
     install_safe_output()
     plan = load_sweep(
@@ -75,7 +75,7 @@ def _run(args: argparse.Namespace) -> int:
 
 def _worker(args: argparse.Namespace) -> int:
     from ezm_pl.sweeps.worker import join_sweep
-    from ezm_pl.tracking.output import install_safe_output
+    from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 
     install_safe_output()
     return join_sweep(args.sweep, storage_url=args.storage, console=new_console())

@@ -66,7 +66,7 @@ def _validate(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from ezm_pl.tracking.output import install_safe_output
+    from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 
     install_safe_output()
     experiment, preset = load_spec(args)

@@ -14,6 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ezm_pl.sweeps.queue import Queue, errors_of, slot_of
+from ezm_pl.tracking.console import say
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -59,7 +60,7 @@ class LiveTable:
             text = (
                 f"{name} {point} trial {number}: {state}, objective {value}, {minutes} minutes; {self.eta()}"
             )
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            say(self.console, text)
 
     def summary(self) -> str:
         """`9 trials: 8 complete, 1 pruned`."""

@@ -15,6 +15,7 @@ from ezm_pl.sweeps import report_tables as tables
 from ezm_pl.sweeps.ablations import ablation_parts
 from ezm_pl.sweeps.findings import count, limits, listed, summary
 from ezm_pl.sweeps.importance import LEAST_TRIALS, STEADY_TRIALS, importances
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
 from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
@@ -66,7 +67,7 @@ def make_report(
         path.write_text(_page(client, sweep, folder, others), encoding="utf-8")
     client.log_artifacts(sweep.run_id, str(folder), "report")
     state = " (partial: the sweep has not ended)" if sweep.partial else ""
-    console.print(f"wrote {path}{state}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"wrote {path}{state}")
     return path
 
 

@@ -16,6 +16,7 @@ from ezm_pl.sweeps.live_table import LiveTable
 from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
 from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.fault_tolerance.signals import INTERRUPTED_EXIT, signals_as_sigint
 from ezm_pl.tracking.store import shown
 from ezm_pl.tracking.sweep import tags
@@ -84,13 +85,11 @@ def _work(queue: Queue, where: str, console: Console) -> int:
         with signals_as_sigint():
             return _work_through(queue, where, console)
     except KeyboardInterrupt:
-        console.print(
+        say(
+            console,
             f"sweep {queue.plan.spec.name} interrupted; the same command continues it: its trial, from the "
             "last checkpoint",
-            style="yellow",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            "yellow",
         )
         return INTERRUPTED_EXIT
 
@@ -100,11 +99,11 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
         queue.fill()
     table = LiveTable(queue, console)
     tracked = MlflowSweep(queue)
-    console.print(f"sweep {queue.plan.key}, stored in {where}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"sweep {queue.plan.key}, stored in {where}")
     if queue.is_done():
         with queue.storage.alone():
             tracked.close_finished()
-        console.print(f"the sweep has already finished: {table.summary()}", markup=False, highlight=False)
+        say(console, f"the sweep has already finished: {table.summary()}")
         return _exit_code(queue)
     try:
         with queue.storage.alone():
@@ -124,7 +123,7 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
             if not queue.running():
                 tracked.interrupt()
         raise
-    console.print(f"done: {table.summary()}", markup=False, highlight=False)
+    say(console, f"done: {table.summary()}")
     return _exit_code(queue)
 
 
@@ -148,14 +147,12 @@ def _work_on(claim: Claim, queue: Queue, tracked: MlflowSweep, console: Console)
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             if queue.fail(claim, said):
                 tracked.mark(claim, tags.FAILED)
-            console.print(
+            say(
+                console,
                 f"{claim.point.label} trial {claim.slot}, attempt {claim.attempt} of {ATTEMPTS}: {said}",
-                style="red",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
+                "red",
             )
-            console.print(traceback.format_exc(), markup=False, highlight=False, soft_wrap=True)
+            say(console, traceback.format_exc())
             return
         finally:
             gc.collect()  # a network, its optimiser and replay buffers, which hold one another

@@ -12,7 +12,7 @@ import pytest
 SCRIPT = """
 import sys, warnings
 from pathlib import Path
-from ezm_pl.tracking.output import install_safe_output
+from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 install_safe_output()
 install_safe_output()
 from rich.console import Console

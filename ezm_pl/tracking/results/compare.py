@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ezm_pl.spec import Experiment, SpecError, differences, load_experiment
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.results.comparison import (
     END_TOLERANCE,
     PROTOCOLS,
@@ -78,11 +79,11 @@ def compare_runs(
     steps = sorted(set(at)) or [_shortest(agents)]
     console.print(comparison_table(found, steps))
     for line in _notes(agents, found):
-        console.print(line, markup=False, highlight=False)
+        say(console, line)
     from ezm_pl.tracking.results.comparison_figure import comparison_figure
 
     comparison_figure(found, out, at=steps)
-    console.print(f"wrote {out}", markup=False, highlight=False)
+    say(console, f"wrote {out}")
 
 
 def comparison_table(found: Sequence[Contest], steps: Sequence[int]) -> Table:

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ezm_pl.spec import SpecError, writing
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
 if TYPE_CHECKING:
@@ -48,16 +49,12 @@ def diagnose_run(
     try:
         checkpoint, note = newest_valid(saved.checkpoint, replay=False)
         if note:
-            console.print(note, style="yellow", markup=False, highlight=False)
+            say(console, note, "yellow")
         diagnostics = Diagnostics(checkpoint, states=states, actions=actions, rollouts=rollouts, seed=seed)
     except CheckpointError as error:
         raise SpecError(f"RUN {reference}: {error}") from None
     networks = diagnostics.networks
-    console.print(
-        f"{checkpoint}: {networks.updates:,} updates, {networks.env_steps:,} env steps per task",
-        highlight=False,
-        markup=False,
-    )
+    say(console, f"{checkpoint}: {networks.updates:,} updates, {networks.env_steps:,} env steps per task")
     if diagnostics.buffer is None:
         console.print("no replay beside the checkpoint: what needs one is left out", style="yellow")
     found = []
@@ -75,7 +72,7 @@ def diagnose_run(
         with writing(output):
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        console.print(f"wrote {output}", highlight=False, markup=False)
+        say(console, f"wrote {output}")
 
 
 def diagnosis_table(found: TaskDiagnosis) -> Table:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.spec import SpecError, writing
+from ezm_pl.tracking.console import say
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -92,5 +93,5 @@ def film_tasks(
             write_video(frames, path, fps=fps)
             written.append(path)
     except RenderingUnavailable as error:
-        console.print(f"no videos: {error}", style="yellow", markup=False)
+        say(console, f"no videos: {error}", "yellow")
     return written

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ezm_pl.spec import SpecError, writing
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
 
@@ -34,7 +35,7 @@ def evaluate_run(
     try:
         checkpoint, note = newest_valid(saved.checkpoint, replay=False)
         if note:
-            console.print(note, style="yellow", markup=False, highlight=False)
+            say(console, note, "yellow")
         experiment = checkpoint_experiment(checkpoint)
         evaluation = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
     except CheckpointError as error:

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ezm_pl.spec import Experiment, RunFailed, SpecError, differences, load_experiment
 from ezm_pl.spec.tasks import doubtful_tasks
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
 from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
 from ezm_pl.tracking.results.curves import run_curves
@@ -99,10 +100,10 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
             with failed_if_raises(run):
                 if not saved:
                     stack.enter_context(run_lock(run.directory))
-                _say(f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}", console)
-                _say(memory, console)
+                say(console, f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}")
+                say(console, memory)
                 if note:
-                    _say(note, console, "yellow")
+                    say(console, note, "yellow")
         except KeyboardInterrupt:
             if run is not None:
                 with defer_sigint():
@@ -129,7 +130,7 @@ def _train(
     status: Status = "FAILED"
     result: FitResult | None = None
     logger = None
-    tell = functools.partial(console.print, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    tell = functools.partial(say, console, style="yellow")
     try:
         from ezm_pl.tracking.runs.logger import RunId, RunLogger
         from ezm_pl.training import fit
@@ -171,7 +172,7 @@ def _end(run: Run, status: Status, console: Console) -> None:
     try:
         run.end(status)
     except store_errors() as error:
-        _say(f"MLflow could not be told that the run is {status}: {first_line(error)}", console, "red")
+        say(console, f"MLflow could not be told that the run is {status}: {first_line(error)}", "red")
 
 
 @contextmanager
@@ -291,28 +292,23 @@ def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bo
             for video in film_tasks(last, experiment.tasks, directory, seed=experiment.seed, console=console):
                 run.log_file(video, "videos")
             if directory.is_dir():
-                _say(f"films: {directory}", console)
+                say(console, f"films: {directory}")
     except store_errors() as error:
         text = f"not all artifacts could be written: {first_line(error)}; checkpoints are in {run.directory}"
-        _say(text, console, "red")
+        say(console, text, "red")
 
 
 def _say_how_it_ended(run: Run, status: Status, console: Console) -> None:
     text = f"run {run.name} is {status} in MLflow"
     if (run.directory / LAST).is_file():
         text += "; --resume last goes on from its checkpoint"
-    _say(text, console, "yellow" if status == "KILLED" else "red")
-
-
-def _say(text: str, console: Console, style: str = "") -> None:
-    """A line of names and paths: nothing in it is markup."""
-    console.print(text, style=style, markup=False, highlight=False)
+    say(console, text, "yellow" if status == "KILLED" else "red")
 
 
 def _say_result(result: FitResult, experiment: Experiment, console: Console) -> None:
     if result.evaluations:
         for line in terminal_curves(result.evaluations):
-            _say(line, console)
+            say(console, line)
         console.print(returns_table(result.evaluations[-1], protocol=experiment.env.protocol))
     else:
         console.print("no evaluation in this session")

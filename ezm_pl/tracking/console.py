@@ -1,0 +1,10 @@
+"""Lines for people on a console."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Prints text as it is: names and paths in it are no markup, and it is not wrapped."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
