@@ -18,7 +18,6 @@ from ezm_pl.commands.arguments import (
     new_console,
     number,
 )
-from ezm_pl.spec import SpecError
 from ezm_pl.spec.fields import MOST_EPISODES
 
 
@@ -106,12 +105,8 @@ def _export(args: argparse.Namespace) -> None:
 def _learn_check(args: argparse.Namespace) -> int:
     from ezm_pl.tracking.results.tables import learn_check_table
     from ezm_pl.tracking.runs.run_lookup import find_checkpoint
-    from ezm_pl.training import CheckpointError
     from ezm_pl.training.learn_check import learn_check
 
-    try:
-        rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
-    except CheckpointError as error:
-        raise SpecError(str(error)) from None
+    rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
     new_console().print(learn_check_table(rows))
     return 0 if all(row.passed for row in rows) else 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ezm_pl.spec import HUMANOID_BENCH
+from ezm_pl.tracking.console import count
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.runs import Sweep
 from ezm_pl.tracking.sweep.scores import PointScore, Score
@@ -132,11 +133,6 @@ def limits(sweep: Sweep, scored: Sequence[PointScore]) -> list[str]:
 def listed(names: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
-
-
-def count(number: int, noun: str) -> str:
-    """`1 task`, `2 tasks`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def score_text(interval: Interval) -> str:

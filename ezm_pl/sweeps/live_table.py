@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ezm_pl.sweeps.queue import Queue, errors_of, slot_of
-from ezm_pl.tracking.console import say
+from ezm_pl.tracking.console import count, say
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -66,7 +66,7 @@ class LiveTable:
         """`9 trials: 8 complete, 1 pruned`."""
         states = [trial.state for _, trial in self._trials()]
         counts = [f"{states.count(s)} {name}" for s, name in _NAMES.items() if s in states]
-        return f"{len(states)} trial{'s' if len(states) > 1 else ''}: {', '.join(counts)}"
+        return f"{count(len(states), 'trial')}: {', '.join(counts)}"
 
     def eta(self) -> str:
         """How long the remaining trials will take, estimated from the mean time per task so far."""

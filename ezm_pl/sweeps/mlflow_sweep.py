@@ -16,6 +16,7 @@ from ezm_pl.spec import Experiment
 from ezm_pl.spec.sweep_plan import Point, SweepPlan
 from ezm_pl.spec.variants import REFERENCE
 from ezm_pl.sweeps.queue import Claim, Queue, slot_of
+from ezm_pl.tracking.console import count
 from ezm_pl.tracking.store import experiment_id, open_store, tracking_uri
 from ezm_pl.tracking.sweep import tags
 
@@ -77,7 +78,7 @@ class MlflowSweep:
                         "num_tasks": str(len(tasks)),
                         "tasks": ", ".join(tasks),
                     },
-                    run_name=f"{point.label}: {_count(tasks)}",
+                    run_name=f"{point.label}: {count(len(tasks), 'task')}",
                 )
             ).info.run_id
         return self._points[point.label]
@@ -164,7 +165,7 @@ class MlflowSweep:
 
 def trial_name(experiment: Experiment, claim: Claim, seed: int) -> str:
     """`8 tasks · t3 s1`."""
-    return f"{_count(experiment.tasks)} · t{claim.slot} s{seed}"
+    return f"{count(len(experiment.tasks), 'task')} · t{claim.slot} s{seed}"
 
 
 def sweep_params(plan: SweepPlan) -> dict[str, str]:
@@ -183,7 +184,3 @@ def sweep_params(plan: SweepPlan) -> dict[str, str]:
         "preset": plan.points[0].experiment.preset,
         **{f"search.{field}": dimension.text for field, dimension in spec.search.items()},
     }
-
-
-def _count(tasks: tuple[str, ...]) -> str:
-    return f"{len(tasks)} task{'s' if len(tasks) > 1 else ''}"

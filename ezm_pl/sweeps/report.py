@@ -13,9 +13,9 @@ from rich.console import Console
 from ezm_pl.spec import SpecError, writing
 from ezm_pl.sweeps import report_tables as tables
 from ezm_pl.sweeps.ablations import ablation_parts
-from ezm_pl.sweeps.findings import count, limits, listed, summary
+from ezm_pl.sweeps.findings import limits, listed, summary
 from ezm_pl.sweeps.importance import LEAST_TRIALS, STEADY_TRIALS, importances
-from ezm_pl.tracking.console import say
+from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
 from ezm_pl.tracking.runs.run_lookup import last_recorded_uri

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ezm_pl.spec.tasks import task_facts
-from ezm_pl.sweeps.findings import count, score_text
+from ezm_pl.sweeps.findings import score_text
+from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.results.tables import published_return
 from ezm_pl.tracking.sweep import tags

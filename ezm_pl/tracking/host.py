@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import os
 import platform
@@ -13,33 +12,22 @@ import psutil
 
 
 def gpu_names() -> list[str]:
-    """Names of the NVIDIA GPUs that the driver shows, without importing PyTorch; empty where there is none.
+    """Names of the NVIDIA GPUs that the driver shows; PyTorch is not imported for them.
 
-    A `CUDA_VISIBLE_DEVICES` that hides every GPU counts as none.
+    Empty where there is none, or `CUDA_VISIBLE_DEVICES` hides them all.
     """
     if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
         return []
     try:
-        nvml = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
+        answer = subprocess.run(
+            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
         return []
-    if nvml.nvmlInit_v2() != 0:
-        return []
-    try:
-        count = ctypes.c_uint()
-        if nvml.nvmlDeviceGetCount_v2(ctypes.byref(count)) != 0:
-            return []
-        names = []
-        for index in range(count.value):
-            device, name = ctypes.c_void_p(), ctypes.create_string_buffer(96)
-            if (
-                nvml.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(device)) == 0
-                and nvml.nvmlDeviceGetName(device, name, len(name)) == 0
-            ):
-                names.append(name.value.decode())
-        return names
-    finally:
-        nvml.nvmlShutdown()
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def has_usable_gpu() -> bool:

@@ -7,12 +7,12 @@ import torch
 
 from ezm_pl.envs import TaskSizes
 from ezm_pl.replay import ReplayBuffer
-from ezm_pl.spec import Experiment
+from ezm_pl.spec import Experiment, SpecError
 
 _UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 
 
-class MemoryRefused(ValueError):
+class MemoryRefused(SpecError):
     """The replay buffers of this experiment cannot fit into this machine's memory."""
 
 

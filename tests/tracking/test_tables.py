@@ -33,12 +33,12 @@ def test_returns_stand_beside_the_published_numbers() -> None:
         returns_ezm=np.array([[351.2, 351.2], [800.0, 900.0]]),
         returns_humanoidbench=np.array([[10.0, 20.0], [800.0, 900.0]]),
     )
-    table = returns_table(evaluation, protocol="ezm")
+    table = returns_table(evaluation)
     assert cells(table, "h1-walk") == ["h1-walk", "351.2", "15.0", "2.4", "700", "0.500", "801 ± 3 @ 0.84M"]
     assert cells(table, "cartpole") == ["dmc-cartpole-balance", "850.0", "850.0", "-", "-", "0.850", ""]
     assert cells(table, "mean score")[5] == "0.675"
     assert table.title == "Returns after 10 updates, mean of 2 episodes per task"
-    alone = returns_table(replace(evaluation, searched=False), protocol="ezm")
+    alone = returns_table(replace(evaluation, searched=False))
     assert alone.title == f"{table.title}, by the policy alone"
 
 

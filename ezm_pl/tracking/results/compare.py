@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ezm_pl.spec import Experiment, SpecError, differences, load_experiment
-from ezm_pl.tracking.console import say
+from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import (
     END_TOLERANCE,
     PROTOCOLS,
@@ -200,12 +200,8 @@ def _notes(agents: Mapping[str, Sequence[_Seed]], found: Sequence[Contest]) -> l
         spec = group[0].experiment
         runs = ", ".join(f"seed {seed.experiment.seed} ({seed.saved.run_id[:8]})" for seed in group)
         lines.append(
-            f"{name}: {runs}; {_count(len(spec.tasks), 'task')} in one agent, trained under the "
-            f"{spec.env.protocol} protocol, {_count(spec.eval.episodes, 'episode')} per evaluation"
+            f"{name}: {runs}; {count(len(spec.tasks), 'task')} in one agent, trained under the "
+            f"{spec.env.protocol} protocol, {count(spec.eval.episodes, 'episode')} per evaluation"
         )
     there = {contest.protocol for contest in found}
     return [*lines, *(f"{name}: {meaning}" for name, meaning in PROTOCOLS.items() if name in there)]
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from ezm_pl.spec import writing
+from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results.comparison import PROTOCOLS, Contest, success_bar
 from ezm_pl.tracking.results.panels import add_legend, new_panels, save
 from ezm_pl.tracking.sweep.scores import band
@@ -69,7 +70,7 @@ def _panel(
             colour, line, width = _PUBLISHED[number % len(_PUBLISHED)], _LINES[number % len(_LINES)], 1.2
         if found.seeds > 1:
             axis.fill_between(found.env_steps, found.low, found.high, color=colour, alpha=0.15, linewidth=0)
-        n = "published mean" if agent.seeds is None else f"{agent.seeds} seed{'s' if agent.seeds > 1 else ''}"
+        n = "published mean" if agent.seeds is None else count(agent.seeds, "seed")
         axis.plot(
             found.env_steps,
             found.mean,

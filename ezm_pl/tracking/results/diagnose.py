@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ezm_pl.spec import SpecError, writing
+from ezm_pl.spec import writing
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
@@ -43,16 +43,13 @@ def diagnose_run(
         SpecError: no such run, a checkpoint that cannot be read, a file that cannot be written.
     """
     saved = find_checkpoint(reference, option="RUN")
-    from ezm_pl.training import CheckpointError, newest_valid
+    from ezm_pl.training import newest_valid
     from ezm_pl.training.diagnostics import Diagnostics
 
-    try:
-        checkpoint, note = newest_valid(saved.checkpoint, replay=False)
-        if note:
-            say(console, note, "yellow")
-        diagnostics = Diagnostics(checkpoint, states=states, actions=actions, rollouts=rollouts, seed=seed)
-    except CheckpointError as error:
-        raise SpecError(f"RUN {reference}: {error}") from None
+    checkpoint, note = newest_valid(saved.checkpoint, replay=False)
+    if note:
+        say(console, note, "yellow")
+    diagnostics = Diagnostics(checkpoint, states=states, actions=actions, rollouts=rollouts, seed=seed)
     networks = diagnostics.networks
     say(console, f"{checkpoint}: {networks.updates:,} updates, {networks.env_steps:,} env steps per task")
     if diagnostics.buffer is None:

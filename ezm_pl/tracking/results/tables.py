@@ -14,6 +14,7 @@ from rich.table import Table
 from ezm_pl.spec import DMC, HUMANOID_BENCH
 from ezm_pl.spec.tasks import DMC_EPISODE_STEPS, RANDOM_ERRORS, REGISTERED, TaskFacts
 from ezm_pl.spec.tasks import task_facts as task_facts_of
+from ezm_pl.tracking.console import count
 
 if TYPE_CHECKING:
     from ezm_pl.envs.parity import ParityRow
@@ -26,15 +27,9 @@ RANDOM_STANDARD_ERRORS = 3.0
 """... or within so many standard errors of their difference, where that of the published one is known."""
 
 
-def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
-    """Mean returns of each task under both protocols, beside the published numbers.
-
-    Args:
-        evaluation: T tasks, `returns_*` [T, episodes].
-        protocol: the one that scores are of.
-    """
-    episodes = evaluation.returns_ezm.shape[1]
-    counted = f"mean of {episodes} episode{'s' if episodes > 1 else ''} per task"
+def returns_table(evaluation: Evaluation) -> Table:
+    """Mean returns of each task under both protocols, beside the published numbers."""
+    counted = f"mean of {count(evaluation.returns_ezm.shape[1], 'episode')} per task"
     if not evaluation.searched:
         counted += ", by the policy alone"
     table = Table(title=f"Returns after {evaluation.updates:,} updates, {counted}")
@@ -44,7 +39,7 @@ def returns_table(evaluation: Evaluation, *, protocol: str) -> Table:
         "return\nhumanoidbench",
         "random",
         "success",
-        f"score\n{protocol}",
+        f"score\n{evaluation.protocol}",
         "EZ-M\npublished",
     ):
         table.add_column(name, justify="right")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ezm_pl.spec import SpecError, writing
+from ezm_pl.spec import writing
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
@@ -30,17 +30,13 @@ def evaluate_run(
     saved = find_checkpoint(reference, option="RUN")
     from ezm_pl.tracking.results.tables import returns_table
     from ezm_pl.tracking.results.videos import film_tasks
-    from ezm_pl.training import CheckpointError, checkpoint_experiment, evaluate, newest_valid
+    from ezm_pl.training import evaluate, newest_valid
 
-    try:
-        checkpoint, note = newest_valid(saved.checkpoint, replay=False)
-        if note:
-            say(console, note, "yellow")
-        experiment = checkpoint_experiment(checkpoint)
-        evaluation = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
-    except CheckpointError as error:
-        raise SpecError(f"RUN {reference}: {error}") from None
-    console.print(returns_table(evaluation, protocol=experiment.env.protocol))
+    checkpoint, note = newest_valid(saved.checkpoint, replay=False)
+    if note:
+        say(console, note, "yellow")
+    evaluation = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
+    console.print(returns_table(evaluation))
     console.print(
         f"{checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps per task",
         highlight=False,

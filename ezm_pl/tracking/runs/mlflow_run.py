@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ezm_pl.spec import Experiment, SpecError, dump_experiment
+from ezm_pl.tracking.console import count
 from ezm_pl.tracking.host import git_tags, host_tags
 from ezm_pl.tracking.runs.params import spec_params
 from ezm_pl.tracking.runs.run_lookup import RUNS, SPEC, STORE, SavedRun
@@ -161,9 +162,8 @@ def stored_run(
 
 def run_name(experiment: Experiment) -> str:
     """`quickstart 3 tasks laptop seed 0, 11-22 13:05`: tells runs apart in a list."""
-    count = f"{len(experiment.tasks)} task{'s' if len(experiment.tasks) > 1 else ''}"
-    began = time.strftime("%m-%d %H:%M")
-    return f"{experiment.name} {count} {experiment.preset} seed {experiment.seed}, {began}"
+    tasks, began = count(len(experiment.tasks), "task"), time.strftime("%m-%d %H:%M")
+    return f"{experiment.name} {tasks} {experiment.preset} seed {experiment.seed}, {began}"
 
 
 @contextmanager

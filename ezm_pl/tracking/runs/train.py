@@ -85,9 +85,10 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         return _train_other_rank(experiment)
     saved = find_run(resume, option="--resume") if resume else None
     _check_tasks(experiment)
-    with _one_line_errors():
-        memory = _check_settings(experiment)
-        checkpoint, note = _checkpoint(saved, experiment) if saved else (None, None)
+    from ezm_pl.training import check_settings
+
+    memory = check_settings(experiment)
+    checkpoint, note = _checkpoint(saved, experiment) if saved else (None, None)
     with ExitStack() as stack:
         if saved:
             saved.directory.mkdir(parents=True, exist_ok=True)
@@ -136,7 +137,7 @@ def _train(
         from ezm_pl.training import fit
 
         logger = RunLogger(run.client, run.run_id, tell)
-        with _one_line_errors():
+        with _one_line_memory_errors():
             result = fit(
                 experiment,
                 run.directory,
@@ -163,7 +164,7 @@ def _train(
         if status != "FINISHED":
             _say_how_it_ended(run, status, console)
     if result is not None:
-        _say_result(result, experiment, console)
+        _say_result(result, console)
     return status == "FINISHED"
 
 
@@ -201,7 +202,7 @@ def _train_other_rank(experiment: Experiment) -> int:
     """
     from ezm_pl.training import fit
 
-    with signals_as_sigint(), _one_line_errors():
+    with signals_as_sigint(), _one_line_memory_errors():
         fit(experiment, RUNS)
     return 0
 
@@ -213,13 +214,6 @@ def _check_tasks(experiment: Experiment) -> None:
         from ezm_pl.envs import check_tasks
 
         check_tasks(doubtful, experiment.env.backend)
-
-
-def _check_settings(experiment: Experiment) -> str:
-    """A line on the memory of the replay; `SpecError` for a trainer, a batch or a replay that cannot work."""
-    from ezm_pl.training import check_settings
-
-    return check_settings(experiment)
 
 
 def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, str | None]:
@@ -249,17 +243,12 @@ def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, s
 
 
 @contextmanager
-def _one_line_errors() -> Iterator[None]:
-    """What training refuses to do becomes a `SpecError`, a lack of memory a `RunFailed`.
-
-    Anything else goes on with its traceback.
-    """
-    from ezm_pl.training import CheckpointError, MemoryRefused, out_of_memory
+def _one_line_memory_errors() -> Iterator[None]:
+    """A lack of memory becomes a `RunFailed`; anything else goes on with its traceback."""
+    from ezm_pl.training import out_of_memory
 
     try:
         yield
-    except (CheckpointError, MemoryRefused) as error:
-        raise SpecError(str(error)) from None
     except Exception as error:
         if not out_of_memory(error):
             raise
@@ -305,11 +294,11 @@ def _say_how_it_ended(run: Run, status: Status, console: Console) -> None:
     say(console, text, "yellow" if status == "KILLED" else "red")
 
 
-def _say_result(result: FitResult, experiment: Experiment, console: Console) -> None:
+def _say_result(result: FitResult, console: Console) -> None:
     if result.evaluations:
         for line in terminal_curves(result.evaluations):
             say(console, line)
-        console.print(returns_table(result.evaluations[-1], protocol=experiment.env.protocol))
+        console.print(returns_table(result.evaluations[-1]))
     else:
         console.print("no evaluation in this session")
     steps = result.env_steps

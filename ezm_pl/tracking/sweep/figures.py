@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from ezm_pl.spec.tasks import task_facts
+from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.panels import add_legend, new_panels
 from ezm_pl.tracking.sweep.scores import Band, PointScore
@@ -84,7 +85,7 @@ def scaling_figure(points: Sequence[PointScore], stem: Path, *, shared: bool, ta
     axis.set_xlim(at.min() - space, at.max() + space)
     axis.set_xlabel("tasks trained together" if numeric else "grid point")
     axis.set_ylabel("normalised score")
-    which = f"the {tasks} shared task{'s' if tasks > 1 else ''}" if shared else "each point's own tasks"
+    which = f"the {count(tasks, 'shared task')}" if shared else "each point's own tasks"
     axis.set_title(f"Score on {which}")
     return _save(figure, axis, stem)
 

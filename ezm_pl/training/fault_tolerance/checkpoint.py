@@ -27,7 +27,7 @@ _MAY_DIFFER = (
 """Fields under these may differ between a checkpoint and the run that goes on from it."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(SpecError):
     """A checkpoint that is missing, damaged, or of another experiment, in one line."""
 
 
