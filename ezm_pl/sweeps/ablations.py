@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ezm_pl.sweeps.findings import listed, score_text
-from ezm_pl.tracking.console import count
 from ezm_pl.sweeps.report_tables import spread
+from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.sweep.ablation_figure import ablation_figure
 from ezm_pl.tracking.sweep.ablations import Ablation, compare_variants

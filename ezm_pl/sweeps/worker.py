@@ -43,7 +43,7 @@ def run_sweep(plan: SweepPlan, *, storage_url: str | None, console: Console, rep
     storage = open_storage(storage_url)
     where = shown(storage_url or DEFAULT_STORAGE)
     for why in plan.left_out:
-        console.print(f"left out: {why}", style="yellow", markup=False, highlight=False)
+        say(console, f"left out: {why}", "yellow")
     code = _work(Queue(storage, plan), where, console)
     if report and code == 0:
         from ezm_pl.sweeps.report import make_report
