@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ezm_pl.spec.bases import laid_over, read_chain, source_of
 from ezm_pl.spec.errors import SpecError, describe
 from ezm_pl.spec.experiment import Experiment
-from ezm_pl.spec.presets import PRESETS, choose_preset, merge
+from ezm_pl.spec.presets import PRESETS, choose_preset, merge, nested
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml
 
@@ -81,21 +81,22 @@ def flatten(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(old: Experiment, new: Experiment, ignore: Iterable[str] = ()) -> list[str]:
     """`field: old -> new` for every field that differs, fields under `ignore` prefixes left out."""
-    before, after = flatten(old.model_dump(mode="json")), flatten(new.model_dump(mode="json"))
-    skip = tuple(ignore)
+    return changes(old.model_dump(mode="json"), new.model_dump(mode="json"), tuple(ignore))
+
+
+def changes(old: dict[str, Any], new: dict[str, Any], ignore: tuple[str, ...] = ()) -> list[str]:
+    """As `differences`, of nested dicts."""
+    before, after = flatten(old), flatten(new)
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key) and not (skip and key.startswith(skip))
+        if before.get(key) != after.get(key) and not key.startswith(ignore)
     ]
 
 
 def _setting(setting: str) -> dict[str, Any]:
     key, separator, text = setting.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
+    path = key.strip()
+    if not separator or not all(path.split(".")):
         raise SpecError(f"--set {setting!r}: write it as key.path=value")
-    value: Any = parse_yaml(text, source=f"--set {setting!r}")
-    for part in reversed(parts):
-        value = {part: value}
-    return value
+    return nested(path, parse_yaml(text, source=f"--set {setting!r}"))

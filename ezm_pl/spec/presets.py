@@ -80,6 +80,13 @@ def choose_preset(*, gpu: bool) -> tuple[str, str]:
     return "laptop", "no GPU is present"
 
 
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """`{"a": {"b": value}}` of the path `a.b`."""
+    for part in reversed(path.split(".")):
+        value = {part: value}
+    return value
+
+
 def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid over `base`, key by key down nested dicts; neither is changed."""
     merged = dict(base)

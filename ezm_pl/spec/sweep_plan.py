@@ -15,7 +15,7 @@ from ezm_pl.spec.errors import SpecError, describe
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import build_experiment, flatten, parse_settings, read_document
 from ezm_pl.spec.metrics import logged_metrics
-from ezm_pl.spec.presets import merge
+from ezm_pl.spec.presets import merge, nested
 from ezm_pl.spec.sweep import Choice, Dimension, SweepSpec, parse_points, point_label, point_tasks
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.spec.variants import REFERENCE, read_variants, selected, unfit
@@ -171,16 +171,6 @@ def from_document(document: dict[str, Any]) -> SweepPlan:
     return _plan(spec, spec.experiment, source="stored sweep", gpu=False)
 
 
-def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """`field: old -> new` for everything in which two documents differ."""
-    before, after = flatten(old), flatten(new)
-    return [
-        f"{key}: {before.get(key)} -> {after.get(key)}"
-        for key in sorted(before.keys() | after.keys())
-        if before.get(key) != after.get(key)
-    ]
-
-
 def of_point(document: dict[str, Any], label: str) -> dict[str, Any]:
     """What of a sweep's document concerns one grid point: all of it, but of the variants its own."""
     if "variants" not in document:
@@ -256,10 +246,7 @@ def _with(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
 def _document_with(experiment: Experiment, values: Mapping[str, Any]) -> dict[str, Any]:
     document = experiment.model_dump(mode="json")
     for field, value in values.items():
-        nested: Any = value
-        for part in reversed(field.split(".")):
-            nested = {part: nested}
-        document = merge(document, nested)
+        document = merge(document, nested(field, value))
     return document
 
 

@@ -23,9 +23,10 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ezm_pl.spec import SpecError
+from ezm_pl.spec.io import changes
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.spec.sweep import Choice
-from ezm_pl.spec.sweep_plan import Point, SweepPlan, changes, from_document, of_point
+from ezm_pl.spec.sweep_plan import Point, SweepPlan, from_document, of_point
 from ezm_pl.sweeps.samplers import distribution, new_pruner, new_sampler
 from ezm_pl.sweeps.storage import HEARTBEAT_SECONDS, Storage, this_place
 

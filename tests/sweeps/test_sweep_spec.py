@@ -12,7 +12,8 @@ from sweep_helpers import write
 
 from ezm_pl.cli import main
 from ezm_pl.spec import SpecError
-from ezm_pl.spec.sweep_plan import changes, from_document, load_sweep
+from ezm_pl.spec.io import changes
+from ezm_pl.spec.sweep_plan import from_document, load_sweep
 from ezm_pl.spec.tasks import HUMANOID_BENCH
 from ezm_pl.sweeps.samplers import distribution
 

@@ -19,7 +19,6 @@ from fit_worlds import UPDATES, CtrlC, CtrlCInWarmUp, contents, fit_experiment, 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from ezm_pl.envs import rendering_available
 from ezm_pl.selfplay import CollectorError, collector
 from ezm_pl.training import (
     CheckpointError,
@@ -28,10 +27,7 @@ from ezm_pl.training import (
     SelfPlayDataModule,
     check_same_experiment,
     checkpoint_experiment,
-    evaluate,
 )
-from ezm_pl.training.evaluation import evaluation_envs
-from ezm_pl.training.from_checkpoint import FILM_SECONDS, film, load_actor
 from ezm_pl.training.memory import check_memory
 
 
@@ -340,56 +336,6 @@ def test_what_does_not_change_the_run_may_differ(finished: tuple[Path, FitResult
         "env": {"workers": "threads"},
     }
     check_same_experiment(last(finished[0]), fit_experiment(other))
-
-
-def test_evaluation_is_the_same_for_the_same_seed(finished: tuple[Path, FitResult]) -> None:
-    path = last(finished[0])
-    one, two, other = (evaluate(path, episodes=1, seed=seed) for seed in (3, 3, 4))
-    np.testing.assert_array_equal(one.returns_ezm, two.returns_ezm)
-    np.testing.assert_array_equal(one.returns_humanoidbench, two.returns_humanoidbench)
-    assert (one.returns_ezm != other.returns_ezm).any()
-    assert one.updates == UPDATES and one.env_steps >= 600
-
-
-def test_evaluation_with_a_random_choice_of_the_candidates(finished: tuple[Path, FitResult]) -> None:
-    path = last(finished[0])
-    best, random = (evaluate(path, episodes=1, seed=3, choice=choice) for choice in ("best", "random"))
-    assert (best.returns_ezm != random.returns_ezm).any()
-
-
-def test_evaluation_of_the_policy_alone_is_that_of_its_mode(finished: tuple[Path, FitResult]) -> None:
-    """Against one environment per task, stepped here."""
-    path = last(finished[0])
-    alone = evaluate(path, episodes=1, seed=3, search=False)
-    assert not alone.searched
-    assert (alone.returns_ezm != evaluate(path, episodes=1, seed=3).returns_ezm).any()
-    experiment, actor, *_ = load_actor(path)
-    envs = evaluation_envs(experiment, episodes=1)
-    try:
-        observation, _ = envs.reset(seed=3)
-        task = torch.arange(len(experiment.tasks))
-        total, running = np.zeros(len(task)), np.ones(len(task), bool)
-        while running.any():
-            state, _ = actor.root(torch.as_tensor(observation), task)
-            action = torch.tanh(actor.policy(state, task).mean)
-            observation, reward, terminated, truncated, _ = envs.step(action.numpy())
-            total += reward * running
-            running &= ~(terminated | truncated)
-    finally:
-        envs.close()
-    np.testing.assert_allclose(alone.returns_ezm[:, 0], total, rtol=1e-6)
-
-
-@pytest.mark.skipif(not rendering_available()[0], reason=rendering_available()[1])
-def test_a_film_shows_every_decision(finished: tuple[Path, FitResult]) -> None:
-    path = last(finished[0])
-    task = finished[1].evaluations[-1].tasks[1]
-    frames, rate = film(path, task, 3)
-    assert len(frames) == round(FILM_SECONDS * rate)
-    assert all(frame.shape == frames[0].shape and frame.dtype == np.uint8 for frame in frames)
-    assert (frames[0] != frames[-1]).any()
-    again, _ = film(path, task, 3)
-    assert all((one == other).all() for one, other in zip(frames, again, strict=True))
 
 
 def test_buffers_that_cannot_fit_are_refused_before_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
