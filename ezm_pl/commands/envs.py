@@ -81,7 +81,6 @@ def _show(args: argparse.Namespace) -> None:
     (task,) = named_tasks([args.task], most=1)
     from ezm_pl.envs import RenderingUnavailable, sizes
     from ezm_pl.envs.pictures import picture, reward_terms
-    from ezm_pl.tracking.console import say
     from ezm_pl.tracking.results.tables import task_facts
 
     path = _default(args.out, task, outputs.PICTURES)
@@ -91,7 +90,7 @@ def _show(args: argparse.Namespace) -> None:
     try:
         _write_picture(path, picture(task, args.seed))
     except RenderingUnavailable as error:
-        say(console, f"no frame: {error}", "yellow")
+        console.print(f"no frame: {error}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _sheet(args: argparse.Namespace) -> None:
@@ -122,7 +121,6 @@ def _random(args: argparse.Namespace) -> int:
 def _parity(args: argparse.Namespace) -> int:
     tasks = named_tasks(args.tasks) if args.tasks else None
     from ezm_pl.envs.parity import check
-    from ezm_pl.tracking.console import say
     from ezm_pl.tracking.results.tables import parity_table
 
     try:
@@ -133,7 +131,7 @@ def _parity(args: argparse.Namespace) -> int:
     console = new_console()
     console.print(table)
     for line in (f"{row.task}: {line}" for row in rows for line in row.differences):
-        say(console, line)
+        console.print(line, markup=False, soft_wrap=True)
     return 0 if agrees else 1
 
 

@@ -84,7 +84,7 @@ class Blocks:
         return sum(array.nbytes for array in vars(self).values() if isinstance(array, np.ndarray))
 
     def allocate(self) -> Positions:
-        """Gives a block to each environment that needs one: the oldest that nobody writes to.
+        """Gives a block to each environment that needs one: the oldest that no environment writes to.
 
         Returns:
             The positions whose data this evicts.
@@ -215,7 +215,7 @@ class Blocks:
         return observation, action, reward
 
     def complete(self) -> NDArray[np.bool_]:
-        """`[T, K]`: blocks that hold steps and that nobody writes to."""
+        """`[T, K]`: blocks that hold steps and that no environment writes to."""
         complete = self.steps > 0
         for block in (self._block, self._previous):
             held = block >= 0

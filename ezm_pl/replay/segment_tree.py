@@ -23,7 +23,7 @@ class SegmentTree:
 
     @property
     def nbytes(self) -> int:
-        """What it holds."""
+        """Bytes of all levels."""
         return sum(level.nbytes for level in self._sum) + sum(level.nbytes for level in self._max)
 
     @property

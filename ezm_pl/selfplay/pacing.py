@@ -51,7 +51,7 @@ class Pacing:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Wakes everybody for good."""
+        """Wakes all waiting threads; nothing waits from now on."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -81,8 +81,8 @@ class Pacing:
 class Lockstep(Pacing):
     """Collector and learner take turns, so that what each of them sees does not depend on their speed.
 
-    The learner, before it draws a batch, lets the collector take all the steps that it may take, one
-    by one, and goes on when the collector may take no more; the collector takes none meanwhile.
+    Before the learner draws a batch, the collector takes all the steps that it may take; during the update
+    it takes none.
     """
 
     _parked = False

@@ -26,7 +26,7 @@ _IN_ADDRESS = re.compile(r"(//[^/\s:@]*):[^/\s]+@")
 PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "15", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2"}
 """Environment of MLflow, unless it is set already: its own patience with a server is 8 times 2 minutes."""
 _LOUD = ("mlflow.store", "urllib3.connectionpool")
-"""Loggers that report, at every attempt and at length, what is raised to us anyway."""
+"""Loggers that report every failed attempt at length; the last one is raised anyway."""
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -62,7 +62,7 @@ def shown(uri: str) -> str:
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, passwords in addresses starred out."""
     cause: BaseException | None = error
-    while cause is not None and not hasattr(cause, "orig"):  # what the database's driver said says most
+    while cause is not None and not hasattr(cause, "orig"):  # the driver's own message says most
         cause = cause.__cause__ or cause.__context__
     text = str(getattr(cause, "orig", None) or error).strip()
     line = text.splitlines()[0] if text else type(error).__name__
@@ -70,7 +70,7 @@ def first_line(error: BaseException) -> str:
 
 
 def store_errors() -> tuple[type[Exception], ...]:
-    """What a tracking store raises that is away, full, read-only, or lacks its database's driver."""
+    """Exceptions of a tracking store that does not answer, is full, is read-only or lacks its driver."""
     import sqlite3
 
     import requests

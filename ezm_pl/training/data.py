@@ -48,7 +48,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         collector, pipeline: while there is training.
 
     Raises:
-        MemoryRefused: the buffers would not fit, said before they are made.
+        MemoryRefused: the buffers would not fit, raised before they are made.
         SpecError: the batch cannot be divided among the ranks.
     """
 
@@ -166,7 +166,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         if stage != "fit":
             return
         if self.collector is not None:
-            self.collector.stop()  # first: it wakes whoever waits for collection
+            self.collector.stop()  # first: it wakes the thread that waits for collection
             self.collector = None
         if self.pipeline is not None:
             self.pipeline.stop()

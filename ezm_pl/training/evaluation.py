@@ -114,7 +114,7 @@ class Evaluator:
         ranks: this one among the others: each plays every `size`-th task, none where there are too few.
 
     Attributes:
-        on_step: told after every decision how many have been made, for a progress bar.
+        on_step: called after every decision with the number made so far, for a progress bar.
     """
 
     def __init__(self, experiment: Experiment, ranks: Ranks) -> None:
@@ -225,7 +225,7 @@ def play_episodes(
     Args:
         envs: `T` tasks × `episodes` rows, protocol `ezm`.
         stopped: asked between steps whether to give up.
-        on_step: told after every decision how many have been made.
+        on_step: called after every decision with the number made so far.
 
     Returns:
         Returns `[T, episodes]` under `ezm` and under `humanoidbench`.

@@ -75,7 +75,7 @@ def fit(
         run_dir: checkpoints and replay go to `run_dir/checkpoints`; rank 0's holds for all ranks.
         logger: where metrics go.
         callbacks: further Lightning callbacks.
-        checkpoint: a `last.ckpt` of the same experiment to go on from; rank 0's holds for all ranks.
+        checkpoint: a `last.ckpt` of the same experiment to resume; rank 0's holds for all ranks.
         progress: whether to show a bar.
 
     Raises:

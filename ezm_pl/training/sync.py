@@ -80,7 +80,7 @@ class RankSync:
         self._faults = told[:, -2:].sum(0).astype(np.int64)
 
     def agree(self, windows: Windows | None, buffer: ReplayBuffer) -> Windows | None:
-        """What all ranks do next.
+        """Decides with all ranks what they do next.
 
         Args:
             windows: this rank's next batch; None while it has to wait for collection.
@@ -135,7 +135,7 @@ class RankSync:
         raise RankError("; ".join(f"rank {rank}: {text}" for rank, text in enumerate(said) if text))
 
     def ask_to_stop(self) -> None:
-        """What a signal does: this rank wants to stop, and does so as soon as all ranks know."""
+        """Called by a signal handler: all ranks stop as soon as they have agreed to."""
         self.asked_to_stop.set()
         if self.ranks.size == 1:
             self.interrupt()
@@ -159,5 +159,5 @@ class RankSync:
         same = steps.shape == self._steps.shape
         self._steps[:] = steps if same else steps.sum(0) // self.ranks.size
         self._faults = state["faults"].numpy().copy()
-        if self.ranks.rank == 0:  # the sum over ranks is what goes on
+        if self.ranks.rank == 0:  # rank 0 carries the sum over ranks on
             self._own_faults = self._faults.copy()

@@ -30,7 +30,7 @@ class Sender:
     Args:
         client: of the tracking store.
         run_id: whose points they are.
-        tell: takes one line for the user, when the store goes away and when it is back.
+        tell: takes one line for the user, when the store stops answering and when it answers again.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, tell: Callable[[str], None]) -> None:
@@ -52,12 +52,12 @@ class Sender:
             self._changed.notify_all()
 
     def flush(self, seconds: float) -> bool:
-        """Waits at most so many seconds until everything is sent. Returns whether it is."""
+        """Waits up to `seconds` until everything is sent. Returns whether it is."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._points, timeout=seconds)
 
     def close(self, seconds: float, left: Path) -> str | None:
-        """Tries for so many seconds to send the rest, ends the thread, and writes what is left to a file.
+        """Tries for `seconds` to send the rest, ends the thread, and writes unsent points to the file `left`.
 
         Returns:
             What to tell the user; None where everything was sent.

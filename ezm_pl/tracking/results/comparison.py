@@ -91,7 +91,7 @@ class Contest:
 def contests(
     own: Mapping[str, Mapping[str, Sequence[Curve]]], published: Mapping[str, Mapping[str, Sequence[Curve]]]
 ) -> list[Contest]:
-    """One contest per task and protocol under which somebody published; per task and protocol of ours else.
+    """One contest per task and published protocol; where nothing is published, per protocol of our runs.
 
     Args:
         own: agent to task to its curves, one per seed and protocol.

@@ -99,7 +99,7 @@ class RunLogger(MLFlowLogger):
             self.sender.put(points)
 
     def flush(self, seconds: float) -> bool:
-        """Waits at most so many seconds until all metrics are sent. Returns whether they are."""
+        """Waits up to `seconds` until all metrics are sent. Returns whether they are."""
         return self.sender.flush(seconds)
 
     def _is_new(self, point: Metric) -> bool:
@@ -112,4 +112,4 @@ class RunLogger(MLFlowLogger):
 
     @rank_zero_only
     def finalize(self, status: str = "success") -> None:
-        """Nothing: whoever made the run says how it ended."""
+        """Nothing: `train` writes how the run ended."""

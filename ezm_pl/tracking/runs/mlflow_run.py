@@ -1,4 +1,4 @@
-"""One MLflow run and its folder: how it is made, taken up again, given artifacts and ended."""
+"""One MLflow run and its folder: creates, reopens and ends it, and logs its artifacts."""
 
 from __future__ import annotations
 

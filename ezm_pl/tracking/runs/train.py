@@ -53,7 +53,7 @@ class Part:
 
     Attributes:
         name: of the run.
-        tags: beside those of every run; on a run that is taken up again, too.
+        tags: beside those of every run; on a resumed run, too.
         callbacks: of Lightning, beside those of every run.
     """
 
@@ -63,7 +63,7 @@ class Part:
 
 
 def train(experiment: Experiment, *, resume: str | None, console: Console, part: Part | None = None) -> int:
-    """Trains `experiment` as an MLflow run, or goes on with one.
+    """Trains `experiment` as an MLflow run, or resumes one.
 
     The run ends FINISHED, KILLED (Ctrl-C, SIGTERM, SIGHUP: the last checkpoint is written) or FAILED
     (the exception goes on to the caller).
@@ -217,7 +217,7 @@ def _check_tasks(experiment: Experiment) -> None:
 
 
 def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, str | None]:
-    """The checkpoint to go on from, and what to tell about it; None where the run has none yet.
+    """The checkpoint to resume, and a note for the user; None where the run has none yet.
 
     Raises:
         CheckpointError: every one is damaged, or of another spec.

@@ -1,4 +1,4 @@
-"""What a checkpoint's replay tells: the batches that it trains on, and the states that it holds."""
+"""A checkpoint's replay: the batches that it trains on, and the states that it holds."""
 
 from __future__ import annotations
 

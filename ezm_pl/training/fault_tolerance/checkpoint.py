@@ -17,14 +17,14 @@ from ezm_pl.replay.storage import check_save
 from ezm_pl.spec import Experiment, SpecError, build_experiment, differences
 
 FORMAT = 2
-"""Of a checkpoint's contents: another one cannot be read."""
+"""Version of a checkpoint's contents; other versions cannot be read."""
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _MAY_DIFFER = (
     "name", "preset", "eval.", "trainer.", "tracking.", "env.worker", "env.max_worker_restarts",
     "replay.save", "collect.max_lead", "collect.env_steps",
     "optim.max_skipped_updates", "optim.total_updates", "optim.final_updates",
 )  # fmt: skip
-"""Fields under these may differ between a checkpoint and the run that goes on from it."""
+"""Fields under these may differ between a checkpoint and the run that resumes it."""
 
 
 class CheckpointError(SpecError):
@@ -108,7 +108,7 @@ def check_usable(path: Path, *, replay: bool = True) -> None:
 
 
 def newest_valid(path: Path, *, replay: bool = True) -> tuple[Path, str | None]:
-    """The checkpoint to go on from, and what to tell about it.
+    """The checkpoint to resume, and a note for the user (None: nothing to say).
 
     Args:
         path: the checkpoint that is meant. Where it is a `last.ckpt` that is damaged, the

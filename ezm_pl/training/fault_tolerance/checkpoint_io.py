@@ -17,7 +17,7 @@ from ezm_pl.training.fault_tolerance.checkpoint import read_checkpoint, write_ch
 class CheckpointFiles(CheckpointIO):
     """How Lightning's checkpoints get onto this disk and back.
 
-    A save to a path that is held is not written but kept, as a copy, for whoever writes it later.
+    A save to a path that is held is not written but kept as a copy, to be written later.
     """
 
     def __init__(self) -> None:

@@ -30,7 +30,7 @@ _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe",
 
 @contextmanager
 def connected(trainer: Trainer) -> Iterator[Ranks]:
-    """Starts the other ranks of this machine where nobody else does, and connects all of them.
+    """Starts the other ranks of this machine, unless a launcher has, and connects all of them.
 
     At the end, also after an error, the connection is closed, and the ranks started here have ended.
 
@@ -90,8 +90,8 @@ def _watch(children: Sequence[subprocess.Popen], ended: threading.Event) -> None
 
 
 class OwnSignals(Callback):
-    """Leaves SIGTERM to whoever had it before: Lightning's handler talks to the other ranks, whatever
-    they and this one are doing just then, and that can block all of them."""
+    """Restores the SIGTERM handler that Lightning replaces: Lightning's own communicates with the other ranks
+    at any moment, which can block all of them."""
 
     def __init__(self) -> None:
         self._handler = signal.getsignal(signal.SIGTERM)

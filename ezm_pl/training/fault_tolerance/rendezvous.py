@@ -52,7 +52,7 @@ def await_ranks(address: str, port: int, rank: int, size: int, *, tells: bool = 
         port: of the store.
         rank: of this process.
         size: ranks in all.
-        tells: whether to say on standard error what is waited for.
+        tells: whether to say on standard error which ranks are missing.
 
     Returns:
         The store, to be kept until the process group is made at the same address.
@@ -96,7 +96,7 @@ _HOW = "each machine needs the same MASTER_ADDR and MASTER_PORT, and its own NOD
 
 
 def _answers(address: str, port: int) -> bool:
-    """Whether something listens there; PyTorch's client would wait, deaf to signals."""
+    """Whether a server listens there. PyTorch's client would wait without handling signals."""
     try:
         with closing(socket.create_connection((address, port), timeout=2.0)):
             return True

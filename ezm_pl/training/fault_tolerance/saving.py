@@ -38,7 +38,7 @@ from ezm_pl.training.lightning_internals import begin_with_evaluation
 log = logging.getLogger(__name__)
 
 SHORT_WAIT = 0.5
-"""Seconds that training waits for a save: a small one is over by then, a large one goes on behind it."""
+"""Seconds that training waits for a save: a small one ends within it, a large one continues in the thread."""
 _METRICS = 5.0
 """Seconds that a save waits for the metrics of its update to be logged, and as long for them to be sent."""
 _OTHER_RANKS = 600.0
@@ -86,12 +86,12 @@ class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`, `previous.ckpt` and the replay of both: every few updates, at the end, on an error.
 
     Training waits while weights, counters and priorities are copied, and `SHORT_WAIT` longer. A thread
-    writes them, and the rows of the replay that have changed. Only when all of a save lies there and has
-    been read back does `last.ckpt` become `previous.ckpt`, and the new one `last.ckpt`; only then is
-    what neither needs deleted. So a valid pair is there at every instant.
+    writes them and the replay's new blocks. When the whole save has been written and read back, `last.ckpt`
+    becomes `previous.ckpt` and the new file becomes `last.ckpt`; then the files that neither needs are
+    deleted. So a valid checkpoint with its replay exists at every instant.
 
-    A kill costs what was done since the last save, and where that was still being written, since the one
-    before it. That is at most twice `every` updates, for a save waits for the one before it.
+    A kill costs the updates since the last complete save: at most twice `every`, because a save waits for
+    the one before it.
 
     Args:
         directory: where to write.
@@ -107,7 +107,7 @@ class LastCheckpoint(Checkpoint):
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._logged = threading.Event()
-        # Part of every save's name: what a session that was killed left behind is not mixed in.
+        # Part of every save's name, so that files of a killed session are never mixed with this one's.
         self._session = ""
         self._last_is_good = False
 
@@ -146,7 +146,7 @@ class LastCheckpoint(Checkpoint):
             self._session = trainer.strategy.broadcast(secrets.token_hex(4))
 
     def save(self, trainer: Trainer) -> None:
-        """Begins to save this update, unless that has been done; a save still being written is waited for."""
+        """Begins to save this update, unless it is saved already; waits for the save before it."""
         self.finish()
         if trainer.global_step == self._saved:
             return
