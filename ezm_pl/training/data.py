@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from ezm_pl.envs import TaskSizes
 from ezm_pl.replay import ReplayBuffer, Windows
@@ -22,13 +22,6 @@ from ezm_pl.training.pipeline import Pipeline, Prepared
 from ezm_pl.training.ranks import Ranks, per_rank
 from ezm_pl.training.sync import RankSync
 from ezm_pl.world_model import InferenceModel
-
-
-class _Once(IterableDataset[int]):
-    """One item: an evaluation is one validation step."""
-
-    def __iter__(self) -> Iterator[int]:
-        yield 0
 
 
 class SelfPlayDataModule(L.LightningDataModule):
@@ -157,9 +150,9 @@ class SelfPlayDataModule(L.LightningDataModule):
         assert self.pipeline is not None, "EZMModule.on_fit_start starts it"
         return DataLoader(self.pipeline, batch_size=None)
 
-    def val_dataloader(self) -> DataLoader[int]:
+    def val_dataloader(self) -> list[int]:
         """A single item: the whole evaluation is one step."""
-        return DataLoader(_Once(), batch_size=None)
+        return [0]
 
     def teardown(self, stage: str) -> None:
         """Stops the threads, also after an error."""

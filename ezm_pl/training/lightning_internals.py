@@ -19,11 +19,7 @@ _EXPECTED_WARNINGS = (
     ".*is deprecated, use `isinstance\\(treespec.*",
     ".*module\\(s\\) in eval mode at the start of training.*",
     ".*Checkpoint directory .* exists and is not empty.*",
-    ".*have overridden `on_(before|after)_batch_transfer` in `LightningModule`.*",
-    ".*does not have many workers.*",
-    ".*`IterableDataset` has `__len__`.*",
     ".*it is recommended to use `self.log.*sync_dist=True.*",  # evaluations are the same on all ranks
-    ".*Using `DistributedSampler` with the dataloaders.*",
 )
 """About what this project does on purpose, or about Lightning itself. They have no category of their own."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
 from ezm_pl.spec import SpecError
+from ezm_pl.spec.tasks import nearest
 
 RUNS = Path("mlruns/runs")
 LAST = Path("checkpoints/last.ckpt")
@@ -85,8 +85,7 @@ def find_run(reference: str, *, option: str) -> SavedRun:
         return runs[matches[0]]
     if matches:
         raise SpecError(f"{option} {reference}: {len(matches)} runs start like this: {', '.join(matches)}")
-    near = difflib.get_close_matches(reference, ["last", *runs], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = nearest(reference, ["last", *runs])
     raise SpecError(
         f"{option} {reference}: no such checkpoint, run folder or run id in {RUNS} ({len(runs)} runs){hint}"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ezm_pl.spec import SpecError
+from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.runs.metrics import ENV_STEPS, EVALUATION
 from ezm_pl.tracking.sweep import tags
 
@@ -215,8 +215,7 @@ def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
     if matches:
         raise SpecError(f"SWEEP {reference}: {len(matches)} sweeps' run ids start like this")
     names = [run.data.tags.get(tags.NAME, run.info.run_name) for run in sweeps]
-    near = difflib.get_close_matches(reference, ["last", *names], n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = nearest(reference, ["last", *names])
     raise SpecError(f"SWEEP {reference}: no such sweep in {where} ({len(sweeps)} sweeps){hint}")
 
 
