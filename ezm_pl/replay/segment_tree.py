@@ -17,7 +17,7 @@ class SegmentTree:
     def __init__(self, tasks: int, size: int) -> None:
         self._depth = max(1, (size - 1).bit_length())
         # Level k of all trees lies in one array, tree after tree: the children of node i, whichever tree
-        # it is of, are 2i and 2i + 1 a level below. Flat indices cost numpy a fraction of what pairs do.
+        # it is of, are 2i and 2i + 1 one level below. Flat indices cost numpy a fraction of what pairs do.
         self._sum = [np.zeros(tasks << k) for k in range(self._depth + 1)]
         self._max = [np.zeros(tasks << k, np.float32) for k in range(self._depth + 1)]
 

@@ -175,7 +175,7 @@ def runs(record: Mapping[str, Any]) -> str:
 
 
 def _specs(record: Mapping[str, Any]) -> list[str]:
-    """What each agent was trained with, a line each; of variants, what they change."""
+    """One line per agent: what it was trained with; of variants, what they change."""
     first = {name: _of_agent(record, name)[0] for name in _agents(record)}
     base = next(iter(first.values()))
     lines = []
