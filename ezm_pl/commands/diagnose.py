@@ -24,6 +24,12 @@ def add(group: Group) -> None:
         )
     add_seed(diagnose)
     diagnose.add_argument(
+        "--figure",
+        type=outputs.file_in(outputs.FIGURES),
+        metavar="FILE",
+        help="draw errors, values, embeddings",
+    )
+    diagnose.add_argument(
         "--json", type=outputs.file_in((".json",)), metavar="FILE", help="write all numbers to FILE"
     )
 
@@ -38,5 +44,6 @@ def _diagnose(args: argparse.Namespace) -> None:
         rollouts=args.rollouts,
         seed=args.seed,
         output=args.json,
+        figure=args.figure,
         console=new_console(),
     )

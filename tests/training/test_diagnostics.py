@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fit_worlds import fit_experiment, run
+from PIL import Image
 from rich.console import Console
 from scipy.stats import spearmanr
 
@@ -18,6 +20,7 @@ from ezm_pl.tracking.results.diagnose import diagnose_run
 from ezm_pl.training.diagnostics import Diagnostics
 from ezm_pl.training.diagnostics.dynamics import action_effects, compare_effects
 from ezm_pl.training.diagnostics.episodes import FOLLOWING, ROWS, Visited, horizon, look_back, play
+from ezm_pl.training.diagnostics.predictions import embedding_map, predictions
 from ezm_pl.training.diagnostics.simulators import Simulators
 from ezm_pl.training.diagnostics.values import monte_carlo_returns, rank_actions, rank_correlation, value_fit
 
@@ -161,10 +164,84 @@ def test_value_fit_of_an_actor_that_knows_the_returns(diagnostics: Diagnostics) 
     assert value_fit(networks, 0, played, scale=None).bias is None
 
 
+class Oracle:
+    """Knows of every state what the episode pays from there on, and `wrong` more of each reward."""
+
+    def __init__(self, played: Visited, discount: float, wrong: float) -> None:
+        self.played, self.discount, self.wrong = played, discount, wrong
+
+    def root(self, observation: torch.Tensor, task: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        same = (observation.unsqueeze(1) == self.played.observation).all(-1)
+        at = same.float().argmax(1)
+        return at.unsqueeze(1), torch.as_tensor(self.played.returns)[at]
+
+    def step(self, state: torch.Tensor, action: torch.Tensor, task: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        at, returns = state[:, 0], torch.as_tensor(self.played.returns)
+        assert torch.equal(action, self.played.action[at]), "the actions that were taken"
+        paid = returns[at] - self.discount * returns[at + 1]
+        return state + 1, paid + self.wrong, returns[at + 1]
+
+    def policy(self, state: torch.Tensor, task: torch.Tensor) -> Any:
+        return SimpleNamespace(mode=torch.zeros(len(state), 2))
+
+
+def planner(choice: int, value: torch.Tensor) -> Any:
+    """Candidates at distances 0, 1 and 2 from the mode; the search chooses one and finds `value`."""
+
+    def plan(model: Any, seen: torch.Tensor, tasks: torch.Tensor, generator: torch.Generator) -> Any:
+        actions = torch.tensor([[0.0, 0.0], [0.0, 1.0], [2.0, 0.0]]).expand(len(seen), 3, 2)
+        return SimpleNamespace(actions=actions, action=actions[:, choice], value=value.expand(len(seen)))
+
+    return plan
+
+
+def test_predictions_of_a_model_that_knows_what_is_paid(diagnostics: Diagnostics) -> None:
+    """Errors of 0 and of the 0.5 that it adds to rewards, in the task's units; the search as it was made."""
+    networks = diagnostics.networks
+    played = play(networks, 0, seed=4, decisions=15)
+    oracle = Oracle(played, networks.experiment.targets.discount, wrong=0.5)
+    known = dataclasses.replace(networks, actor=oracle, planner=planner(0, torch.tensor(3.0)))  # type: ignore[arg-type]
+    found = predictions(known, 0, played, units=1.0, scale=None, seed=0)
+    assert found is not None and 20 < len(found.returns) <= 256
+    np.testing.assert_allclose(found.reward_error, [0.5] * FOLLOWING, atol=1e-5)
+    np.testing.assert_allclose(found.value_error, [0] * (FOLLOWING + 1), atol=1e-5)
+    assert found.values == pytest.approx(found.returns)
+    assert (found.choice_distance, found.mode_chosen) == (0, 1)
+    assert found.search_bias == pytest.approx(3 - np.mean(found.returns))
+    assert (found.beyond_support, found.beyond_scaled, found.at_floor) == (0, None, 0)
+    far = dataclasses.replace(known, planner=planner(2, torch.tensor(3.0)))  # type: ignore[arg-type]
+    other = predictions(far, 0, played, units=2.0, scale=1e-4, seed=0)
+    assert other is not None and other.beyond_scaled == 1
+    assert (other.choice_distance, other.mode_chosen) == (pytest.approx(2.0), 0)
+    assert other.search_bias == pytest.approx(6 - np.mean(other.returns)), "in units of the task's rewards"
+    none = dataclasses.replace(played, complete=np.zeros(len(played.complete), bool))
+    assert predictions(known, 0, none, units=1.0, scale=None, seed=0) is None
+
+
+def test_the_map_of_embeddings_keeps_their_distances(diagnostics: Diagnostics) -> None:
+    """Two tasks lie on one component: their distance there is that of their embeddings."""
+    at, share = embedding_map(diagnostics.networks)
+    table = diagnostics.networks.model.capped_embedding().detach()
+    assert at.shape == (2, 2) and share == pytest.approx(1)
+    assert np.linalg.norm(at[0] - at[1]) == pytest.approx(float((table[0] - table[1]).norm()), rel=1e-5)
+
+
 def test_a_run_is_diagnosed(checkpoint: Path, tmp_path: Path) -> None:
     output = tmp_path / "new" / "diagnosis.json"
     console = Console(record=True, width=140, quiet=True)
-    diagnose_run(str(checkpoint), states=3, actions=3, rollouts=2, seed=0, output=output, console=console)
+    figure = tmp_path / "figure.png"
+    diagnose_run(
+        str(checkpoint),
+        states=3,
+        actions=3,
+        rollouts=2,
+        seed=0,
+        output=output,
+        figure=figure,
+        console=console,
+    )
+    with Image.open(figure) as drawn:
+        assert drawn.width > 1000
     document = json.loads(output.read_text())
     assert document["updates"] == 6
     experiment = fit_experiment()

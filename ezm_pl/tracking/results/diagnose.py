@@ -19,6 +19,7 @@ from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
 if TYPE_CHECKING:
     from ezm_pl.training.diagnostics import TaskDiagnosis
+    from ezm_pl.training.diagnostics.predictions import Predictions
 
 
 def diagnose_run(
@@ -29,6 +30,7 @@ def diagnose_run(
     rollouts: int,
     seed: int,
     output: Path | None,
+    figure: Path | None,
     console: Console,
 ) -> None:
     """Diagnoses the checkpoint behind `reference` and prints a table per task.
@@ -37,6 +39,7 @@ def diagnose_run(
         reference: `last`, a run id, a run folder or a checkpoint.
         states, actions, rollouts, seed: see `Diagnostics`.
         output: a JSON file for all numbers; None: no file.
+        figure: a file for the figure; None: none.
         console: where to print.
 
     Raises:
@@ -58,6 +61,12 @@ def diagnose_run(
     for diagnosis in diagnostics.tasks():
         console.print(diagnosis_table(diagnosis))
         found.append(diagnosis)
+    if figure is not None:
+        from ezm_pl.tracking.results.diagnosis_figure import diagnosis_figure
+
+        title = f"{networks.experiment.name}, {networks.updates:,} updates"
+        diagnosis_figure(found, diagnostics.embeddings(), figure, title=title)
+        console.print(f"wrote {figure}", highlight=False, markup=False)
     if output is not None:
         document = {
             "checkpoint": str(checkpoint),
@@ -140,6 +149,39 @@ def _rows(found: TaskDiagnosis) -> list[list[tuple[str, str, str]]]:
             ("weights at their floor", _share(found.weights_at_floor), "near 100%: they correct nothing"),
             ("upright states in replay", _share(found.upright_in_replay), ""),
         ],
+        _prediction_rows(found.predictions),
+    ]
+
+
+def _prediction_rows(found: Predictions | None) -> list[tuple[str, str, str]]:
+    if found is None:
+        return []
+    support = (
+        f"{found.beyond_support:.1%}, {'-' if found.beyond_scaled is None else f'{found.beyond_scaled:.1%}'}"
+    )
+    reward = [error / max(found.reward_spread, 1e-9) for error in found.reward_error]
+    value = [error / max(found.return_spread, 1e-9) for error in found.value_error]
+    return [
+        (
+            "reward's error, 1 to 5 imagined decisions",
+            f"{reward[0]:.2f} to {reward[-1]:.2f}",
+            "over the rewards' spread; 1: knows the task and no more",
+        ),
+        (
+            "value's error, 0 to 5 imagined decisions",
+            f"{value[0]:.2f} to {value[-1]:.2f}",
+            "over the returns' spread; a rise is the dynamics' doing",
+        ),
+        ("search value and return", _number(found.search_correlation), "correlation, as for the value above"),
+        ("search value's bias", _number(found.search_bias), "above 0: the search overestimates"),
+        (
+            "search's choice from the policy's mode",
+            _number(found.choice_distance),
+            "over its candidates' distance; 0: they agree, 1: like chance",
+        ),
+        ("nearest candidate to the mode chosen", _share(found.mode_chosen), ""),
+        ("values at their floor", _share(found.at_floor), "model.value_floor"),
+        ("returns beyond the support", support, "as they are, and with return scaling"),
     ]
 
 

@@ -17,6 +17,7 @@ from ezm_pl.training.diagnostics.batches import draw, load_replay, upright_share
 from ezm_pl.training.diagnostics.dynamics import action_effects
 from ezm_pl.training.diagnostics.episodes import FOLLOWING, Visited, play
 from ezm_pl.training.diagnostics.networks import Networks, load_networks
+from ezm_pl.training.diagnostics.predictions import Predictions, embedding_map, predictions
 from ezm_pl.training.diagnostics.values import monte_carlo_returns, q_values, rank_actions, value_fit
 from ezm_pl.training.health import effective_sample_share, humanoid_tasks, network_gap, statistics_gap
 
@@ -50,6 +51,8 @@ class TaskDiagnosis:
         effective_samples: effective sample size of the importance weights in a batch, over their number.
         weights_at_floor: share of the weights that are the smallest possible.
         upright_in_replay: share of the stored states in which the humanoid stands.
+        predictions: errors along the unroll, the search against returns and policy, clipped values; None
+            where no state has a complete return.
     """
 
     task: str
@@ -76,6 +79,7 @@ class TaskDiagnosis:
     effective_samples: float | None
     weights_at_floor: float | None
     upright_in_replay: float | None
+    predictions: Predictions | None
 
 
 class Diagnostics:
@@ -106,6 +110,10 @@ class Diagnostics:
         """One diagnosis per task, each once it is made."""
         for task in range(len(self.networks.experiment.tasks)):
             yield self._task(task)
+
+    def embeddings(self) -> tuple[np.ndarray, float]:
+        """The map of the task embeddings (see `embedding_map`)."""
+        return embedding_map(self.networks)
 
     def _task(self, task: int) -> TaskDiagnosis:
         networks, experiment = self.networks, self.networks.experiment
@@ -147,7 +155,15 @@ class Diagnostics:
             upright_in_replay=(
                 upright_share(self.buffer, task) if self.buffer is not None and humanoid else None
             ),
+            predictions=self._predictions(task, visited),
         )
+
+    def _predictions(self, task: int, visited: Visited) -> Predictions | None:
+        units = self._scale(task)
+        scale = None if self.buffer is None else float(self.buffer.returns.scale[task])
+        if units is None:
+            return None
+        return predictions(self.networks, task, visited, units=units, scale=scale, seed=self.seed)
 
     def _candidates(self, task: int, visited: Visited, picked: np.ndarray) -> torch.Tensor:
         """`[N, C, A]`: what a search with so many root candidates would consider in the picked states."""
