@@ -18,6 +18,7 @@ from ezm_pl.spec.yaml_file import dump_yaml
 from ezm_pl.sweeps.queue import Queue, stored_sweeps
 from ezm_pl.sweeps.report import make_report
 from ezm_pl.sweeps.storage import open_storage
+from ezm_pl.tracking.results.results_page import render
 from ezm_pl.tracking.store import open_store
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.ablations import Ablation, compare_variants
@@ -154,6 +155,14 @@ def test_an_ablation_from_one_command_to_its_figure(folder: Path) -> None:
     assert "What each part contributes" in text and "2 variants of it were trained" in text
     with Image.open(page.parent / "ablations.png") as figure:
         assert figure.width > 1000
+    recorded = run_ezm(folder, "results", "collect", "--sweep", "parts smoke base", "--out", "parts.json")
+    assert recorded.returncode == 0, recorded.stderr
+    (folder / "page.md.j2").write_text("{{ variants('parts') }}\n\n{{ runs('parts') }}\n")
+    page_of_it = render(folder / "page.md.j2", folder)
+    assert "| no_search | 1 | dmc-cartpole-balance, dmc-pendulum-swingup |" in page_of_it
+    assert (
+        "- no_search: full with loss.policy=0.0, search.choice=policy, targets.reanalyse=false;" in page_of_it
+    )
     again = run_ezm(folder, *arguments)
     assert (
         "already finished" in again.stdout and len(read_sweep(client, client.get_run(sweep.run_id)).runs) == 3
