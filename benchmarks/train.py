@@ -1,6 +1,7 @@
 """Training: updates/s, where the time goes, model FLOP/s, and how cost grows with the number of tasks.
 
     .venv/bin/python benchmarks/train.py [--preset laptop paper] [--suite hb-medium] [--json FILE]
+    .venv/bin/python benchmarks/train.py --spec experiments/h1_laptop.yaml
     .venv/bin/python benchmarks/train.py --tasks 1,8,16,29 [--preset laptop] [--figure FILE.png]
 
 Each row is the beginning of an ordinary run (`ezm_pl.training.fit`: Lightning's Trainer, the collector
@@ -29,6 +30,7 @@ from typing import Any
 
 import psutil
 import torch
+import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -53,6 +55,8 @@ class Row:
     Attributes:
         name: what is measured. tasks: how many. parameters: of the world model.
         update: seconds of an update. rate: updates per second, over all that were counted.
+        processor: seconds of processor time of an update, by all threads of the process: other work on the
+            machine changes it less.
         env_steps: control steps per second over all tasks.
         learner, collector: shares of their time.
         operations: the learner's time by kind of operation, while a profiler watched.
@@ -65,6 +69,7 @@ class Row:
     tasks: int
     parameters: int
     update: Spread
+    processor: float
     rate: float
     env_steps: float
     learner: dict[str, float]
@@ -95,6 +100,7 @@ class Meter(Callback):
     result: dict[str, Any] = field(default_factory=dict)
     _times: list[float] = field(default_factory=list)
     _start: tuple[float, dict[str, float], dict[str, float]] = (0.0, {}, {})
+    _processor: float = 0.0
     _watch: Watch | None = None
     _watched: int = 0
 
@@ -116,6 +122,7 @@ class Meter(Callback):
         self._times.append(time.perf_counter())
         if len(self._times) == 1:
             self._start = float(data.sync.control_steps.sum()), data.timer.read(), data.collector.timer.read()
+            self._processor = time.process_time()
         passed = self._times[-1] - self._times[0]
         if len(self._times) <= self.least or passed < self.seconds:
             return
@@ -123,6 +130,7 @@ class Meter(Callback):
         times = zip(self._times, self._times[1:], strict=False)
         self.result |= {
             "update": spread([(end - start) / block for start, end in times]),
+            "processor": (time.process_time() - self._processor) / ((len(self._times) - 1) * block),
             "rate": (len(self._times) - 1) * block / passed,
             "env_steps": (float(data.sync.control_steps.sum()) - steps) / passed,
             "learner": shares(learner, data.timer.read()),
@@ -203,10 +211,11 @@ def present(title: str, rows: Sequence[Row], facts: dict[str, Any]) -> None:
 
     table(
         f"{title} (per update: median, quartiles)",
-        ["ms per update", "updates/s", "env steps/s", "kernels", "GFLOP", "GFLOP/s", "of peak"],
+        ["ms", "processor ms", "updates/s", "env steps/s", "kernels", "GFLOP", "GFLOP/s", "of peak"],
         [
             [
                 f"{row.update.scaled(1e3):.0f}",
+                f"{row.processor * 1e3:.0f}",
                 f"{row.rate:.2f}",
                 f"{row.env_steps:,.0f}",
                 f"{row.kernels:,}",
@@ -289,6 +298,7 @@ def main() -> None:
     arguments.add_argument(
         "--preset", nargs="+", choices=("laptop", "paper", "smoke"), help="default: laptop paper"
     )
+    arguments.add_argument("--spec", nargs="+", type=Path, metavar="FILE", help="rows for specs instead")
     arguments.add_argument("--suite", default="hb-medium", help="tasks of each row (default: hb-medium)")
     arguments.add_argument("--tasks", metavar="N,N", help="rows for the first N tasks of hb-29 instead")
     arguments.add_argument("--least", type=int, default=5, help="updates counted at least (default: 5)")
@@ -303,6 +313,9 @@ def main() -> None:
             (preset, {"preset": preset, "tasks": list(names[: int(n)])}) for n in args.tasks.split(",")
         ]
         title = f"Training as tasks grow, preset {preset}"
+    elif args.spec:
+        documents = [(path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in args.spec]
+        title = "Training"
     else:
         presets = args.preset or ["laptop", "paper"]
         documents = [(preset, {"preset": preset, "tasks": args.suite}) for preset in presets]

@@ -30,7 +30,7 @@ from ezm_pl.training.fault_tolerance.launch import own_rank
 from ezm_pl.training.fault_tolerance.saving import BestCheckpoint, LastCheckpoint
 from ezm_pl.training.fault_tolerance.stopping import stops_in_order
 from ezm_pl.training.gradient_conflict import GradientConflict
-from ezm_pl.training.hardware import keep_freed_memory, precision, shared_cores
+from ezm_pl.training.hardware import precision, shared_cores
 from ezm_pl.training.lightning_internals import no_advice
 from ezm_pl.training.memory import check_memory
 from ezm_pl.training.module import EZMModule
@@ -122,7 +122,6 @@ def _fit(
     experiment: Experiment, trainer: L.Trainer, ranks: Ranks, run_dir: Path, checkpoint: Path | None
 ) -> FitResult:
     started = time.perf_counter()
-    keep_freed_memory()
     task_sizes = sizes(experiment.tasks)
     data = SelfPlayDataModule(experiment, task_sizes, ranks)
     module = EZMModule(experiment, task_sizes, ranks)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
 from collections.abc import Iterator
@@ -58,21 +57,6 @@ def reanalysis_threads(latent_size: int, ranks: int = 1) -> int:
     """
     cores = _cores(ranks)
     return max(1, cores // 2, min(cores, latent_size // 256))
-
-
-def keep_freed_memory() -> None:
-    """Makes the C library keep what is freed for the next allocation, from here on, where it is glibc.
-
-    Otherwise it returns large blocks to the system, and the next ones are new pages, which cost about 3
-    microseconds each: at the laptop preset 2,900 per reanalysis and 800 per update, a tenth of the time.
-    """
-    trim_threshold, mmap_threshold = -1, -3  # malloc.h
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(mmap_threshold, 2**25)  # the largest that all versions take
-    mallopt(trim_threshold, 2**30)
 
 
 @contextmanager
