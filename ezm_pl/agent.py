@@ -11,16 +11,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ezm_pl.envs import make, sizes
-from ezm_pl.search import Planner, policy_alone
+from ezm_pl.search import Planner
+from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
+from ezm_pl.training.agents import how_to_act
 from ezm_pl.training.from_checkpoint import load_actor
+from ezm_pl.world_model import InferenceModel
 
 if TYPE_CHECKING:
     import gymnasium
-
-    from ezm_pl.world_model import InferenceModel
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,13 @@ class Agent:
     """
 
     def __init__(
-        self, experiment: Experiment, model: InferenceModel, *, updates: int, checkpoint: Path, seed: int = 0
+        self, experiment: Experiment, model: Actor, *, updates: int, checkpoint: Path, seed: int = 0
     ) -> None:
         self.experiment, self.model, self.updates, self.checkpoint = experiment, model, updates, checkpoint
         self.sizes = sizes(experiment.tasks)
         self.device = next(model.parameters()).device
         self._planner = Planner(experiment.search, experiment.targets.discount, self.sizes.action_size)
+        self._act_without_search = how_to_act(experiment, search=False)
         self._generator = torch.Generator(self.device).manual_seed(seed)
 
     @classmethod
@@ -114,19 +116,27 @@ class Agent:
         Args:
             observation: as the task's environment gives it, unpadded.
             task: one of `tasks`; None where there is only one.
-            plan: search; otherwise the policy's mode, which is many times faster.
+            plan: search; otherwise the policy's mode, which is many times faster. An agent of
+                `agent: sac` always acts by its policy's mode.
 
         Raises:
             ValueError: another task, or an observation of another size.
         """
-        if plan:
+        if plan and self.experiment.agent == "ezm":
             return self.plan(observation, task).action
         index = self._index(task)
         batch = self._batch(observation, index)
-        return self._cut(policy_alone(self.model, *batch, self._generator)[0], index)
+        return self._cut(self._act_without_search(self.model, *batch, self._generator)[0], index)
 
     def plan(self, observation: ArrayLike, task: str | None = None) -> Plan:
-        """What a search from an observation [O] finds. Arguments and errors as `act`."""
+        """What a search from an observation [O] finds. Arguments and errors as `act`.
+
+        Raises:
+            ValueError: as `act`; also where the agent has no search.
+        """
+        if self.experiment.agent != "ezm":
+            raise ValueError(f"{self.checkpoint}: is of agent {self.experiment.agent}, which has no search")
+        assert isinstance(self.model, InferenceModel)
         index = self._index(task)
         found = self._planner(self.model, *self._batch(observation, index), self._generator)
         return Plan(

@@ -24,6 +24,8 @@ from ezm_pl.spec import (
     load_experiment,
     read_document,
 )
+from ezm_pl.spec.agents import UNREAD
+from ezm_pl.spec.facts import unread_settings
 from ezm_pl.spec.presets import merge
 from ezm_pl.spec.sweep import point_label, point_tasks
 from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml
@@ -42,6 +44,12 @@ WRONG_FIELDS = {
     "unknown nested key": (
         {"model": {"latent": 3}},
         "model.latent: unknown key; did you mean 'latent_size'?",
+    ),
+    "unknown agent": ({"agent": "td3"}, "agent: 'ezm' or 'sac' expected, got 'td3'"),
+    "a rate of nothing": ({"sac": {"target_rate": 0}}, "sac.target_rate: must be greater than 0, got 0"),
+    "windows of SAC over a block": (
+        {"agent": "sac", "sac": {"td_steps": 50}, "replay": {"block_size": 50}},
+        "sac.td_steps 50 + 1 are more than a block holds (replay.block_size 50)",
     ),
     "text for a number": (
         {"model": {"latent_size": "big"}},
@@ -327,3 +335,34 @@ def test_strategies_that_cannot_train_are_refused_with_the_reason(strategy: str,
         build_experiment({**GOOD, "trainer": {"strategy": strategy}})
     (line,) = str(caught.value).splitlines()
     assert "trainer.strategy" in line and reason in line and line.endswith("valid are auto and ddp")
+
+
+def test_what_an_agent_does_not_read_is_named_in_one_line() -> None:
+    """A preset's own values are nobody's wish, so they are not named."""
+    both = {**GOOD, "loss": {"policy": 0.5}, "sac": {"td_steps": 3}, "targets": {"discount": 0.9}}
+    ezm, sac = (build_experiment({**both, "agent": agent}) for agent in ("ezm", "sac"))
+    assert unread_settings(ezm) == "note: agent ezm does not read sac.td_steps"
+    assert unread_settings(sac) == "note: agent sac does not read loss.policy"
+    assert unread_settings(build_experiment({**GOOD, "agent": "sac"})) is None
+    assert build_experiment(resolved(sac)) == sac
+
+
+def resolved(experiment: Experiment) -> dict[str, Any]:
+    """As a checkpoint keeps it: every field resolved."""
+    document: dict[str, Any] = yaml.safe_load(dump_experiment(experiment))
+    return document
+
+
+def test_the_fields_that_an_agent_does_not_read_exist() -> None:
+    fields = list(flatten(build_experiment(GOOD).model_dump(mode="json")))
+    for prefixes in UNREAD.values():
+        for prefix in prefixes:
+            assert any(field.startswith(prefix) for field in fields), prefix
+
+
+def test_each_agent_has_windows_of_its_own() -> None:
+    ezm, sac = (
+        build_experiment({**GOOD, "agent": agent, "sac": {"td_steps": 3}}) for agent in ("ezm", "sac")
+    )
+    assert ezm.windows == ezm.targets
+    assert (sac.windows.unroll_steps, sac.windows.td_steps, sac.windows.discount) == (1, 3, 0.97)

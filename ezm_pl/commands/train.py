@@ -65,12 +65,15 @@ def _validate(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
+    from ezm_pl.spec.facts import unread_settings
     from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 
     install_safe_output()
     experiment, preset = load_spec(args)
     console = new_console()
     console.print(f"{args.spec}, preset {preset}", highlight=False)
+    if unread := unread_settings(experiment):
+        console.print(unread, style="yellow", markup=False, highlight=False)
     from ezm_pl.tracking.runs.train import train
 
     return train(experiment, resume=args.resume, console=console)

@@ -1,5 +1,6 @@
 """Self-play: the collector thread, the weight store, pacing."""
 
+from ezm_pl.selfplay.actor import Actor
 from ezm_pl.selfplay.collector import Collector, CollectorError, Episode
 from ezm_pl.selfplay.pacing import Lockstep, Pacing
 from ezm_pl.selfplay.phase_timer import PHASE, PhaseTimer, shares
@@ -7,6 +8,7 @@ from ezm_pl.selfplay.weights import WeightStore
 
 __all__ = [
     "PHASE",
+    "Actor",
     "Collector",
     "CollectorError",
     "Episode",

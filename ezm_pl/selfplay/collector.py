@@ -1,4 +1,4 @@
-"""The background thread that plays: environments, search, replay."""
+"""The background thread that plays: environments, decisions, replay."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
 from ezm_pl.replay import ReplayBuffer
-from ezm_pl.search import Planner, policy_draw
+from ezm_pl.search import Act
+from ezm_pl.selfplay.actor import Actor
 from ezm_pl.selfplay.pacing import Pacing
 from ezm_pl.selfplay.phase_timer import PhaseTimer
 from ezm_pl.selfplay.weights import WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream, stream_int
-from ezm_pl.world_model import InferenceModel
 
 
 class CollectorError(RuntimeError):
@@ -43,16 +43,17 @@ class Episode:
 class Collector:
     """Plays all tasks at once in a thread of its own and fills the replay buffer.
 
-    Warm-up steps are uniform-random; then every step is searched for with the newest weights.
+    Warm-up steps are uniform-random; then the agent decides every step, with the newest weights.
 
     Args:
-        experiment: tasks, environments, search and budget.
+        experiment: tasks, environments and budget.
         sizes: padded sizes and masks of the tasks.
         buffer: where transitions go; its rows are this collector's environments.
-        model: the actor's own network; weights come from `store`.
+        actor: the collector's own network; weights come from `store`.
+        act: how it decides.
         store: newest weights.
         pacing: when to wait.
-        device: of the actor's network.
+        device: of the actor.
         rank: of this process; ranks play with disjoint seeds.
         collected: control steps per task that an earlier run had collected, warm-up included.
     """
@@ -62,7 +63,8 @@ class Collector:
         experiment: Experiment,
         sizes: TaskSizes,
         buffer: ReplayBuffer,
-        model: InferenceModel,
+        actor: Actor,
+        act: Act,
         store: WeightStore,
         pacing: Pacing,
         *,
@@ -71,7 +73,8 @@ class Collector:
         collected: int = 0,
     ) -> None:
         self.experiment, self.sizes, self.buffer = experiment, sizes, buffer
-        self.model, self.store, self.pacing, self.device = model, store, pacing, device
+        self.actor, self.act = actor, act
+        self.store, self.pacing, self.device = store, pacing, device
         self.control_steps = np.full(len(experiment.tasks), collected, np.int64)
         self.episodes: deque[Episode] = deque(maxlen=10_000)
         self.timer = PhaseTimer()
@@ -147,8 +150,6 @@ class Collector:
 
     def _loop(self, envs: MultiTaskVectorEnv) -> None:
         experiment = self.experiment
-        planner = Planner(experiment.search, experiment.targets.discount, self.sizes.action_size)
-        decide = policy_draw if planner.without_search else planner.act
         sequence = stream(experiment.seed, f"actions from step {self._resumed_at}", self._rank)
         random = np.random.default_rng(sequence)
         noise_seed, head_seed = (int(s) for s in sequence.generate_state(2, np.uint32))
@@ -170,13 +171,13 @@ class Collector:
                 newest = self.store.newer_than(version)
                 if newest is not None:
                     version = newest[0]
-                    self.model.load_state_dict(newest[1])
+                    self.actor.load_state_dict(newest[1])
                 if warm_up or version < 0:
                     action = random.uniform(-1, 1, mask.shape).astype(np.float32) * mask
                 else:
-                    self.model.draw_heads(heads)
+                    self.actor.draw_heads(heads)
                     padded = torch.as_tensor(observation, device=self.device)
-                    action = decide(self.model, padded, tasks, generator).cpu().numpy()
+                    action = self.act(self.actor, padded, tasks, generator).cpu().numpy()
             with self.timer("physics"):
                 following, reward, terminated, truncated, info = envs.step(action)
             with self.timer("storing"):

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ezm_pl.spec.agents import AgentName, SACSpec
 from ezm_pl.spec.extension import load_extension
 from ezm_pl.spec.fields import (
     MOST_EPISODES,
@@ -271,6 +272,7 @@ class Experiment(Strict):
     name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
     preset: Literal["paper", "laptop", "smoke"] = "paper"
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
+    agent: AgentName = Field("ezm", description="ezm, or the model-free baseline sac (docs/baseline.md)")
     tasks: Listed[str]
     tasks_meta: dict[str, TaskMeta] = Field({}, description="per task: its score's bounds, its quirks")
     env: EnvSpec = EnvSpec()
@@ -279,6 +281,7 @@ class Experiment(Strict):
     replay: ReplaySpec = ReplaySpec()
     targets: TargetSpec = TargetSpec()
     loss: LossSpec = LossSpec()
+    sac: SACSpec = SACSpec()
     optim: OptimSpec = OptimSpec()
     collect: CollectSpec = CollectSpec()
     eval: EvalSpec = EvalSpec()
@@ -305,12 +308,12 @@ class Experiment(Strict):
         tasks = len(self.tasks)
         if self.optim.batch_size < tasks:
             raise ValueError(f"optim.batch_size {self.optim.batch_size} is smaller than the {tasks} tasks")
-        unroll, td, block = self.targets.unroll_steps, self.targets.td_steps, self.replay.block_size
+        unroll, td, block = self.windows.unroll_steps, self.windows.td_steps, self.replay.block_size
         if unroll + td > block:
-            raise ValueError(
-                f"targets.unroll_steps {unroll} + targets.td_steps {td} are more than a block holds "
-                f"(replay.block_size {block})"
-            )
+            steps = f"targets.unroll_steps {unroll} + targets.td_steps {td} are"
+            if self.agent == "sac":
+                steps = f"sac.td_steps {td} + 1 are"
+            raise ValueError(f"{steps} more than a block holds (replay.block_size {block})")
         if self.replay.capacity < self.env.num_envs * self.replay.block_size:
             raise ValueError(
                 f"replay.capacity {self.replay.capacity} cannot hold one block of each environment "
@@ -322,6 +325,13 @@ class Experiment(Strict):
                 f"collect.env_steps {self.collect.env_steps}"
             )
         return self
+
+    @property
+    def windows(self) -> TargetSpec:
+        """The windows that replay gives: `targets`, with the agent's own `unroll_steps` and `td_steps`."""
+        if self.agent == "ezm":
+            return self.targets
+        return self.targets.model_copy(update={"unroll_steps": 1, "td_steps": self.sac.td_steps})
 
     @property
     def score_bounds(self) -> dict[str, tuple[float, float]]:

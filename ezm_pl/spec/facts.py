@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from ezm_pl.spec.agents import UNREAD
 from ezm_pl.spec.experiment import Experiment
+from ezm_pl.spec.io import build_experiment, flatten
 from ezm_pl.spec.tasks import GYM, HUMANOID_BENCH
 
 CONTROL_SECONDS = 0.02
 """Duration of a control step of HumanoidBench."""
+
+
+def unread_settings(experiment: Experiment) -> str | None:
+    """A line that names what the spec sets, other than its preset, and its agent does not read; or None."""
+    plain = {name: getattr(experiment, name) for name in ("name", "preset", "agent", "tasks")}
+    before = flatten(build_experiment({**plain, "tasks": list(experiment.tasks)}).model_dump(mode="json"))
+    settings = flatten(experiment.model_dump(mode="json"))
+    named = [
+        key
+        for key, value in settings.items()
+        if key.startswith(UNREAD[experiment.agent]) and before.get(key) != value
+    ]
+    return f"note: agent {experiment.agent} does not read {', '.join(named)}" if named else None
 
 
 def spec_facts(experiment: Experiment) -> list[str]:
@@ -31,7 +46,7 @@ def spec_facts(experiment: Experiment) -> list[str]:
     lines.append(
         f"evaluation: {experiment.eval.episodes} episodes per task every {experiment.eval.every:,} updates"
     )
-    floor = experiment.model.value_floor
+    floor = experiment.model.value_floor if experiment.agent == "ezm" else None
     if floor is not None:
         negative = [f.name for f in known if f.random_score < floor]
         negative += [task for task in experiment.tasks if task.startswith(GYM)]
@@ -40,4 +55,5 @@ def spec_facts(experiment: Experiment) -> list[str]:
                 f"note: searched values are clipped below {floor:g}; set model.value_floor to null for tasks "
                 f"with negative rewards, as these may be: {', '.join(negative)}"
             )
-    return lines
+    unread = unread_settings(experiment)
+    return [*lines, unread] if unread else lines

@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from ezm_pl.spec.agents import UNREAD
 from ezm_pl.spec.errors import SpecError, describe
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import build_experiment, flatten, parse_settings, read_document
@@ -276,6 +277,9 @@ def _field_problem(plan: SweepPlan, field: str, dimension: Dimension) -> str | N
     if field not in searchable:
         what = "cannot be searched" if field in fields else "no field of an experiment"
         return f"{what}{nearest(field, searchable)}"
+    agent = plan.points[0].experiment.agent
+    if field.startswith(UNREAD[agent]):
+        return f"agent {agent} does not read it"
     for value in dimension.probes():
         problem = _problem(plan.points[0], {field: value}, alone=True)
         if problem:
@@ -304,8 +308,9 @@ def _check_objective(plan: SweepPlan, *, source: str) -> None:
     """Raises `SpecError` for an objective that the runs of some grid point do not log."""
     objective = plan.spec.objective
     for point in plan.points:
-        if objective not in logged_metrics(point.experiment.tasks):
-            known = logged_metrics(plan.shared_tasks)
+        agent = point.experiment.agent
+        if objective not in logged_metrics(point.experiment.tasks, agent):
+            known = logged_metrics(plan.shared_tasks, agent)
             raise SpecError(
                 f"{source}: objective: no run on {point.label} logs {objective!r}{nearest(objective, known)}"
             )

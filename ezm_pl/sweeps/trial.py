@@ -19,7 +19,7 @@ from ezm_pl.tracking.sweep import tags
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-    from ezm_pl.training import EZMModule
+    from ezm_pl.training import AgentModule
 
 
 class TrialError(RuntimeError):
@@ -42,7 +42,7 @@ class TrialWatch(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs, reports and, where the pruner says so, lets training end at this update."""
-        module: EZMModule = pl_module  # type: ignore[assignment]
+        module: AgentModule = pl_module  # type: ignore[assignment]
         if not module.evaluations or module.data.sync.interrupted.is_set():
             return
         evaluation = module.evaluations[-1]

@@ -1,5 +1,6 @@
-"""Training under Lightning: module, data module, losses, reanalysis, evaluation."""
+"""Training under Lightning: modules, data module, losses, reanalysis, evaluation."""
 
+from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation
 from ezm_pl.training.fault_tolerance.checkpoint import (
@@ -16,6 +17,7 @@ from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import RankError
 
 __all__ = [
+    "AgentModule",
     "CheckpointError",
     "EZMModule",
     "Evaluation",

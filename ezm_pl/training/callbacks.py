@@ -13,9 +13,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from ezm_pl.selfplay import shares
+from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.lightning_internals import UpdatesBar
-from ezm_pl.training.module import EZMModule
 
 
 class SelfPlayMetrics(Callback):
@@ -98,7 +98,7 @@ class TrainingBar(UpdatesBar):
     def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Says what is evaluated, and how far it is."""
         super().on_validation_batch_start(trainer, pl_module, *args)
-        assert isinstance(pl_module, EZMModule)
+        assert isinstance(pl_module, AgentModule)
         spec, bar = pl_module.experiment, self.val_progress_bar_id
         if bar is None or self.progress is None:
             return
@@ -111,7 +111,7 @@ class TrainingBar(UpdatesBar):
         pl_module.evaluator.on_step = show
 
     def get_metrics(  # type: ignore[override]
-        self, trainer: Trainer, pl_module: EZMModule
+        self, trainer: Trainer, pl_module: AgentModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Short named figures behind the bar."""
         shown: dict[str, int | str | float | dict[str, float]] = {}

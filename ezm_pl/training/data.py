@@ -12,16 +12,16 @@ from torch.utils.data import DataLoader
 
 from ezm_pl.envs import TaskSizes
 from ezm_pl.replay import ReplayBuffer, Windows
-from ezm_pl.selfplay import Collector, Lockstep, Pacing, PhaseTimer, WeightStore
+from ezm_pl.search import Act
+from ezm_pl.selfplay import Actor, Collector, Lockstep, Pacing, PhaseTimer, WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream
-from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.batch import Batch
 from ezm_pl.training.hardware import reanalysis_threads
 from ezm_pl.training.memory import check_memory
 from ezm_pl.training.pipeline import Pipeline, Prepared
 from ezm_pl.training.ranks import Ranks, per_rank
 from ezm_pl.training.sync import RankSync
-from ezm_pl.world_model import InferenceModel
 
 
 class SelfPlayDataModule(L.LightningDataModule):
@@ -61,7 +61,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         )
         self.timer = self._draw_timer = PhaseTimer()
         self.collector: Collector | None = None
-        self.pipeline: Pipeline | None = None
+        self.pipeline: Pipeline[Any] | None = None
         # Asked for here: once training has begun, torch has fewer threads in this one.
         self._reanalysis_threads = reanalysis_threads(experiment.model.latent_size, self.ranks.local)
         self._buffer: ReplayBuffer | None = None
@@ -74,7 +74,7 @@ class SelfPlayDataModule(L.LightningDataModule):
             self._buffer = ReplayBuffer(
                 np.repeat(np.arange(len(spec.tasks)), spec.env.num_envs),
                 spec.replay,
-                spec.targets,
+                spec.windows,
                 observation_size=self.sizes.obs_size,
                 action_size=self.sizes.action_size,
                 seed=stream(spec.seed, "replay", self.ranks.rank),
@@ -82,14 +82,15 @@ class SelfPlayDataModule(L.LightningDataModule):
         return self._buffer
 
     def start(
-        self, actor: InferenceModel, device: torch.device, reanalyse: Callable[[Batch, int], Targets]
+        self, actor: Actor, act: Act, device: torch.device, targets: Callable[[Batch, int], Any]
     ) -> None:
         """Starts the collector and the pipeline, from where an earlier session stopped if there was one.
 
         Args:
             actor: the collector's network.
+            act: how it decides.
             device: of the collector and the learner.
-            reanalyse: gives a batch's targets, at a number of updates done.
+            targets: gives a batch's targets, at a number of updates done.
         """
         self.timer = PhaseTimer(device)
         # Ranks agree before each batch, and only from the main thread; in lockstep nothing runs ahead.
@@ -99,7 +100,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         self._draw_timer = PhaseTimer() if draw_ahead else self.timer
         self.pipeline = Pipeline(
             self._draws,
-            reanalyse,
+            targets,
             lambda: self.pacing.updates,
             device=device,
             draw_ahead=draw_ahead,
@@ -112,6 +113,7 @@ class SelfPlayDataModule(L.LightningDataModule):
             self.sizes,
             self.buffer,
             actor,
+            act,
             self.store,
             self.pacing,
             device=device,
@@ -145,9 +147,9 @@ class SelfPlayDataModule(L.LightningDataModule):
         if self.trainer is not None:
             self.trainer.should_stop = True
 
-    def train_dataloader(self) -> DataLoader[Prepared]:
+    def train_dataloader(self) -> DataLoader[Prepared[Any]]:
         """Endless batches with targets."""
-        assert self.pipeline is not None, "EZMModule.on_fit_start starts it"
+        assert self.pipeline is not None, "the module's on_fit_start starts it"
         return DataLoader(self.pipeline, batch_size=None)
 
     def val_dataloader(self) -> list[int]:

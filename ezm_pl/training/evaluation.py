@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs import MultiTaskVectorEnv
 from ezm_pl.search import Act
+from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, normalized_score
 from ezm_pl.spec.fields import EpisodeProtocol
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.training.ranks import Ranks
-from ezm_pl.world_model import InferenceModel
 
 
 class EvaluationInterrupted(RuntimeError):
@@ -124,7 +124,7 @@ class Evaluator:
         self._envs: MultiTaskVectorEnv | None = None
 
     def play(
-        self, actor: InferenceModel, act: Act, stopped: Callable[[], bool]
+        self, actor: Actor, act: Act, stopped: Callable[[], bool]
     ) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]] | None:
         """This rank's tasks `[T']` and their returns `[T', episodes]` under both protocols.
 
@@ -176,7 +176,7 @@ class Step(NamedTuple):
 
 def rollout(
     envs: MultiTaskVectorEnv,
-    model: InferenceModel,
+    model: Actor,
     act: Act,
     *,
     seed: int,
@@ -193,7 +193,7 @@ def rollout(
         heads: CPU generator that draws value heads.
         tasks: `[T]`, which of the model's tasks those of `envs` are; None: the same ones.
     """
-    device = model.model.task_embedding.device
+    device = next(model.parameters()).device
     ids = np.asarray(envs.task_ids if tasks is None else np.asarray(tasks)[envs.task_ids])
     task = torch.as_tensor(ids, device=device)
     generator = torch.Generator(device).manual_seed(seed)
@@ -209,7 +209,7 @@ def rollout(
 
 def play_episodes(
     envs: MultiTaskVectorEnv,
-    model: InferenceModel,
+    model: Actor,
     act: Act,
     *,
     seed: int,

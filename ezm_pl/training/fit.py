@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs import sizes
 from ezm_pl.spec import Experiment, SpecError
+from ezm_pl.training.agents import new_module
 from ezm_pl.training.callbacks import SelfPlayMetrics, TrainingBar
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation
@@ -33,7 +34,6 @@ from ezm_pl.training.gradient_conflict import GradientConflict
 from ezm_pl.training.hardware import precision, shared_cores
 from ezm_pl.training.lightning_internals import no_advice
 from ezm_pl.training.memory import check_memory
-from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import Ranks, per_rank
 
 PROFILE = "profile"
@@ -124,7 +124,7 @@ def _fit(
     started = time.perf_counter()
     task_sizes = sizes(experiment.tasks)
     data = SelfPlayDataModule(experiment, task_sizes, ranks)
-    module = EZMModule(experiment, task_sizes, ranks)
+    module = new_module(experiment, task_sizes, ranks)
     last = LastCheckpoint(
         run_dir / "checkpoints",
         max(1, experiment.trainer.checkpoint_every // 2),

@@ -10,19 +10,18 @@ import torch
 from numpy.typing import NDArray
 
 from ezm_pl.envs import sizes
-from ezm_pl.search import Act, Planner, policy_alone
+from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment
+from ezm_pl.training.agents import how_to_act, new_module
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes, rollout
 from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment, read_checkpoint
-from ezm_pl.training.module import EZMModule
-from ezm_pl.world_model import InferenceModel
 
 FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
 
 
-def load_actor(checkpoint: Path) -> tuple[Experiment, InferenceModel, int, int]:
-    """The planning network of a checkpoint.
+def load_actor(checkpoint: Path) -> tuple[Experiment, Actor, int, int]:
+    """The network of a checkpoint that acts.
 
     Returns:
         Its spec, its network on the best device, its updates and its control steps per task.
@@ -32,13 +31,11 @@ def load_actor(checkpoint: Path) -> tuple[Experiment, InferenceModel, int, int]:
     """
     experiment = checkpoint_experiment(checkpoint)
     contents = read_checkpoint(checkpoint)
-    module = EZMModule(experiment, sizes(experiment.tasks))
+    module = new_module(experiment, sizes(experiment.tasks))
     module.load_state_dict(contents["state_dict"])
     module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    actor = module.new_actor()
-    actor.load(module.smoothed)
     steps = contents["SelfPlayDataModule"]["control_steps"]
-    return experiment, actor, int(contents["global_step"]), int(steps.float().mean())
+    return experiment, module.trained_actor(), int(contents["global_step"]), int(steps.float().mean())
 
 
 def evaluate(
@@ -55,8 +52,8 @@ def evaluate(
         checkpoint: to load.
         episodes: per task.
         seed: of the episodes.
-        choice: overrides what the search does with its candidates; None as trained.
-        search: plan; otherwise the policy decides alone.
+        choice: overrides what EZ-M's search does with its candidates; None as trained.
+        search: plan, where the agent can; otherwise the policy decides alone.
     """
     experiment, actor, updates, env_steps = load_actor(checkpoint)
     if choice is not None:
@@ -68,7 +65,7 @@ def evaluate(
         ezm, humanoidbench = play_episodes(
             envs,
             actor,
-            _act(experiment, search),
+            how_to_act(experiment, search=search),
             seed=seed,
             heads=torch.Generator().manual_seed(seed),
         )
@@ -77,13 +74,6 @@ def evaluate(
     protocol = experiment.env.protocol
     bounds = experiment.score_bounds
     return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, search, bounds)
-
-
-def _act(experiment: Experiment, search: bool) -> Act:
-    """How decisions are made: planned, or by the policy alone."""
-    if not search:
-        return policy_alone
-    return Planner(experiment.search, experiment.targets.discount, sizes(experiment.tasks).action_size).act
 
 
 def film(
@@ -95,7 +85,7 @@ def film(
         checkpoint: to load.
         task: one that it was trained on.
         seed: of the episode.
-        search: plan; otherwise the policy decides alone.
+        search: plan, where the agent can; otherwise the policy decides alone.
 
     Returns:
         RGB frames `[H, W, 3]`, one per decision, and their rate in frames per second of simulated time.
@@ -109,11 +99,12 @@ def film(
         raise ValueError(f"{checkpoint}: was not trained on {task!r}, but on {', '.join(experiment.tasks)}")
     index = experiment.tasks.index(task)
     envs = evaluation_envs(experiment, 1, tasks=[index], render_mode="rgb_array")
+    act = how_to_act(experiment, search=search)
     frames: list[NDArray[np.uint8]] = []
     try:
         rate = envs.metadata["render_fps"] / experiment.env.action_repeat
         heads = torch.Generator().manual_seed(seed)
-        for step in rollout(envs, actor, _act(experiment, search), seed=seed, heads=heads, tasks=[index]):
+        for step in rollout(envs, actor, act, seed=seed, heads=heads, tasks=[index]):
             frames += envs.render()
             if step.ended.all() or len(frames) >= FILM_SECONDS * rate:
                 break

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
@@ -76,19 +76,19 @@ class Losses:
         terms: each term by name, without gradient: summed over the unroll,
             importance-weighted (but for `UNWEIGHTED`), averaged over the batch and divided by `U`.
         value_error: `[B]`, the mean value minus its target at the position itself.
-        unroll: what they were computed from.
+        measure: computes `diagnostics`.
     """
 
     total: Tensor
     windows: Tensor
     terms: dict[str, Tensor]
     value_error: Tensor
-    unroll: Unroll
+    measure: Callable[[], dict[str, Tensor]]
 
     @cached_property
     def diagnostics(self) -> dict[str, Tensor]:
         """Numbers about the policy and the values, by metric name; computed when first asked for."""
-        return _diagnostics(self.unroll)
+        return self.measure()
 
 
 Term = Callable[[Unroll], Tensor]
@@ -289,7 +289,7 @@ def losses(x: Unroll, weights: LossSpec) -> Losses:
         windows=windows,
         terms=dict(zip(used, each.detach().sum(1), strict=True)),
         value_error=x.values[:, 0] - x.targets.value[:, 0],
-        unroll=x,
+        measure=partial(_diagnostics, x),
     )
 
 

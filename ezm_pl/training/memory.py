@@ -37,7 +37,7 @@ def replay_bytes(per_rank: Experiment, sizes: TaskSizes, local_ranks: int) -> in
     capacity = min(per_rank.replay.capacity, stored)
     return local_ranks * ReplayBuffer.estimate_bytes(
         per_rank.replay.model_copy(update={"capacity": capacity}),
-        per_rank.targets,
+        per_rank.windows,
         tasks=len(per_rank.tasks),
         observation_size=sizes.obs_size,
         action_size=sizes.action_size,

@@ -1,4 +1,4 @@
-"""From replay to the learner: draw a batch, move it to the device, reanalyse it."""
+"""From replay to the learner: draw a batch, move it to the device, compute its targets."""
 
 from __future__ import annotations
 
@@ -6,35 +6,39 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
+from typing import Generic, TypeVar
 
 import torch
 from torch.profiler import record_function
 from torch.utils.data import IterableDataset
 
 from ezm_pl.selfplay import PHASE
-from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.batch import Batch
+
+T = TypeVar("T")
+"""An agent's targets: EZ-M's `Targets`; None where the update computes its own."""
 
 
-class Prepared:
+class Prepared(Generic[T]):
     """A batch with its targets, which may still be on their way.
 
     Attributes:
         windows: the batch as it was drawn, on the host.
     """
 
-    def __init__(self, windows: Batch, result: Callable[[], tuple[Batch, Targets]]) -> None:
+    def __init__(self, windows: Batch, result: Callable[[], tuple[Batch, T]]) -> None:
         self.windows, self._result = windows, result
 
-    def result(self) -> tuple[Batch, Targets]:
+    def result(self) -> tuple[Batch, T]:
         """The batch on the learner's device and its targets; waits for them.
 
         Raises:
-            whatever the reanalysis raised.
+            whatever computing the targets raised.
         """
         return self._result()
 
 
-class Pipeline(IterableDataset[Prepared]):
+class Pipeline(IterableDataset[Prepared[T]]):
     """Endless batches with targets, prepared one update ahead in one thread.
 
     On the CPU the thread reanalyses the next batch while the learner works on this one. On a GPU, where
@@ -42,7 +46,7 @@ class Pipeline(IterableDataset[Prepared]):
 
     Args:
         draws: iterates over batches on the host; ends when the run does.
-        reanalyse: gives the targets of a batch, at a number of updates done.
+        targets: gives the targets of a batch (EZ-M's reanalysis), at a number of updates done.
         updates: asked for that number when a batch is drawn.
         device: of the learner.
         draw_ahead: whether batches may be drawn in the thread (on a GPU).
@@ -52,19 +56,19 @@ class Pipeline(IterableDataset[Prepared]):
     def __init__(
         self,
         draws: Callable[[], Iterator[Batch]],
-        reanalyse: Callable[[Batch, int], Targets],
+        targets: Callable[[Batch, int], T],
         updates: Callable[[], int],
         *,
         device: torch.device,
         draw_ahead: bool,
         threads: int,
     ) -> None:
-        self._draws, self._reanalyse, self._updates = draws, reanalyse, updates
+        self._draws, self._targets, self._updates = draws, targets, updates
         self._device, self._draw_ahead = device, draw_ahead
         self._thread = ThreadPoolExecutor(1, "ezm-pipeline", torch.set_num_threads, (threads,))
-        self._running: deque[Future[tuple[Batch, Targets]]] = deque()
+        self._running: deque[Future[tuple[Batch, T]]] = deque()
 
-    def __iter__(self) -> Iterator[Prepared]:
+    def __iter__(self) -> Iterator[Prepared[T]]:
         if self._draw_ahead or self._device.type == "cuda":
             for windows in self._drawn_ahead() if self._draw_ahead else self._draws():
                 yield Prepared(windows, partial(self._prepare, windows, self._updates()))
@@ -88,10 +92,10 @@ class Pipeline(IterableDataset[Prepared]):
             following = self._thread.submit(draw)
             yield windows
 
-    def _prepare(self, windows: Batch, updates: int) -> tuple[Batch, Targets]:
+    def _prepare(self, windows: Batch, updates: int) -> tuple[Batch, T]:
         with record_function(PHASE + "reanalysis"):
             batch = Batch(*(x.to(self._device, non_blocking=True) for x in windows))
-            return batch, self._reanalyse(batch, updates)
+            return batch, self._targets(batch, updates)
 
     def drain(self) -> None:
         """Waits until nothing is being reanalysed: the target network and random streams may then change."""

@@ -25,6 +25,21 @@ class ResidualBlock(nn.Module):
         return x + self.outer(F.relu(self.inner(self.norm(x)), inplace=True))
 
 
+def encoder_layers(inputs: int, latent: int, blocks: int) -> nn.Sequential:
+    """The representation network, `[B, inputs] -> [B, latent]`."""
+    return nn.Sequential(
+        nn.Linear(inputs, latent),
+        nn.LayerNorm(latent),
+        nn.Tanh(),
+        *(ResidualBlock(latent) for _ in range(blocks)),
+    )
+
+
+def cap_norm(embedding: Tensor) -> Tensor:
+    """Task embeddings `[T, E]` scaled down to an L2 norm of at most 1."""
+    return embedding / embedding.norm(dim=-1, keepdim=True).clamp(min=1.0)
+
+
 class Transition(nn.Module):
     """`s + W2 relu(W1 LN([s, extras]))`, then residual blocks: `[B, S]` and extras `[B, *] -> [B, S]`."""
 

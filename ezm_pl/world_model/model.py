@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
-from ezm_pl.world_model.layers import Head, ResidualBlock, RunningNorm, Transition
+from ezm_pl.world_model.layers import Head, ResidualBlock, RunningNorm, Transition, cap_norm, encoder_layers
 from ezm_pl.world_model.policy import PolicyBounds, SquashedGaussian
 from ezm_pl.world_model.scalars import CategoricalScalar
 
@@ -58,12 +58,7 @@ class WorldModel(nn.Module):
         self.task_embedding = nn.Parameter(
             torch.randn(tasks, embedding) * 0.1, requires_grad=any(self.embedding_used.values())
         )
-        self.encoder = nn.Sequential(
-            nn.Linear(observation_size + used["representation"], latent),
-            nn.LayerNorm(latent),
-            nn.Tanh(),
-            *(ResidualBlock(latent) for _ in range(spec.blocks)),
-        )
+        self.encoder = encoder_layers(observation_size + used["representation"], latent, spec.blocks)
         self.dynamics = Transition(latent, used["dynamics"] + actions, spec.blocks)
         self.action_encoder = nn.Sequential(
             nn.Linear(actions + used["reward"], spec.action_embedding_size),
@@ -104,7 +99,7 @@ class WorldModel(nn.Module):
 
     def capped_embedding(self) -> Tensor:
         """The task embeddings `[T, E]`, L2 norm at most 1."""
-        return self.task_embedding / self.task_embedding.norm(dim=-1, keepdim=True).clamp(min=1.0)
+        return cap_norm(self.task_embedding)
 
     def encode(self, observation: Tensor, task: Tensor) -> Tensor:
         """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`."""

@@ -6,7 +6,6 @@ import multiprocessing
 import threading
 import time
 from collections.abc import Callable, Mapping
-from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -97,30 +96,28 @@ class FakeEnvs:
         self.closed_by = threading.current_thread().name
 
 
-class FakePlanner:
+class Deciding:
     """Chooses 0.25 everywhere; counts how often it is asked."""
 
     calls = 0
     fail = False
 
-    def __init__(self, *arguments: Any) -> None:
-        FakePlanner.calls = 0
-
-    def __call__(self, model: Any, observation: Tensor, task: Tensor, generator: Any) -> SimpleNamespace:
-        FakePlanner.calls += 1
-        if FakePlanner.fail:
+    @staticmethod
+    def act(model: Any, observation: Tensor, task: Tensor, generator: Any) -> Tensor:
+        Deciding.calls += 1
+        if Deciding.fail:
             raise FloatingPointError("search broke")
-        return SimpleNamespace(action=torch.full((len(task), 2), 0.25))
+        return torch.full((len(task), 2), 0.25)
 
 
 class FakeModel:
-    """Keeps which weights it was given, and at which of its searches."""
+    """Keeps which weights it was given, and at which of its decisions."""
 
     def __init__(self) -> None:
         self.versions: list[tuple[int, int]] = []
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.versions.append((FakePlanner.calls, int(state["version"])))
+        self.versions.append((Deciding.calls, int(state["version"])))
 
     def draw_heads(self, generator: torch.Generator) -> None:
         pass
@@ -132,9 +129,8 @@ def fakes(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> No
         return
     FakeEnvs.made = []
     FakeEnvs.customise = staticmethod(lambda envs: None)
-    FakePlanner.fail, FakePlanner.calls = False, 0
+    Deciding.fail, Deciding.calls = False, 0
     monkeypatch.setattr(collector, "MultiTaskVectorEnv", FakeEnvs)
-    monkeypatch.setattr(collector, "Planner", FakePlanner)
 
 
 def make_collector(
@@ -157,6 +153,7 @@ def make_collector(
         sizes,
         buffer,
         model or FakeModel(),
+        Deciding.act,
         store,
         pacing,
         device=torch.device("cpu"),
@@ -164,7 +161,7 @@ def make_collector(
     )
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
     deadline = time.perf_counter() + seconds
     while not condition():
         assert time.perf_counter() < deadline, f"waited too long: {what}"
@@ -187,10 +184,10 @@ def test_warm_up_is_uniform_and_then_the_search_decides() -> None:
         make_experiment({"collect": {"env_steps": 9000, "random_steps": 4000}, "replay": {"capacity": 9000}})
     )
     found.pacing.updated(50)
-    envs = play(found, lambda: FakePlanner.calls >= 10)
+    envs = play(found, lambda: Deciding.calls >= 10)
     actions = np.stack(envs.actions)
     random, planned = actions[:2000], actions[2000:]
-    assert (planned == 0.25).all() and len(planned) == FakePlanner.calls
+    assert (planned == 0.25).all() and len(planned) == Deciding.calls
     assert (random[:, :2, 1] == 0).all(), "task 0 has one action dimension"
     real = np.concatenate([random[:, :2, 0].ravel(), random[:, 2:].ravel()])
     assert np.abs(real).max() <= 1
@@ -214,7 +211,7 @@ def test_steps_are_counted_a_task_and_warm_up_is_not_paced() -> None:
     """100 random steps per task are 50 decisions of two rows; then one update lets 19 more steps begin."""
     found = make_collector(make_experiment())
     found.start()
-    until(lambda: found.warm and FakePlanner.calls == 1, "one decision beyond warm-up")
+    until(lambda: found.warm and Deciding.calls == 1, "one decision beyond warm-up")
     time.sleep(0.1)
     assert found.control_steps.tolist() == [102, 102], "0 of 1900 is not ahead of 0 updates of 100, 2 is"
     found.pacing.updated(1)
@@ -227,7 +224,7 @@ def test_steps_are_counted_a_task_and_warm_up_is_not_paced() -> None:
 
 def test_resuming_counts_on_and_warms_up_no_more() -> None:
     found = make_collector(make_experiment(), collected=500)
-    envs = play(found, lambda: FakePlanner.calls >= 3)
+    envs = play(found, lambda: Deciding.calls >= 3)
     assert int(found.control_steps[0]) == 500 + 2 * len(envs.actions)
     assert all((action == 0.25).all() for action in envs.actions)
 
@@ -253,10 +250,10 @@ def test_the_actor_takes_the_newest_weights_at_every_step() -> None:
     FakeEnvs.customise = staticmethod(lambda envs: setattr(envs, "pause", 0.002))
     found.pacing.updated(50)
     found.start()
-    until(lambda: FakePlanner.calls >= 5, "five decisions")
+    until(lambda: Deciding.calls >= 5, "five decisions")
     found.store.publish(5, {"version": torch.tensor(5)})
-    mark = FakePlanner.calls
-    until(lambda: FakePlanner.calls >= mark + 5, "five more")
+    mark = Deciding.calls
+    until(lambda: Deciding.calls >= mark + 5, "five more")
     found.stop()
     found.check()
     assert [version for _, version in model.versions] == [0, 5]
@@ -320,7 +317,7 @@ def test_a_failure_surfaces_in_the_main_thread_with_its_cause(where: str) -> Non
             raise ImportError("no such robot")
 
     FakeEnvs.customise = staticmethod(customise)
-    FakePlanner.fail = where == "search"
+    Deciding.fail = where == "search"
     found = make_collector(make_experiment())
     found.pacing.updated(50)
     found.check()
@@ -344,7 +341,7 @@ def test_stopping_ends_a_waiting_collector_at_once() -> None:
     threads = set(threading.enumerate())
     found = make_collector(make_experiment())
     found.start()
-    until(lambda: found.warm and FakePlanner.calls == 1, "the collector waits for the learner")
+    until(lambda: found.warm and Deciding.calls == 1, "the collector waits for the learner")
     start = time.perf_counter()
     found.stop()
     assert time.perf_counter() - start < 2

@@ -121,6 +121,18 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"sampler": "grid", "search": {"loss.value": {"choices": [0.1, 0.2]}}, "trials": 3},
         "sampler grid tries all 2 combinations, so trials 3 cannot be",
     ),
+    "a field of another agent": (
+        {"experiment": {"agent": "sac"}},
+        "search.loss.value: agent sac does not read it",
+    ),
+    "an objective of another agent": (
+        {
+            "experiment": {"agent": "sac"},
+            "search": {"sac.td_steps": {"choices": [1, 3]}},
+            "objective": "train/loss/temporal",
+        },
+        "objective: no run on dmc-cartpole-balance logs 'train/loss/temporal'",
+    ),
     "an objective nobody logs": (
         {"objective": "eval/scor"},
         "objective: no run on dmc-cartpole-balance logs 'eval/scor'; did you mean 'eval/score'?",

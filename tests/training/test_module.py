@@ -52,8 +52,8 @@ class FromMemory(L.LightningDataModule):
 
         self.store.publish = recorded  # type: ignore[method-assign]
 
-    def start(self, actor: Any, device: torch.device, reanalyse: Any) -> None:
-        self.actor, self.reanalyse = actor, reanalyse
+    def start(self, actor: Any, act: Any, device: torch.device, targets: Any) -> None:
+        self.actor, self.reanalyse = actor, targets
 
     def drain(self) -> None:
         """Nothing is reanalysed beforehand."""

@@ -304,7 +304,7 @@ class Fleet:
                 reward = np.full(rows, 1.0 + 9 * rank, np.float32)
                 data.buffer.add(observation, action, reward, nobody, nobody | (step == 59), observation)
             data.sync.count(Collector(
-                data.per_rank, task_sizes, data.buffer, None, data.store, data.pacing,  # type: ignore[arg-type]
+                data.per_rank, task_sizes, data.buffer, None, None, data.store, data.pacing,  # type: ignore[arg-type]
                 device=torch.device("cpu"), rank=rank, collected=100 * (rank + 1),
             ))  # fmt: skip
 

@@ -10,7 +10,7 @@ import torch
 from ezm_pl.envs import TaskSizes, sizes
 from ezm_pl.search import Planner
 from ezm_pl.spec import Experiment
-from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment, read_checkpoint
+from ezm_pl.training.fault_tolerance.checkpoint import CheckpointError, checkpoint_experiment, read_checkpoint
 from ezm_pl.training.module import EZMModule
 from ezm_pl.world_model import InferenceModel, WorldModel
 
@@ -52,9 +52,13 @@ def load_networks(checkpoint: Path) -> Networks:
     """Loads them on the best device.
 
     Raises:
-        CheckpointError: see `checkpoint_experiment`.
+        CheckpointError: see `checkpoint_experiment`; or the agent has no world model to judge.
     """
     experiment, contents = checkpoint_experiment(checkpoint), read_checkpoint(checkpoint)
+    if experiment.agent != "ezm":
+        raise CheckpointError(
+            f"{checkpoint}: is of agent {experiment.agent}: what would be diagnosed, a world model, it lacks"
+        )
     task_sizes = sizes(experiment.tasks)
     module = EZMModule(experiment, task_sizes)
     module.load_state_dict(contents["state_dict"])

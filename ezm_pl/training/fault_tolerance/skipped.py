@@ -17,19 +17,26 @@ class NonFiniteUpdates(RunFailed):
 
 
 def diagnosis(
-    found: Losses, windows: Batch, targets: Targets, model: nn.Module, tasks: Sequence[str], updates: int
+    found: Losses,
+    windows: Batch,
+    targets: Targets | None,
+    model: nn.Module,
+    tasks: Sequence[str],
+    updates: int,
 ) -> str:
     """What is not finite in an update that was skipped, in one line; reads everything back to the host.
 
     Args:
-        found: the update's losses. windows, targets: its batch.
+        found: the update's losses. windows: its batch. targets: its targets, where the agent has any.
         model: as it is after the skipped update.
         tasks: names by task index.
         updates: how many have been skipped in a row.
     """
     terms = [name for name, each in found.terms.items() if not bool(torch.isfinite(each))]
     parts = [f"loss terms: {', '.join(terms)}" if terms else "the losses are finite, the gradients are not"]
-    inputs = dict(_not_finite(windows, "batch")) | dict(_not_finite(targets, "targets"))
+    inputs = dict(_not_finite(windows, "batch"))
+    if targets is not None:
+        inputs |= _not_finite(targets, "targets")
     for name, rows in inputs.items():
         parts.append(f"{name}: {_by_task(rows, windows.task, tasks)}")
     if not inputs:

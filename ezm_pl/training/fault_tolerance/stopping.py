@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.data import SelfPlayDataModule
-from ezm_pl.training.module import EZMModule
 
 
 @contextmanager
-def stops_in_order(data: SelfPlayDataModule, module: EZMModule) -> Iterator[None]:
+def stops_in_order(data: SelfPlayDataModule, module: AgentModule) -> Iterator[None]:
     """Inside, the first Ctrl-C asks for an orderly stop; the second is an ordinary KeyboardInterrupt.
 
     However the block ends, collection has stopped after it: Lightning tears the data module down only

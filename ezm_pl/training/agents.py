@@ -1,0 +1,26 @@
+"""Which module and which way to act belong to the agent that a spec names."""
+
+from __future__ import annotations
+
+from ezm_pl.envs import TaskSizes, sizes
+from ezm_pl.search import Act, Planner, policy_alone
+from ezm_pl.spec import Experiment
+from ezm_pl.training.agent_module import AgentModule
+from ezm_pl.training.module import EZMModule
+from ezm_pl.training.ranks import Ranks
+from ezm_pl.training.sac import SACModule, greedy_action
+
+
+def new_module(experiment: Experiment, sizes: TaskSizes, ranks: Ranks | None = None) -> AgentModule:
+    """The module that trains `experiment`; arguments as for `AgentModule`."""
+    kind = {"ezm": EZMModule, "sac": SACModule}[experiment.agent]
+    return kind(experiment, sizes, ranks)
+
+
+def how_to_act(experiment: Experiment, *, search: bool) -> Act:
+    """How a trained agent decides: EZ-M by its search, or by the policy alone; SAC by its policy's mode."""
+    if experiment.agent == "sac":
+        return greedy_action
+    if not search:
+        return policy_alone
+    return Planner(experiment.search, experiment.targets.discount, sizes(experiment.tasks).action_size).act
