@@ -68,6 +68,7 @@ class SACModule(AgentModule):
     def on_fit_start(self) -> None:
         """Hands the first weights to the actor; starts the collector and the pipeline."""
         self._statistics = [*self.network.normalizer.buffers()]
+        self._clipped = self.network.critic_parameters(), [*self.network.policy_head.parameters()]
         self.data.store.publish(self.data.pacing.updates, self.network.acting_state())
         self.data.start(self.new_actor(), self.act, self.device, lambda batch, updates: None)
 
@@ -112,8 +113,7 @@ class SACModule(AgentModule):
             `[]`, the norm of all gradients.
         """
         most = self.experiment.optim.max_grad_norm
-        parts = self.network.critic_parameters(), [*self.network.policy_head.parameters()]
-        norms = [torch.nn.utils.clip_grad_norm_(part, most, foreach=True) for part in parts]
+        norms = [torch.nn.utils.clip_grad_norm_(part, most, foreach=True) for part in self._clipped]
         assert self.log_temperature.grad is not None
         return torch.stack([*norms, self.log_temperature.grad.norm()]).norm()
 
