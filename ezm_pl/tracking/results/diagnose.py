@@ -159,13 +159,13 @@ def _prediction_rows(found: Predictions | None) -> list[tuple[str, str, str]]:
     support = (
         f"{found.beyond_support:.1%}, {'-' if found.beyond_scaled is None else f'{found.beyond_scaled:.1%}'}"
     )
-    reward = [error / max(found.reward_spread, 1e-9) for error in found.reward_error]
-    value = [error / max(found.return_spread, 1e-9) for error in found.value_error]
+    reward = np.array(found.reward_error) / np.maximum(found.reward_spread, 1e-9)
+    value = np.array(found.value_error) / np.maximum(found.return_spread, 1e-9)
     return [
         (
             "reward's error, 1 to 5 imagined decisions",
             f"{reward[0]:.2f} to {reward[-1]:.2f}",
-            "over the rewards' spread; 1: knows the task and no more",
+            "over the rewards' spread; 1: knows the task only",
         ),
         (
             "value's error, 0 to 5 imagined decisions",

@@ -34,8 +34,8 @@ def diagnosis_figure(
     figure, axes = new_panels(2 * len(judged) + 1, (4.0, 3.2), legend=0.9)
     for number, each in enumerate(judged):
         assert each.predictions is not None
-        _errors(axes[2 * number], each.task, each.predictions)
-        _values(axes[2 * number + 1], each.task, each.predictions)
+        _errors(axes[number], each.task, each.predictions)
+        _values(axes[len(judged) + number], each.task, each.predictions)
     _embeddings(axes[-1], [each.task for each in found], *embeddings)
     figure.suptitle(title, fontsize="medium")
     add_legend(figure, axes, columns=3, frame=False)
@@ -49,9 +49,14 @@ def _errors(axis: Axes, task: str, found: Predictions) -> None:
     ):
         steps = np.arange(first, first + len(values))
         axis.plot(
-            steps, np.array(values) / max(spread, 1e-9), marker="o", markersize=4, color=colour, label=label
+            steps,
+            np.array(values) / np.maximum(spread, 1e-9),
+            marker="o",
+            markersize=4,
+            color=colour,
+            label=label,
         )
-    axis.axhline(1, color="0.4", linestyle="--", linewidth=1, label="knows the task and no more (1)")
+    axis.axhline(1, color="0.4", linestyle="--", linewidth=1, label="knows the task and the step only (1)")
     axis.set_ylim(bottom=0)
     axis.set_xticks(range(len(found.value_error)))
     axis.set_xlabel("imagined decisions")

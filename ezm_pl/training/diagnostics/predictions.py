@@ -28,8 +28,8 @@ class Predictions:
         values: `[M]`, of the network. search_values: `[M]`, of the search.
         reward_error: `[U]`, mean absolute error of the reward after 1, 2, ... imagined decisions.
         value_error: `[U + 1]`, of the value after 0, 1, ... imagined decisions against the return from there.
-        reward_spread, return_spread: mean absolute deviation of the real ones from their median: the error of
-            a prediction that knows the task and no more.
+        reward_spread, return_spread: `[U]` and `[U + 1]`, mean absolute deviation of the real ones from their
+            median: the error of a prediction that knows the task and the step and no more.
         search_correlation: of the search's values with the returns.
         search_bias: their mean less the mean return.
         choice_distance: distance of the search's choice from the policy's mode over the mean distance of its
@@ -45,8 +45,8 @@ class Predictions:
     search_values: list[float]
     reward_error: list[float]
     value_error: list[float]
-    reward_spread: float
-    return_spread: float
+    reward_spread: list[float]
+    return_spread: list[float]
     search_correlation: float
     search_bias: float
     choice_distance: float
@@ -136,8 +136,9 @@ def _torch_generator(networks: Networks, seed: int) -> torch.Generator:
     return torch.Generator(networks.device).manual_seed(seed)
 
 
-def _spread(values: NDArray[np.float64]) -> float:
-    return float(np.abs(values - np.median(values)).mean())
+def _spread(values: NDArray[np.float64]) -> list[float]:
+    spread: list[float] = np.abs(values - np.median(values, axis=0)).mean(0).tolist()
+    return spread
 
 
 def _beyond(returns: NDArray[np.float64], support: float) -> float:
