@@ -57,7 +57,6 @@ class ParityRow:
         reward_median, reward_p90: of the reward's abs error.
         reward_bounds: what they may be.
         terminated: share of steps on which the termination agrees.
-        obs_median: of the max abs error of what follows `Task.base_observation`; 0 if nothing does.
         first_obs: the largest error of an episode's first observation.
         terms: reward terms whose names differ.
         events: staged steps replayed, 0 where none are recorded.
@@ -75,7 +74,6 @@ class ParityRow:
     reward_p90: float
     reward_bounds: tuple[float, float]
     terminated: float
-    obs_median: float
     first_obs: float
     terms: tuple[str, ...]
     events: int
@@ -179,18 +177,15 @@ def _check_task(folder: Path, task: str, floor: dict[str, float]) -> ParityRow:
     if "body_median" in floor:
         median, p90, compared = floor["body_median"], floor["body_p90"], _body_entries(env)
 
-    qpos, reward, obs = np.zeros(record.steps), np.zeros(record.steps), np.zeros(record.steps)
+    qpos, reward = np.zeros(record.steps), np.zeros(record.steps)
     agree = np.zeros(record.steps, bool)
-    base = sum(part.size for part in env.task.base_observation())
     odd_terms: set[str] = set()
     for i in range(record.steps):
         record.restore(env, i)
-        got, got_reward, terminated, _, info = env.step(record["action"][i])
+        _, got_reward, terminated, _, info = env.step(record["action"][i])
         qpos[i] = np.abs(env.data.qpos - record["qpos_next"][i])[compared].max()
         reward[i] = abs(got_reward - record["reward"][i])
         agree[i] = terminated == record["terminated"][i]
-        if got.size > base:
-            obs[i] = np.abs(got[base:] - record["obs"][i][base:]).max()
         odd_terms |= (set(info["reward_terms"]) ^ set(parts[i])) - NOT_TERMS
     first_obs = _first_observations(env, record)
     events = folder / "events" / path.name
@@ -208,7 +203,6 @@ def _check_task(folder: Path, task: str, floor: dict[str, float]) -> ParityRow:
         reward_p90=float(np.percentile(reward, 90)),
         reward_bounds=OBJECT_REWARD_BOUNDS if task in OBJECT_TASKS else REWARD_BOUNDS,
         terminated=float(agree.mean()),
-        obs_median=float(np.median(obs)),
         first_obs=first_obs,
         terms=tuple(sorted(odd_terms)),
         events=steps,
