@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ezm_pl.commands import compare, diagnose, envs, results, sweep, train, view
+from ezm_pl.commands import compare, diagnose, distill, envs, results, sweep, train, view
 from ezm_pl.commands.arguments import Parser, check_working_directory, complain, escape_lacking_characters
 from ezm_pl.spec import RunFailed, SpecError
 from ezm_pl.spec.launcher import check_launcher_variables
@@ -72,7 +72,7 @@ def _parser() -> Parser:
     escape_lacking_characters()
     parser = Parser(prog="ezm", description="EfficientZero-Multitask experiments on HumanoidBench.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (train, sweep, view, compare, diagnose, results, envs):
+    for group in (train, distill, sweep, view, compare, diagnose, results, envs):
         group.add(commands)
     return parser
 

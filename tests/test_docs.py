@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
 PAGES = sorted([README, *(ROOT / "docs").glob("*.md")])
 MAX_WORDS = 1600
-FOLDERS = ("ezm_pl", "tests", "experiments", "sweeps", "benchmarks", "docs")
+FOLDERS = ("ezm_pl", "tests", "experiments", "examples", "sweeps", "benchmarks", "docs")
 NOT_OURS = {"ezm_pl/h1-walk-v0"}
 """Looks like a path and is an id of Gymnasium's."""
 
@@ -215,6 +215,8 @@ def test_readme_shows_every_command() -> None:
         "sweep",
         "report",
         "learn-check",
+        "distill",
+        "export",
     ):
         assert command in shown
 

@@ -1,9 +1,8 @@
-"""`ezm validate`, `train`, `eval`, `export`, `learn-check`: one experiment, from its spec to its returns."""
+"""`ezm validate`, `train`, `eval`, `learn-check`: one experiment, from its spec to its returns."""
 
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 
 from ezm_pl.commands import outputs
@@ -26,9 +25,11 @@ def add(group: Group) -> None:
     add_spec(command(group, "validate", _validate, "check a spec and print it with everything resolved"))
     train = command(group, "train", _train, "train a spec as an MLflow run")
     add_spec(train)
-    train.add_argument(
+    start = train.add_mutually_exclusive_group()
+    start.add_argument(
         "--resume", metavar="RUN", help="go on from: last, a run id, a run folder, a checkpoint"
     )
+    start.add_argument("--init", metavar="RUN", help="begin with this run's weights; its tasks may be others")
     evaluate = command(group, "eval", _eval, "evaluate a checkpoint")
     add_run(evaluate)
     evaluate.add_argument(
@@ -40,11 +41,6 @@ def add(group: Group) -> None:
     )
     evaluate.add_argument(
         "--video", type=outputs.folder, metavar="DIR", help="film one episode per task into DIR"
-    )
-    export = command(group, "export", _export, "register a run's agent as a model in MLflow")
-    add_run(export)
-    export.add_argument(
-        "--register", type=_model_name, required=True, metavar="NAME", help="of the registered model"
     )
     add_run(
         command(group, "learn-check", _learn_check, "check that experiments/learn_check.yaml has learned")
@@ -76,7 +72,7 @@ def _train(args: argparse.Namespace) -> int:
         console.print(unread, style="yellow", markup=False, highlight=False)
     from ezm_pl.tracking.runs.train import train
 
-    return train(experiment, resume=args.resume, console=console)
+    return train(experiment, resume=args.resume, init=args.init, console=console)
 
 
 def _eval(args: argparse.Namespace) -> None:
@@ -90,19 +86,6 @@ def _eval(args: argparse.Namespace) -> None:
         video=args.video,
         console=new_console(),
     )
-
-
-def _model_name(text: str) -> str:
-    """An argument type: a name that MLflow's registry takes."""
-    if not re.fullmatch(r"[\w.\- ]{1,200}", text):
-        raise argparse.ArgumentTypeError(f"letters, digits, spaces, '.', '-' and '_' expected, got {text!r}")
-    return text
-
-
-def _export(args: argparse.Namespace) -> None:
-    from ezm_pl.model_registry import register_agent
-
-    register_agent(args.run, args.register, console=new_console())
 
 
 def _learn_check(args: argparse.Namespace) -> int:

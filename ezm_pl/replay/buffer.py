@@ -200,6 +200,16 @@ class ReplayBuffer:
             same = (self.blocks.transition_id[task, block, position] == transition_id) & np.isfinite(priority)
             self.tree.set(task[same], index[same], priority[same])
 
+    def newest_observations(self, task: int, count: int) -> NDArray[np.float32]:
+        """The observations `[at most count, O]` of a task's newest transitions, the newest last."""
+        blocks = self.blocks
+        with self._lock:
+            ids = blocks.transition_id[task].ravel()
+            stored = int(np.count_nonzero(ids >= 0))
+            newest = np.argsort(ids)[len(ids) - min(count, stored) :]
+            block, position = np.divmod(newest, blocks.block_size)
+            return blocks.observation[task, block, position].astype(np.float32)
+
     def snapshot(self) -> Snapshot:
         """Counters and priorities of this instant; the blocks themselves are copied by `copy_blocks`."""
         blocks = self.blocks

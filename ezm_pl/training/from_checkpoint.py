@@ -20,8 +20,14 @@ FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
 
 
-def load_actor(checkpoint: Path) -> tuple[Experiment, Actor, int, int]:
+def load_actor(
+    checkpoint: Path, *, dtype: Literal["float32"] | None = None
+) -> tuple[Experiment, Actor, int, int]:
     """The network of a checkpoint that acts.
+
+    Args:
+        checkpoint: to load.
+        dtype: of its weights and of its search; None: as its spec says.
 
     Returns:
         Its spec, its network on the best device, its updates and its control steps per task.
@@ -30,6 +36,9 @@ def load_actor(checkpoint: Path) -> tuple[Experiment, Actor, int, int]:
         CheckpointError: see `checkpoint_experiment`.
     """
     experiment = checkpoint_experiment(checkpoint)
+    if dtype is not None:
+        search = experiment.search.model_copy(update={"dtype": dtype})
+        experiment = experiment.model_copy(update={"search": search})
     contents = read_checkpoint(checkpoint)
     module = new_module(experiment, sizes(experiment.tasks))
     module.load_state_dict(contents["state_dict"])

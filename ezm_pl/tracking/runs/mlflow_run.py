@@ -61,17 +61,45 @@ class Run:
         self.client.set_terminated(self.run_id, status)
 
 
-def new_run(experiment: Experiment, *, name: str | None = None, tags: Mapping[str, str] | None = None) -> Run:
+@dataclass(frozen=True)
+class SpecFile:
+    """What a run keeps of its spec.
+
+    Attributes:
+        name: of the file in its folder and among its artifacts.
+        text: of the file.
+        params: MLflow's, one per field.
+    """
+
+    name: Path
+    text: str
+    params: Mapping[str, str]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> SpecFile:
+        """Of an experiment."""
+        return cls(SPEC, dump_experiment(experiment), spec_params(experiment))
+
+
+def new_run(
+    experiment: Experiment,
+    *,
+    name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    spec: SpecFile | None = None,
+) -> Run:
     """Makes a run in the spec's tracking store: name, tags, params, spec file.
 
     Args:
         experiment: the resolved spec.
         name: in place of `run_name`'s.
         tags: beside those of every run, such as a sweep's.
+        spec: of a run that is not the experiment's training, but was made from it.
 
     Raises:
         SpecError: the store cannot be opened.
     """
+    spec = spec or SpecFile.of(experiment)
     uri = tracking_uri(experiment.tracking.uri)
     client = open_store(uri)
     all_tags = {
@@ -90,21 +118,27 @@ def new_run(experiment: Experiment, *, name: str | None = None, tags: Mapping[st
     run = Run(client, run_id, name, RUNS / run_id, uri)
     with failed_if_raises(run):
         run.directory.mkdir(parents=True)
-        _log_params(client, run_id, spec_params(experiment))
-        _write_spec(run, experiment)
+        _log_params(client, run_id, spec.params)
+        _write_spec(run, spec)
     return run
 
 
-def reopened_run(saved: SavedRun, experiment: Experiment) -> Run:
+def reopened_run(saved: SavedRun, experiment: Experiment, spec: SpecFile | None = None) -> Run:
     """Takes up the MLflow run that `saved` belongs to; params stay, what has changed becomes a tag.
+
+    Args:
+        saved: the run.
+        experiment: the resolved spec.
+        spec: as for `new_run`.
 
     Raises:
         SpecError: the store cannot be opened, or does not hold the run.
     """
+    spec = spec or SpecFile.of(experiment)
     uri, client, old = stored_run(saved, option="--resume", configured=experiment.tracking.uri)
     if old.info.lifecycle_stage == "deleted":
         raise SpecError(f"--resume: run {saved.run_id} was deleted in MLflow; restore it first")
-    params = spec_params(experiment)
+    params = spec.params
     _log_params(client, saved.run_id, {key: v for key, v in params.items() if key not in old.data.params})
     changes = [
         f"{key}: {old.data.params[key]} -> {value}"
@@ -114,7 +148,7 @@ def reopened_run(saved: SavedRun, experiment: Experiment) -> Run:
     resumes = sum(key.startswith("resume.") for key in old.data.tags)
     client.set_tag(saved.run_id, f"resume.{resumes + 1}", "; ".join(changes) or "same spec")
     run = Run(client, saved.run_id, old.info.run_name, saved.directory, uri)
-    _write_spec(run, experiment)
+    _write_spec(run, spec)
     client.update_run(saved.run_id, "RUNNING")
     return run
 
@@ -185,7 +219,7 @@ def run_lock(directory: Path) -> Iterator[None]:
         yield
 
 
-def _log_params(client: MlflowClient, run_id: str, params: dict[str, str]) -> None:
+def _log_params(client: MlflowClient, run_id: str, params: Mapping[str, str]) -> None:
     from mlflow.entities import Param
 
     entities = [Param(key, value) for key, value in params.items()]
@@ -193,9 +227,9 @@ def _log_params(client: MlflowClient, run_id: str, params: dict[str, str]) -> No
         client.log_batch(run_id, params=entities[first : first + _PARAMS_PER_REQUEST])
 
 
-def _write_spec(run: Run, experiment: Experiment) -> None:
-    path = run.directory / SPEC
-    path.write_text(dump_experiment(experiment), encoding="utf-8")
+def _write_spec(run: Run, spec: SpecFile) -> None:
+    path = run.directory / spec.name
+    path.write_text(spec.text, encoding="utf-8")
     run.client.log_artifact(run.run_id, str(path))
     if shown(run.store) == run.store:
         (run.directory / STORE).write_text(run.store, encoding="utf-8")

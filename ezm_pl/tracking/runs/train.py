@@ -31,7 +31,16 @@ from ezm_pl.tracking.runs.mlflow_run import (
     reopened_run,
     run_lock,
 )
-from ezm_pl.tracking.runs.run_lookup import BEST, LAST, PREVIOUS, RUNS, SPEC, SavedRun, find_run
+from ezm_pl.tracking.runs.run_lookup import (
+    BEST,
+    LAST,
+    PREVIOUS,
+    RUNS,
+    SPEC,
+    SavedRun,
+    find_checkpoint,
+    find_run,
+)
 from ezm_pl.tracking.store import first_line, shown, store_errors, tracking_uri
 
 # What the end of a run needs is imported at its beginning: hours later the sources may have been edited.
@@ -40,6 +49,7 @@ if TYPE_CHECKING:
     from lightning import Callback
 
     from ezm_pl.training import FitResult
+    from ezm_pl.training.transfer import InitialWeights
 
 
 _TAKES_LESS = "lower optim.batch_size, the model's sizes, replay.capacity or env.num_envs"
@@ -62,7 +72,14 @@ class Part:
     callbacks: Sequence[Callback] = field(default=())
 
 
-def train(experiment: Experiment, *, resume: str | None, console: Console, part: Part | None = None) -> int:
+def train(
+    experiment: Experiment,
+    *,
+    resume: str | None,
+    console: Console,
+    part: Part | None = None,
+    init: str | None = None,
+) -> int:
     """Trains `experiment` as an MLflow run, or resumes one.
 
     The run ends FINISHED, KILLED (Ctrl-C, SIGTERM, SIGHUP: the last checkpoint is written) or FAILED
@@ -73,6 +90,7 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         resume: `last`, a run id, a run folder or a checkpoint; None: a new run.
         console: where to print.
         part: of something bigger, such as a sweep; None: a run of its own.
+        init: the run whose weights are the first ones of a new run (docs/transfer.md); None: random ones.
 
     Returns:
         The exit code: 0, 130 when interrupted, or 75 when a scheduler (SIGTERM, SIGUSR1) has ended it.
@@ -82,9 +100,10 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
             memory, tasks or a store that do not work here.
     """
     if _this_rank(experiment) != 0:
-        return _train_other_rank(experiment)
+        return _train_other_rank(experiment, init)
     saved = find_run(resume, option="--resume") if resume else None
     _check_tasks(experiment)
+    first = _first_weights(init, experiment) if init else None
     from ezm_pl.training import check_settings
 
     memory = check_settings(experiment)
@@ -97,12 +116,14 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
         run: Run | None = None
         try:
             with defer_sigint(), _one_line_store_errors(experiment):
-                run = _open(experiment, saved, part)
+                run = _open(experiment, saved, part, first)
             with failed_if_raises(run):
                 if not saved:
                     stack.enter_context(run_lock(run.directory))
                 say(console, f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}")
                 say(console, memory)
+                if first:
+                    say(console, str(first.plan))
                 if note:
                     say(console, note, "yellow")
         except KeyboardInterrupt:
@@ -110,12 +131,22 @@ def train(experiment: Experiment, *, resume: str | None, console: Console, part:
                 with defer_sigint():
                     _end(run, "KILLED", console)
             return stopped.exit_code
-        return 0 if _train(run, experiment, checkpoint, console, part) else stopped.exit_code
+        return 0 if _train(run, experiment, checkpoint, console, part, first) else stopped.exit_code
 
 
-def _open(experiment: Experiment, saved: SavedRun | None, part: Part | None) -> Run:
+def _first_weights(init: str, experiment: Experiment) -> InitialWeights:
+    """What carries the weights of a trained run over; `SpecError` where they do not fit."""
+    from ezm_pl.training.transfer import InitialWeights, plan_transfer
+
+    return InitialWeights(plan_transfer(find_checkpoint(init, option="--init").checkpoint, experiment))
+
+
+def _open(
+    experiment: Experiment, saved: SavedRun | None, part: Part | None, first: InitialWeights | None
+) -> Run:
     if saved is None:
-        return new_run(experiment, name=part.name if part else None, tags=part.tags if part else None)
+        tags = dict(part.tags if part else {}) | ({"init": str(first.plan.source)} if first else {})
+        return new_run(experiment, name=part.name if part else None, tags=tags)
     run = reopened_run(saved, experiment)
     with failed_if_raises(run):
         send_left(run.client, run.run_id, run.directory / UNSENT)
@@ -125,7 +156,12 @@ def _open(experiment: Experiment, saved: SavedRun | None, part: Part | None) -> 
 
 
 def _train(
-    run: Run, experiment: Experiment, checkpoint: Path | None, console: Console, part: Part | None
+    run: Run,
+    experiment: Experiment,
+    checkpoint: Path | None,
+    console: Console,
+    part: Part | None,
+    first: InitialWeights | None,
 ) -> bool:
     """Whether the run has reached its end; otherwise it was interrupted."""
     status: Status = "FAILED"
@@ -142,7 +178,7 @@ def _train(
                 experiment,
                 run.directory,
                 logger=logger,
-                callbacks=[RunId(run.run_id), *(part.callbacks if part else ())],
+                callbacks=[RunId(run.run_id), *(part.callbacks if part else ()), *([first] if first else ())],
                 checkpoint=checkpoint,
                 progress=part is None,
             )
@@ -195,7 +231,7 @@ def _this_rank(experiment: Experiment) -> int:
     return this_rank(experiment)
 
 
-def _train_other_rank(experiment: Experiment) -> int:
+def _train_other_rank(experiment: Experiment, init: str | None) -> int:
     """Joins the run that rank 0 makes: the same fit, nothing printed, nothing tracked.
 
     Returns 0 also when interrupted: rank 0 says so, and launchers take anything else for a failure.
@@ -203,7 +239,7 @@ def _train_other_rank(experiment: Experiment) -> int:
     from ezm_pl.training import fit
 
     with signals_as_sigint(), _one_line_memory_errors():
-        fit(experiment, RUNS)
+        fit(experiment, RUNS, callbacks=[_first_weights(init, experiment)] if init else ())
     return 0
 
 

@@ -1,0 +1,256 @@
+"""Runs a distillation under Lightning's Trainer, and reads what it leaves."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+
+from ezm_pl.distillation.data import DistillationData
+from ezm_pl.distillation.module import FORMAT, DistillationModule, Distilled
+from ezm_pl.distillation.student import Student
+from ezm_pl.distillation.teacher import Teacher
+from ezm_pl.envs import sizes
+from ezm_pl.spec import Experiment, build_experiment
+from ezm_pl.spec.distillation import Distillation
+from ezm_pl.spec.yaml_file import parse_yaml
+from ezm_pl.training import CheckpointError
+from ezm_pl.training.lightning_internals import UpdatesBar, no_advice
+
+STUDENT = "student.ckpt"
+"""The checkpoint of a distilled run, in its folder `checkpoints`."""
+
+
+@dataclass(frozen=True)
+class DistillResult:
+    """How a distillation ended.
+
+    Attributes:
+        status: `interrupted` after a first Ctrl-C.
+        updates: done in all.
+        parameters: of the student.
+        seconds: of this call.
+        evaluations: in order; the last is the final one.
+    """
+
+    status: Literal["finished", "interrupted"]
+    updates: int
+    parameters: int
+    seconds: float
+    evaluations: list[Distilled]
+
+
+class DistillationBar(UpdatesBar):
+    """Lightning's Rich bar with the rows, the loss and the share kept."""
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Says whose episodes are played, and how far they are."""
+        super().on_validation_batch_start(trainer, pl_module, *args)
+        assert isinstance(pl_module, DistillationModule)
+        module, bar, progress = pl_module, self.val_progress_bar_id, self.progress
+        if bar is None or progress is None:
+            return
+        tasks = len(module.teacher.experiment.tasks)
+        what = f"{tasks} tasks x {module.spec.episodes} episodes, decision"
+
+        def show(decisions: int) -> None:
+            if decisions % 10 == 0:
+                who = "planner" if module.planner is None else "student"
+                progress.update(bar, total=1, description=f"evaluating the {who}: {what} {decisions}")
+
+        module.evaluator.on_step = show
+
+    def get_metrics(  # type: ignore[override]
+        self, trainer: L.Trainer, pl_module: DistillationModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Short named figures behind the bar."""
+        shown: dict[str, int | str | float | dict[str, float]] = {}
+        shown["rows/task"] = f"{pl_module.data.rows.least:,}"
+        if "train/loss/imitation" in trainer.callback_metrics:
+            shown["loss"] = f"{float(trainer.callback_metrics['train/loss/imitation']):.4f}"
+        if pl_module.evaluations:
+            shown["kept"] = f"{pl_module.evaluations[-1].kept:.0%}"
+        return shown
+
+
+def distill(
+    spec: Distillation,
+    teacher: Teacher,
+    run_dir: Path,
+    *,
+    logger: Logger | None = None,
+    callbacks: Sequence[Callback] = (),
+    resume: bool = False,
+    progress: bool = True,
+) -> DistillResult:
+    """Trains and evaluates a student to the end of its budget, on one device.
+
+    Args:
+        spec: what to run.
+        teacher: whose planner is imitated.
+        run_dir: the checkpoint goes to `run_dir/checkpoints/student.ckpt`.
+        logger: where metrics go.
+        callbacks: further Lightning callbacks.
+        resume: go on from that checkpoint.
+        progress: whether to show a bar.
+
+    Raises:
+        SpecError: the student would not be light.
+        LabellerError: labelling failed; its own exception is the cause.
+    """
+    started = time.perf_counter()
+    data, module = DistillationData(spec, teacher), DistillationModule(spec, teacher)
+    path = run_dir / "checkpoints" / STUDENT
+    saving = ModelCheckpoint(
+        path.parent,
+        filename=path.stem,
+        every_n_train_steps=spec.checkpoint_every,
+        enable_version_counter=False,
+    )
+    bar = [DistillationBar()] if progress else []
+    trainer = L.Trainer(
+        accelerator=teacher.experiment.trainer.accelerator,
+        devices=1,
+        max_steps=spec.updates,
+        max_epochs=-1,
+        val_check_interval=spec.eval_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=spec.log_every,
+        logger=logger if logger is not None else False,
+        callbacks=[saving, *bar, *callbacks],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        default_root_dir=run_dir,
+    )
+    with _stoppable(trainer, data, module) as interrupted, no_advice():
+        if not resume:
+            trainer.validate(module, data, verbose=False)
+        if not interrupted():
+            trainer.fit(module, data, ckpt_path=path if resume else None, weights_only=True)
+            trainer.save_checkpoint(path)
+        done = [found.student.updates for found in module.evaluations]
+        if not interrupted() and trainer.global_step not in done:
+            trainer.validate(module, data, verbose=False)
+        stopped = interrupted()
+    return DistillResult(
+        status="interrupted" if stopped else "finished",
+        updates=trainer.global_step,
+        parameters=module.student.parameter_count,
+        seconds=time.perf_counter() - started,
+        evaluations=module.evaluations,
+    )
+
+
+@contextmanager
+def _stoppable(
+    trainer: L.Trainer, data: DistillationData, module: DistillationModule
+) -> Iterator[Callable[[], bool]]:
+    """Inside, the first Ctrl-C asks for an orderly stop; the second is an ordinary KeyboardInterrupt.
+
+    However the block ends, the labelling thread has ended after it: Lightning tears the data module down
+    only where nothing was raised. Yields what says whether a stop was asked for.
+    """
+    asked: list[int] = []
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+        trainer.should_stop = True
+
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        data.teardown("fit")
+        module.teardown("fit")
+        signal.signal(signal.SIGINT, before)
+
+
+@dataclass(frozen=True)
+class SavedStudent:
+    """What a student's checkpoint holds.
+
+    Attributes:
+        student: on the CPU, in eval mode.
+        spec: of the distillation.
+        experiment: the teacher's, with the tasks.
+        teacher: the checkpoint that was distilled, where it then lay.
+        teacher_run: id of its MLflow run; None where it did not say.
+        teacher_updates: how many had made it.
+        updates: of the student.
+    """
+
+    student: Student
+    spec: Distillation
+    experiment: Experiment
+    teacher: Path
+    teacher_run: str | None
+    teacher_updates: int
+    updates: int
+
+
+def load_student(checkpoint: Path) -> SavedStudent:
+    """Reads a student's checkpoint, without running code from it.
+
+    Raises:
+        CheckpointError: no such file, damaged, or no student's.
+    """
+    contents = _read(checkpoint)
+    try:
+        spec = Distillation.model_validate(parse_yaml(contents["distillation"], source=str(checkpoint)))
+        teacher = contents["teacher"]
+        experiment = build_experiment(
+            parse_yaml(teacher["experiment"], source=str(checkpoint)), source=str(checkpoint)
+        )
+        task_sizes = sizes(experiment.tasks)
+        student = Student(spec.student, task_sizes.obs_size, torch.as_tensor(task_sizes.action_mask))
+        weights = contents["state_dict"].items()
+        student.load_state_dict({name.removeprefix("student."): weight for name, weight in weights})
+        return SavedStudent(
+            student.eval(),
+            spec,
+            experiment,
+            Path(teacher["checkpoint"]),
+            teacher["run_id"],
+            int(teacher["updates"]),
+            int(contents["global_step"]),
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint}: is damaged: {' '.join(str(error).split())}") from None
+
+
+def is_student(checkpoint: Path) -> bool:
+    """Whether a file is a student's checkpoint; False where it cannot be read."""
+    try:
+        _read(checkpoint)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _read(checkpoint: Path) -> dict[str, Any]:
+    if not checkpoint.is_file():
+        raise CheckpointError(f"{checkpoint}: no such checkpoint")
+    try:
+        contents = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - what a damaged file makes torch raise is not to be foreseen
+        reason = str(error).strip().splitlines() or [repr(error)]
+        raise CheckpointError(f"{checkpoint}: not a readable checkpoint: {reason[0]}") from None
+    if not isinstance(contents, dict) or "distillation" not in contents:
+        raise CheckpointError(f"{checkpoint}: is no student's checkpoint (`ezm distill` makes one)")
+    if contents.get("student_format") != FORMAT:
+        raise CheckpointError(f"{checkpoint}: is of another version of this project and cannot be read")
+    return contents

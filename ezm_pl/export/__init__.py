@@ -1,0 +1,1 @@
+"""What leaves the platform: models of MLflow's registry, and policies as ONNX files."""

@@ -1,0 +1,1 @@
+"""Tracking of distillations: their runs on this disk and in MLflow."""

@@ -1,0 +1,196 @@
+"""`ezm distill`: a tracked distillation from its first line to its last, however it ends."""
+
+from __future__ import annotations
+
+import functools
+import math
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from ezm_pl.distillation import DistillResult, Teacher, distill, load_student
+from ezm_pl.spec import SpecError
+from ezm_pl.spec.distillation import Distillation, dump_distillation, load_distillation
+from ezm_pl.tracking.distill.student_lookup import SPEC, STUDENT, find_student
+from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
+from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
+from ezm_pl.tracking.runs.logger import RunId, RunLogger, quiet_lightning
+from ezm_pl.tracking.runs.mlflow_run import Run, SpecFile, Status, new_run, reopened_run, run_lock
+from ezm_pl.tracking.runs.params import field_params
+from ezm_pl.tracking.runs.run_lookup import SavedRun, find_checkpoint
+from ezm_pl.tracking.store import first_line, shown, store_errors
+from ezm_pl.training import CheckpointError, newest_valid
+
+if TYPE_CHECKING:
+    from ezm_pl.distillation import Distilled
+
+_LAST_TRY_SECONDS = 30.0
+"""Seconds that a run which has ended tries to send the rest of its metrics."""
+_FIXED = ("seed", "student", "episodes")
+"""Fields that a resumed distillation cannot change."""
+
+
+def distill_run(
+    reference: str, spec_file: str | None, overrides: Sequence[str], *, resume: str | None, console: Console
+) -> int:
+    """Distils a run's planner as an MLflow run of its own, or goes on with one.
+
+    Args:
+        reference: the teacher: `last`, a run id, a run folder or a checkpoint; not used with `resume`.
+        spec_file: of the distillation; None: the defaults, or with `resume` the spec of the run.
+        overrides: `a.b=c` settings laid over it.
+        resume: the distilled run to go on with; None: a new one.
+        console: where to print.
+
+    Returns:
+        The exit code: 0, 130 when interrupted, or 75 when a scheduler has ended it.
+
+    Raises:
+        SpecError: no such run, a checkpoint that cannot be read, a spec or a store that does not work here.
+    """
+    quiet_lightning()
+    saved = find_student(resume, option="--resume") if resume else None
+    try:
+        if saved is None:
+            spec = load_distillation(spec_file, overrides)
+            found = find_checkpoint(reference, option="RUN").checkpoint
+            checkpoint, note = newest_valid(found, replay=False)
+            teacher = Teacher(checkpoint, spec.seed)
+        else:
+            spec, teacher, note = _resumed(saved, spec_file, overrides)
+    except CheckpointError as error:
+        raise SpecError(f"{'--resume' if saved else 'RUN'}: {error}") from None
+    teacher.check(spec)
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    if note:
+        say(note, style="yellow")
+    return _tracked(spec, teacher, saved, console)
+
+
+def _resumed(
+    saved: SavedRun, spec_file: str | None, overrides: Sequence[str]
+) -> tuple[Distillation, Teacher, str | None]:
+    """The spec and the teacher of a distillation that goes on."""
+    before = load_student(saved.checkpoint)
+    spec = load_distillation(spec_file or saved.directory / SPEC, overrides)
+    for name in _FIXED:
+        if getattr(spec, name) != getattr(before.spec, name):
+            raise SpecError(f"--resume: {name} cannot change; distil the run anew")
+    if not before.teacher.is_file():
+        raise SpecError(f"--resume: its teacher {before.teacher} is not there any more")
+    teacher = Teacher(before.teacher, spec.seed)
+    if (teacher.run_id, teacher.updates) != (before.teacher_run, before.teacher_updates):
+        raise SpecError(
+            f"--resume: its teacher {before.teacher} has changed since ({before.teacher_updates:,} updates "
+            f"then, {teacher.updates:,} now); distil it anew"
+        )
+    return spec, teacher, None
+
+
+def _tracked(spec: Distillation, teacher: Teacher, saved: SavedRun | None, console: Console) -> int:
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    experiment = teacher.experiment
+    record = SpecFile(
+        SPEC, dump_distillation(spec), {**field_params(spec), "tasks": ", ".join(experiment.tasks)}
+    )
+    with ExitStack() as stack:
+        stopped = stack.enter_context(signals_as_sigint())
+        if saved is not None:
+            stack.enter_context(run_lock(saved.directory))
+        try:
+            with defer_sigint():
+                run = _open(spec, teacher, saved, record)
+                if saved is None:
+                    stack.enter_context(run_lock(run.directory))
+        except store_errors() as error:
+            raise SpecError(f"no run can be made: {first_line(error)}") from None
+        say(f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}")
+        of = f"{teacher.updates:,} updates on {', '.join(experiment.tasks)}"
+        say(f"teacher: {teacher.checkpoint}, {of}")
+        result = _fit(run, spec, teacher, resume=saved is not None, console=console)
+    return 0 if result is not None and result.status == "finished" else stopped.exit_code
+
+
+def _open(spec: Distillation, teacher: Teacher, saved: SavedRun | None, record: SpecFile) -> Run:
+    """A new MLflow run in the teacher's experiment, or the one to go on with."""
+    experiment = teacher.experiment
+    if saved is None:
+        tags = {"kind": "distillation", "teacher": teacher.run_id or str(teacher.checkpoint)}
+        name = f"{spec.name} {experiment.name} seed {spec.seed}, {time.strftime('%m-%d %H:%M')}"
+        return new_run(experiment, name=name, tags=tags, spec=record)
+    run = reopened_run(saved, experiment, record)
+    send_left(run.client, run.run_id, run.directory / UNSENT)
+    return run
+
+
+def _fit(
+    run: Run, spec: Distillation, teacher: Teacher, *, resume: bool, console: Console
+) -> DistillResult | None:
+    """How the distillation ended; None where a second Ctrl-C did not wait for that."""
+    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    status: Status = "FAILED"
+    result = None
+    logger = RunLogger(run.client, run.run_id, functools.partial(say, style="yellow"))
+    try:
+        result = distill(
+            spec, teacher, run.directory, logger=logger, callbacks=[RunId(run.run_id)], resume=resume
+        )
+        status = "FINISHED" if result.status == "finished" else "KILLED"
+        if logger.sender.flush(_LAST_TRY_SECONDS):
+            run.log_file(run.directory / STUDENT, "checkpoints")
+    except KeyboardInterrupt:
+        status = "KILLED"
+    finally:
+        with defer_sigint():
+            unsent = logger.sender.close(0.0, run.directory / UNSENT)
+            if unsent:
+                say(unsent, style="yellow")
+            try:
+                run.end(status)
+            except store_errors() as error:
+                say(f"MLflow could not be told that the run is {status}: {first_line(error)}", style="red")
+        if status != "FINISHED":
+            after = "; ezm distill --resume last goes on from its checkpoint"
+            there = (run.directory / STUDENT).is_file()
+            say(f"run {run.name} is {status} in MLflow{after if there else ''}", style="yellow")
+    if result is not None:
+        if result.evaluations:
+            console.print(kept_table(result.evaluations[-1]))
+        minutes = f"{result.seconds / 60:.1f} minutes"
+        say(f"{result.updates:,} updates, {result.parameters:,} parameters, {minutes}")
+        say(f"student: {run.directory / STUDENT}; ezm export {run.run_id[:8]} --to onnx takes it out")
+    return result
+
+
+def kept_table(found: Distilled) -> Table:
+    """Returns of planner and student on the same episodes, and the share kept of each task's score."""
+    student = found.student
+    episodes = student.returns_ezm.shape[1]
+    table = Table(
+        title=f"Student after {student.updates:,} updates, mean of {episodes} episodes per task",
+        caption="kept: the student's normalised score as a share of the planner's",
+    )
+    table.add_column("task", no_wrap=True)
+    for name in ("planner", "student", "score\nplanner", "score\nstudent", "kept"):
+        table.add_column(name, justify="right")
+    for task in student.tasks:
+        table.add_row(
+            task,
+            f"{found.planner.return_of(task):,.1f}",
+            f"{student.return_of(task):,.1f}",
+            _number(found.planner.score_of(task), ".3f"),
+            _number(student.score_of(task), ".3f"),
+            _number(found.kept_of(task), ".1%"),
+        )
+    table.add_section()
+    scores = _number(found.planner.score, ".3f"), _number(student.score, ".3f")
+    table.add_row("mean", "", "", *scores, _number(found.kept, ".1%"))
+    return table
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)

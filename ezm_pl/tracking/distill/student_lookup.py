@@ -1,0 +1,83 @@
+"""Distilled runs on this disk: `mlruns/runs/<run id>/checkpoints/student.ckpt`."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+from ezm_pl.spec import SpecError
+from ezm_pl.spec.tasks import nearest
+from ezm_pl.tracking.runs.run_lookup import RUNS, SavedRun, find_checkpoint
+
+STUDENT = Path("checkpoints/student.ckpt")
+SPEC = Path("distillation.yaml")
+
+
+def find_student(reference: str, *, option: str) -> SavedRun:
+    """The distilled run behind `last`, a run id (or the start of one), a run folder or a checkpoint file.
+
+    Args:
+        reference: what was typed; `last` is the distilled run whose checkpoint was written last.
+        option: how the reference was given, for messages: `--resume`, `RUN`.
+
+    Raises:
+        SpecError: nothing there, more than one run, or a run without a checkpoint.
+    """
+    runs = _runs()
+    if reference == "last":
+        saved = [run for run in runs.values() if run.checkpoint.is_file()]
+        if not saved:
+            raise SpecError(
+                f"{option} last: no distilled run in {RUNS} has a checkpoint yet; `ezm distill RUN` makes one"
+            )
+        return max(saved, key=lambda run: run.checkpoint.stat().st_mtime)
+    found = _of_path(Path(reference)) if Path(reference).exists() else None
+    if found is None:
+        matches = [run for name, run in sorted(runs.items()) if name.startswith(reference)]
+        if len(matches) != 1:
+            many = f"{len(matches)} distilled runs start like this" if matches else "no such distilled run"
+            hint = "" if matches else nearest(reference, ["last", *runs])
+            raise SpecError(f"{option} {reference}: {many} in {RUNS}{hint}")
+        found = matches[0]
+    if not found.checkpoint.is_file():
+        raise SpecError(f"{option} {reference}: {found.directory} has no {STUDENT}: it stopped before it")
+    return found
+
+
+def find_policy(reference: str, *, option: str) -> tuple[SavedRun, bool]:
+    """A run that has a policy, and whether it is a distilled one; `last` is whichever was saved last.
+
+    Raises:
+        SpecError: no such run.
+    """
+    runs = _runs()
+    if reference == "last":
+        found = []
+        for distilled, find in ((True, find_student), (False, find_checkpoint)):
+            with suppress(SpecError):
+                found.append((find(reference, option=option), distilled))
+        if not found:
+            raise SpecError(f"{option} last: no run in {RUNS} has a checkpoint; `ezm train SPEC` makes one")
+        return max(found, key=lambda each: each[0].checkpoint.stat().st_mtime)
+    if Path(reference).exists():
+        distilled = _of_path(Path(reference)) is not None
+    else:
+        distilled = any(name.startswith(reference) for name in runs)
+    return (find_student if distilled else find_checkpoint)(reference, option=option), distilled
+
+
+def _runs() -> dict[str, SavedRun]:
+    return {
+        folder.name: SavedRun(folder, folder / STUDENT)
+        for folder in RUNS.glob("*")
+        if (folder / SPEC).is_file()
+    }
+
+
+def _of_path(path: Path) -> SavedRun | None:
+    """The distilled run of a folder or a checkpoint file; None where it is none."""
+    if path.is_dir():
+        return SavedRun(path, path / STUDENT) if (path / SPEC).is_file() else None
+    from ezm_pl.distillation import is_student
+
+    return SavedRun(path.resolve().parents[1], path) if is_student(path) else None
