@@ -30,8 +30,7 @@ def policy_alone(model: Any, observation: Tensor, task: Tensor, generator: torch
 
     Args and result as for `Act`.
     """
-    state, _ = model.root(observation, task)
-    action: Tensor = model.policy(state, task).mode
+    action: Tensor = model.policy_of(observation, task).mode
     return action
 
 

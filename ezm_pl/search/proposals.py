@@ -17,11 +17,11 @@ from ezm_pl.spec.experiment import SearchSpec
 
 
 class Proposal(Protocol):
-    """Candidate actions and their prior logits."""
+    """Candidate actions and their prior logits, which are None where all are equal."""
 
     def root(
         self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Candidates `[B, R, A]` and prior logits `[B, R]` of root states `[B, D]`."""
 
     def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
@@ -36,13 +36,15 @@ class Proposal(Protocol):
     ) -> Tensor:
         """All noise that interior nodes of a search will need, `[batch, slots, C, ...]`."""
 
-    def interior(self, model: Any, state: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def interior(
+        self, model: Any, state: Tensor, task: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
         """Candidates `[B, C, A]` and prior logits `[B, C]` for states `[B, D]`, noise `[B, C, ...]`."""
 
 
 @dataclass(frozen=True)
 class GaussianProposal:
-    """Draws from the model's policy, some with a wider std. Draws have a prior logit of 0.
+    """Draws from the model's policy, some with a wider std. Draws have equal priors.
 
     The model's `policy(state, task)` gives a distribution with `action(noise, std_scale)`.
 
@@ -99,7 +101,7 @@ class GaussianProposal:
 
     def root(
         self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, None]:
         shape = (state.shape[0], len(self.root_scales), self.action_size)
         noise = torch.randn(shape, generator=generator, device=state.device)
         if self.mode:
@@ -129,18 +131,18 @@ class GaussianProposal:
         shape = (batch, slots, len(self.interior_scales), self.action_size)
         return torch.randn(shape, generator=generator, device=device)
 
-    def interior(self, model: Any, state: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def interior(self, model: Any, state: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, None]:
         return self.draw(model, state, task, noise, self.interior_scales)
 
     def draw(
         self, model: Any, state: Tensor, task: Tensor, noise: Tensor, scales: tuple[float, ...]
-    ) -> tuple[Tensor, Tensor]:
-        """Candidates `[B, R, A]` for standard-normal noise `[B, R, A]` and std scales `[R]`; priors of 0."""
+    ) -> tuple[Tensor, None]:
+        """Candidates `[B, R, A]` for standard-normal noise `[B, R, A]` and std scales `[R]`; no priors."""
         policy = model.policy(state, task)
         scale = _on_device(scales, state.device).view(1, -1, 1)
         wide = type(policy)(policy.mean.unsqueeze(1), policy.log_std.unsqueeze(1), policy.mask.unsqueeze(1))
         actions = wide.action(noise, scale)
-        return actions, actions.new_zeros(actions.shape[:2])
+        return actions, None
 
 
 @dataclass(frozen=True)

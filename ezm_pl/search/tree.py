@@ -3,25 +3,26 @@
 Sources: Danihelka et al. 2022 (Gumbel MuZero), Hubert et al. 2021 (sampled actions), EfficientZero V2.
 
 Shapes: `B` roots, `R` root candidates, `C` actions of an interior node, `A` action size, `N`
-simulations, `W` leaves a root that one wave expands, `D` state size. A tree has `N + 1` nodes: slot
-0 is the root, slot `i` the `i`-th node expanded. No shape depends on data: where a path is shorter
-than others its last entries are masked, so the host never waits for the device.
+simulations, `W` leaves per root that one wave expands, `D` state size. A tree has `N + 1` nodes: slot
+0 is the root, slot `i` the `i`-th node expanded.
 
-At small batches the time goes into the number of tensor operations, whatever their size. So what all
-nodes have in common is done for all slots in use at once (`_backup`, `_choices`), not level by level, and
-nothing is computed that the plan of waves already says: which waves visit every candidate, whether all
-have been visited, how many visits the most visited one has.
+A search is one static program: its operations and their shapes follow from the plan of waves, the number of
+roots and the settings. No value is read back from the device, and nothing is computed that the plan already
+says. At small batches the time goes into the number of operations, whatever their size, so each is done for
+all nodes at once, and a tree keeps all that a leaf needs of its ancestors in its parent's row (`_Tree`).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from ezm_pl.search.halving import plan_waves
+from ezm_pl.search.halving import Wave, plan_waves
 from ezm_pl.search.proposals import Proposal
 
 
@@ -46,7 +47,7 @@ class SearchSettings:
         c_visit, c_scale: of `sigma(q) = (c_visit + max visits) * c_scale * q`.
         range_floor: smallest range that Q values are divided by.
         gumbel_scale: of the Gumbel noise on the root's logits; 0 for none.
-        wave: most leaves a root that one network call expands; None for a whole halving round,
+        wave: most leaves per root that one network call expands; None for a whole halving round,
             1 for the strictly sequential search.
         normalization: `tree` scales Q by the extremes of the root's whole tree, `node` by those of
             the node's own completed Q (as mctx does).
@@ -90,56 +91,201 @@ class SearchResult:
 
 
 class _Tree:
-    """The arrays of `B` trees with `slots` nodes each. `children` holds slots, 0 where there is none yet.
+    """The nodes of `B` trees; `slots` with the root's slot 0, which also stands for a missing child.
 
-    `logits` of a node's actions and `prior`, their softmax, are kept when first something hangs below it.
-    `visits`, `value_sum` and `q` (reward plus discounted mean value, the Q of the edge above) mean
-    something in slots in use only, `low` and `span` from the first backup on. The root's slot stands for
-    a missing child too: its visits stay 0.
+    Each node has one row of `rows` `[B, slots, K]`, so that one gather brings all that a child needs of its
+    parent. After the state `[D]`, the reward of the edge above and the network's value come four parts `[slots]`:
+
+    - `discounts`: of each ancestor and itself, the discount from there to here; 0 for all others;
+    - `above`: 1 for each ancestor and itself;
+    - `returns`: what its expansion returned to each of them;
+    - `rewards`: of each ancestor, the discounted rewards from there to here.
+
+    So the visits of all nodes are the sum of `above` over rows, and their returns that of `returns`. The root
+    is left out of these parts: its visits are next to none, but not zero, so that its Q is 0.
+
+    `children` `[B, slots, C]` holds slots, `actions` `[B, slots, C, A]` and `prior` `[B, slots, C]` (logits; None
+    where all are equal) belong to a node's edges. `visits` and `q` (reward plus discounted mean value, the Q of
+    the edge above) `[B, used]` are those after the last wave, `low` and `span` the range of all Q so far.
     """
 
-    def __init__(self, state: Tensor, slots: int, interior: int) -> None:
-        batch, device = state.shape[0], state.device
-        self.state = state.new_empty(batch, slots, state.shape[1])
-        self.network_value, self.value_sum, self.reward, self.q = torch.zeros(4, batch, slots, device=device)
-        self.visits = torch.ones(batch, slots, device=device)
-        self.visits.select(1, 0).zero_()
-        self.children = torch.zeros(batch, slots, interior, dtype=torch.long, device=device)
-        self.logits = torch.zeros(batch, slots, interior, device=device)
-        self.prior = torch.full((batch, slots, interior), 1 / interior, device=device)
-        self.low = torch.full((batch, 1), torch.inf, device=device)
-        self.high = torch.full((batch, 1), -torch.inf, device=device)
-        self.span = self.high
-        self.slots = torch.arange(slots, device=device)
-        self.row_starts = torch.arange(0, batch * slots, slots, device=device).unsqueeze(1)
+    def __init__(self, state: Tensor, slots: int, edges: int, action_size: int, discount: float) -> None:
+        (batch, size), device = state.shape, state.device
+        self.size, self.slots, self.used, self.discount = size, slots, 1, discount
+        self.constants = _constants(batch, slots, discount, device)
+        self.rows = torch.empty(batch, slots, size + 2 + 4 * slots, device=device)
+        torch.cat([state, self.constants.root.expand(batch, -1)], 1, out=self.rows[:, 0])
+        self.children = torch.zeros(batch, slots, edges, dtype=torch.long, device=device)
+        self.actions = torch.empty(batch, slots, edges, action_size, device=device)
+        self.prior: Tensor | None = None
+        self.visits = self.q = self.low = self.high = self.span = self.rows
 
-    def rows(self, slots: Tensor) -> Tensor:
-        """Where slots `[B, W]` are in fields flattened over roots and slots: `[B * W]`."""
-        return (slots + self.row_starts).flatten()
+    def parents(self, node: Tensor) -> Tensor:
+        """The rows of nodes `[B, W]`, `[B, W, K]`."""
+        rows = (node + self.constants.offsets).flatten()
+        return self.rows.flatten(0, 1).index_select(0, rows).view(*node.shape, -1)
+
+    def expand(self, parent: Tensor, state: Tensor, reward: Tensor, value: Tensor, floor: float) -> None:
+        """New leaves in the next free slots, backed up to all nodes above them.
+
+        Args:
+            parent: the rows of their parents, `[B, W, K]`.
+            state, reward, value: of the leaves, `[B * W, D]`, `[B * W]` and `[B * W]`.
+            floor: least range of Q.
+        """
+        (batch, width, _), slots, first = parent.shape, self.slots, self.used
+        state, reward, value = (x.view(batch, width, -1) for x in (state, reward, value))
+        _, lineage, _, rewards = parent.split([self.size + 2, 2 * slots, slots, slots], -1)
+        rewards = torch.addcmul(rewards, lineage[..., :slots], reward)
+        itself = self.constants.itself[first : first + width]
+        lineage = torch.addcmul(itself, lineage, self.constants.decay)
+        returns = torch.addcmul(rewards, lineage[..., :slots], value)
+        self.used = used = first + width
+        rows = [state, reward, value, lineage, returns, rewards]
+        torch.cat(rows, -1, out=self.rows[:, first:used])
+
+        sums = self.rows[:, :used, self.size + 2 + slots : -slots].sum(1)
+        self.visits, returned = sums[:, :used], sums[:, slots : slots + used]
+        self.q = torch.addcdiv(self.rows[:, :used, self.size], returned, self.visits, value=self.discount)
+        # A node whose Q has not moved was counted when it did.
+        low, high = torch.aminmax(self.q[:, 1:], dim=1, keepdim=True)
+        if first > 1:
+            low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
+        self.low, self.high, self.span = low, high, (high - low).clamp_(min=floor)
+
+    def know(self, actions: Tensor, prior: Tensor | None) -> None:
+        """The edges below the newest leaves: actions `[B * W, C, A]`, prior logits `[B * W, C]` or None."""
+        batch, slots, edges, _ = self.actions.shape
+        width = len(actions) // batch
+        newest = slice(self.used - width, self.used)
+        self.actions[:, newest] = actions.view(batch, width, edges, -1)
+        if prior is not None:
+            if self.prior is None:
+                self.prior = prior.new_zeros(batch, slots, edges)
+            self.prior[:, newest] = prior.view(batch, width, edges)
+
+    def choices(self, settings: SearchSettings) -> Tensor:
+        """The edge that the interior rule takes below every node in use, `[B, used]`."""
+        children = self.children[:, : self.used]
+        prior = None if self.prior is None else self.prior[:, : self.used]
+        visits, q = (x.gather(1, children.flatten(1)).view_as(children) for x in (self.visits, self.q))
+        visited, own = visits > 0.5, self.visits.unsqueeze(-1)
+        seen = visits.clamp(max=1) if prior is None else prior.softmax(-1) * visited
+        value = self.rows[:, : self.used, self.size + 1 : self.size + 2]
+        # A node's own visits are its children's and one.
+        completed = torch.where(visited, q, _mixed_value(q, seen, own - 1, value))
+        scaled = self.sigma(completed, visits.amax(-1, keepdim=True), settings)
+        improved = (scaled if prior is None else prior + scaled).softmax(-1)
+        return (improved - visits / own).argmax(-1)
+
+    def descend(self, node: Tensor, visit: int, settings: SearchSettings) -> tuple[Tensor, Tensor]:
+        """From root children `[B, W]` with `visit` visits to nodes whose chosen edge has no child, and that edge."""
+        if visit == 1:  # nothing hangs below them yet
+            if self.prior is None:
+                return node, torch.zeros_like(node)
+            return node, self.prior[:, : self.used].argmax(-1).gather(1, node)
+        choices = self.choices(settings)
+        child = self.children[:, : self.used].gather(2, choices.unsqueeze(-1)).squeeze(-1)
+        # A child has a higher slot than its parent: where there is none, a node is followed by itself.
+        following = torch.maximum(child, self.constants.slots[: self.used])
+        for _ in range(visit - 1):  # a subtree with `visit` nodes is at most so deep
+            node = following.gather(1, node)
+        return node, choices.gather(1, node)
+
+    def grow(self, node: Tensor, edge: Tensor) -> Tensor:
+        """Hangs the next free slots below edges of nodes `[B, W]`; their actions `[B * W, A]`."""
+        index = torch.add(edge, node, alpha=self.children.shape[2])
+        leaves = self.constants.slots[self.used : self.used + node.shape[1]]
+        self.children.flatten(1).scatter_(1, index, leaves.expand_as(node))
+        return _take(self.actions.flatten(1, 2), index).flatten(0, 1)
+
+    def sigma(self, completed: Tensor, most: Tensor | int, settings: SearchSettings) -> Tensor:
+        """`sigma(q)` of completed Q `[B, ..., C]`; `most` visits has one of them, `[B, ..., 1]`."""
+        if settings.normalization == "node":
+            low, high = torch.aminmax(completed, dim=-1, keepdim=True)
+            scaled = (completed - low) / (high - low).clamp_(min=settings.range_floor)
+        else:
+            shape = (-1,) + (1,) * (completed.dim() - 1)
+            scaled = ((completed - self.low.view(shape)) / self.span.view(shape)).clamp_(0, 1)
+        return scaled * ((settings.c_visit + most) * settings.c_scale)
 
 
 @dataclass(frozen=True)
-class _Root:
-    """The candidates of the roots, all `[B, R]` but `value`.
+class _Constants:
+    """What trees of one size share.
 
     Attributes:
-        prior: logits.
-        fixed: the part of their scores that visits do not change: prior and Gumbel noise.
-        children: slots, 0 where there is none yet.
-        visits: counts.
-        value: `[B]`, the network's.
+        slots: `[slots]`, their numbers. offsets: `[B, 1]`, each tree's first row.
+        root: `[2 + 4 * slots]`, what follows the state in the root's row.
+        itself: `[slots, 2 * slots]`, what a node's discounts and `above` have of itself.
+        decay: `[2 * slots]`, what of these its child keeps.
     """
 
-    prior: Tensor
-    fixed: Tensor
-    children: Tensor
-    visits: Tensor
-    value: Tensor
+    slots: Tensor
+    offsets: Tensor
+    root: Tensor
+    itself: Tensor
+    decay: Tensor
 
-    def completed(self, tree: _Tree, *, all_visited: bool) -> Tensor:
-        """Completed Q `[B, R]`."""
-        q = tree.q.gather(1, self.children)
-        return q if all_visited else _complete(q, self.visits, self.prior.softmax(-1), self.value)
+
+@lru_cache(maxsize=64)
+def _constants(batch: int, slots: int, discount: float, device: torch.device) -> _Constants:
+    numbers = torch.arange(slots, device=device)
+    return _Constants(
+        slots=numbers,
+        offsets=torch.arange(0, batch * slots, slots, device=device).unsqueeze(1),
+        root=torch.where(torch.arange(2 + 4 * slots, device=device) == 2 + slots, 1e-30, 0.0),
+        itself=torch.eye(slots, device=device).repeat(1, 2),
+        decay=torch.where(torch.arange(2 * slots, device=device) < slots, discount, 1.0),
+    )
+
+
+class _Root:
+    """The candidates of the roots, best first where not all of them are visited.
+
+    Their children are slots 1 to `visited`: the first phase visits them in this order.
+
+    Args:
+        actions: `[B, R, A]`. prior: logits `[B, R]`, or None where all are equal. fixed: the part of their scores
+            that visits do not change, `[B, R]`, or None. value: the network's, `[B]`. visited: how many will be.
+    """
+
+    def __init__(
+        self, actions: Tensor, prior: Tensor | None, fixed: Tensor | None, value: Tensor, visited: int
+    ) -> None:
+        self.visited, self.value, self.count = visited, value, actions.shape[1]
+        self.actions, self.prior, self.fixed, self.place = actions, prior, fixed, None
+        if visited < self.count:
+            batch, device = len(actions), actions.device
+            order = torch.arange(visited, device=device).expand(batch, -1)
+            if fixed is not None:
+                order = fixed.argsort(dim=1, descending=True, stable=True)[:, :visited]
+                self.fixed, self.actions = fixed.gather(1, order), _take(actions, order)
+                self.prior = None if prior is None else prior.softmax(-1).gather(1, order)
+            place = torch.full((batch, self.count), visited, device=device)
+            self.place = place.scatter_(1, order, torch.arange(visited, device=device).expand(batch, -1))
+
+    def completed(self, tree: _Tree) -> Tensor:
+        """Completed Q `[B, visited]`, behind it that of the others where there are any."""
+        q = tree.q[:, 1 : self.visited + 1]
+        if self.place is None:
+            return q
+        visits = tree.visits[:, 1 : self.visited + 1]
+        seen = torch.ones_like(q) if self.prior is None else self.prior
+        mixed = _mixed_value(q, seen, visits.sum(-1, keepdim=True), self.value.unsqueeze(-1))
+        return torch.cat([q, mixed], 1)
+
+    def scattered(self, ranked: Tensor) -> Tensor:
+        """What `completed` has of candidates, in their own order `[B, R]`."""
+        return ranked if self.place is None else ranked.gather(1, self.place)
+
+    def choose(self, tree: _Tree, wave: Wave, most: int, settings: SearchSettings) -> Tensor:
+        """The slots `[B, W]` of the best candidates with `wave.visit` visits; one has `most`."""
+        scores = tree.sigma(self.completed(tree), most, settings)[:, : self.visited]
+        scores = scores if self.fixed is None else scores + self.fixed
+        other = tree.visits[:, 1 : self.visited + 1] != wave.visit
+        scores = scores.masked_fill(other, -torch.inf)
+        return scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width] + 1
 
 
 @torch.no_grad()
@@ -162,215 +308,84 @@ def search(
         generator: of all noise, on the observations' device.
     """
     batch, slots = observation.shape[0], settings.num_simulations + 1
-    state, value = model.root(observation, task)
-    candidates, prior = proposal.root(model, state, task, generator)
-    noise = proposal.interior_noise(batch, slots, generator, state.device)
-    count, considered = candidates.shape[1], min(settings.max_considered, candidates.shape[1])
-    root = _Root(
-        prior,
-        _gumbel(prior, settings.gumbel_scale, generator) + (prior - prior.amax(1, keepdim=True)),
-        torch.zeros(prior.shape, dtype=torch.long, device=state.device),
-        torch.zeros_like(prior),
-        value.float(),
-    )
-    tree = _Tree(state, slots, noise.shape[2])
-    states, noise, total = tree.state.flatten(0, 1), noise.flatten(0, 1), root.value
+    root_state, root_value = model.root(observation, task)
+    candidates, prior = proposal.root(model, root_state, task, generator)
+    noise = proposal.interior_noise(batch, slots, generator, root_state.device)
+    considered = min(settings.max_considered, candidates.shape[1])
+    fixed = _fixed_scores(candidates, prior, settings.gumbel_scale, generator)
+    root = _Root(candidates, prior, fixed, root_value.float(), min(considered, settings.num_simulations))
+    tree = _Tree(root_state, slots, noise.shape[2], candidates.shape[2], settings.discount)
 
-    used, most = 1, 0
-    for wave in plan_waves(considered, settings.num_simulations, settings.wave):
-        if wave.width == count:
-            chosen = tree.slots[:count].expand(batch, -1)
-        else:
-            scores = root.fixed
-            if used > 1:
-                completed = root.completed(tree, all_visited=considered == count < used)
-                scores = scores + _sigma(tree, completed, most, settings)
-                scores.masked_fill_(root.visits != wave.visit, -torch.inf)
-            chosen = scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width]
-        tasks = _repeat(task, wave.width)
-        leaves = tree.slots[used : used + wave.width].expand(batch, -1)
-        path: list[Tensor] = []
-        moved: list[Tensor] = []
+    waves = plan_waves(considered, settings.num_simulations, settings.wave)
+    most, node = 0, tree.constants.slots[1 : root.visited + 1].expand(batch, -1)
+    for wave in waves:
+        first = tree.used
         if wave.visit == 0:
-            parent_state = _repeat(state, wave.width)
-            action = _take(candidates, chosen)
-            root.children.scatter_(1, chosen, leaves)
+            parent = tree.rows[:, :1].expand(-1, wave.width, -1)
+            action = root.actions[:, first - 1 : first - 1 + wave.width].flatten(0, 1)
         else:
-            # With one visit each nobody has children to choose from yet.
-            choices = _choices(tree, used, settings) if wave.visit > 1 else None
-            path, moved = _descend(tree, root.children.gather(1, chosen), choices, wave.visit)
-            parent = tree.rows(path[-1])
-            parent_state = states.index_select(0, parent)
-            actions, logits = proposal.interior(model, parent_state, tasks, noise.index_select(0, parent))
-            edge = _edge(tree, path[-1], choices, logits)
-            action = _take(actions, edge.view(-1, 1))
-            _link(tree, path[-1], edge, leaves)
-            tree.logits.flatten(0, 1).index_copy_(0, parent, logits)
-            tree.prior.flatten(0, 1).index_copy_(0, parent, logits.softmax(-1))
-        following, reward, value = model.step(parent_state, action, tasks)
-        reward, value = reward.view(batch, -1), value.view(batch, -1)
-        _store(tree, used, following, reward, value)
-        used, most = used + wave.width, max(most, wave.visit + 1)
-        root.visits.scatter_(1, chosen, wave.visit + 1.0)
-        total = total + _backup(tree, path, moved, reward, value, used, settings).sum(1)
+            if settings.wave or wave.width < node.shape[1]:  # otherwise the same ones again
+                node = root.choose(tree, wave, most, settings)
+            at, edge = tree.descend(node, wave.visit, settings)
+            parent, action = tree.parents(at), tree.grow(at, edge)
+        tasks = task.unsqueeze(1).expand(-1, wave.width).flatten()
+        state, reward, value = model.step(parent[..., : tree.size].flatten(0, 1), action, tasks)
+        tree.expand(parent, state, reward, value, settings.range_floor)
+        most = max(most, wave.visit + 1)
+        if tree.used < slots:
+            tree.know(*proposal.interior(model, state, tasks, noise[:, first : tree.used].flatten(0, 1)))
 
     # As many visits as any: the last survivors of the halving, best of them by sigma(q).
-    completed = root.completed(tree, all_visited=considered == count < used)
-    scaled = _sigma(tree, completed, most, settings)
-    best = (root.fixed + scaled).masked_fill_(root.visits != most, -torch.inf).argmax(1)
-    weights = (prior + proposal.log_ratio(model, state, task, candidates) + scaled).softmax(-1)
+    completed = root.completed(tree)
+    scaled = root.scattered(tree.sigma(completed, most, settings))
+    visits, q = tree.visits[:, 1 : root.visited + 1], completed[:, : root.visited]
+    value = (root.value + (visits * q).sum(1)) / slots
+    if root.place is not None:
+        visits = root.scattered(F.pad(visits, (0, 1)))
+    scores = scaled if fixed is None else fixed + scaled
+    best = scores.masked_fill(visits != most, -torch.inf).argmax(1)
+    ratio = proposal.log_ratio(model, root_state, task, candidates)
+    weights = (scaled + (ratio if prior is None else prior + ratio)).softmax(-1)
     return SearchResult(
         actions=candidates,
-        visits=root.visits.long(),
-        q=completed,
+        visits=visits.long(),
+        q=root.scattered(completed),
         weights=weights,
         best=best,
-        action=_take(candidates, best.unsqueeze(1)),
-        value=total / slots,
+        action=_take(candidates, best.unsqueeze(1)).squeeze(1),
+        value=value,
         root_value=root.value,
     )
 
 
-def _gumbel(prior: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """Gumbel noise for the root's prior logits `[B, R]`; zeros without a draw for a scale of 0."""
+def _fixed_scores(
+    candidates: Tensor, prior: Tensor | None, scale: float, generator: torch.Generator
+) -> Tensor | None:
+    """Prior logits plus Gumbel noise `[B, R]` of root candidates; None where both are nothing."""
+    fixed = None if prior is None else prior - prior.amax(1, keepdim=True)
     if not scale:
-        return torch.zeros_like(prior)
-    uniform = torch.rand(prior.shape, generator=generator, device=prior.device).clamp(1e-20, 1 - 1e-7)
+        return fixed
+    gumbel = _gumbel(candidates[..., 0], scale, generator)
+    return gumbel if fixed is None else gumbel + fixed
+
+
+def _gumbel(like: Tensor, scale: float, generator: torch.Generator) -> Tensor:
+    """Gumbel noise `[B, R]`."""
+    uniform = torch.rand(like.shape, generator=generator, device=like.device).clamp(1e-20, 1 - 1e-7)
     return -torch.log(-torch.log(uniform)) * scale
 
 
-def _repeat(rows: Tensor, times: int) -> Tensor:
-    """Each of rows `[B, ...]` so many times: `[B * times, ...]`."""
-    return rows.unsqueeze(1).expand(-1, times, *rows.shape[1:]).flatten(0, 1)
-
-
 def _take(rows: Tensor, index: Tensor) -> Tensor:
-    """`rows[b, index[b, w]]` of rows `[B, C, A]` for an index `[B, W]`: `[B * W, A]`."""
-    return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[2])).flatten(0, 1)
+    """`rows[b, index[b, w]]` of rows `[B, C, A]` for an index `[B, W]`: `[B, W, A]`."""
+    return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[2]))
 
 
-def _sigma(tree: _Tree, completed: Tensor, most: Tensor | int, settings: SearchSettings) -> Tensor:
-    """`sigma(q)` of completed Q `[B, ..., C]`; `most` visits has one of them, `[B, ..., 1]`."""
-    if settings.normalization == "node":
-        low, high = torch.aminmax(completed, dim=-1, keepdim=True)
-        scaled = (completed - low) / (high - low).clamp_(min=settings.range_floor)
-    else:
-        shape = (-1,) + (1,) * (completed.dim() - 1)
-        scaled = ((completed - tree.low.view(shape)) / tree.span.view(shape)).clamp_(0, 1)
-    return (settings.c_visit + most) * (settings.c_scale * scaled)
-
-
-def _complete(q: Tensor, visits: Tensor, prior: Tensor, value: Tensor) -> Tensor:
-    """Q of visited actions, `v_mix` for the others (Danihelka et al. 2022, appendix D).
-
-    `q`, `visits`, `prior` probabilities are `[..., C]`, the node's network `value` `[...]`.
-    """
-    visited = visits > 0
-    seen = prior * visited
-    mean_q = (seen * q).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_(min=1e-12)
-    count = visits.sum(-1, keepdim=True)
-    mixed = (value.unsqueeze(-1) + count * mean_q) / (count + 1)
-    return torch.where(visited, q, mixed)
-
-
-def _choices(tree: _Tree, used: int, settings: SearchSettings) -> Tensor:
-    """The edge `[B, used]` that the interior rule takes below every node, from its priors as known."""
-    children = tree.children[:, :used]
-    below = children.flatten(1)
-    visits = tree.visits.gather(1, below).view_as(children)
-    q = tree.q.gather(1, below).view_as(children)
-    completed = _complete(q, visits, tree.prior[:, :used], tree.network_value[:, :used])
-    scaled = _sigma(tree, completed, visits.amax(-1, keepdim=True), settings)
-    improved = tree.logits[:, :used] + scaled
-    # A softmax; torch's own takes six times as long over rows of two.
-    improved = (improved - improved.amax(-1, keepdim=True)).exp_()
-    improved /= improved.sum(-1, keepdim=True)
-    return (improved - visits / (1 + visits.sum(-1, keepdim=True))).argmax(-1)
-
-
-def _descend(
-    tree: _Tree, node: Tensor, choices: Tensor | None, visit: int
-) -> tuple[list[Tensor], list[Tensor]]:
-    """From a root's child `[B, W]` down to a node whose chosen edge has no child yet.
-
-    A subtree with `visit` nodes is at most `visit` deep: so many nodes `[B, W]` come back, and where a path
-    ends before, its last node fills the others. The second list says of each but the first whether it is
-    another node than the one before.
-    """
-    path, moved = [node], []
-    if choices is not None:
-        following = tree.children[:, : choices.shape[1]].gather(2, choices.unsqueeze(-1)).squeeze(-1)
-        for _ in range(visit - 1):
-            child = following.gather(1, node)
-            moved.append(child > 0)
-            node = torch.where(moved[-1], child, node)
-            path.append(node)
-    return path, moved
-
-
-def _edge(tree: _Tree, parent: Tensor, choices: Tensor | None, logits: Tensor) -> Tensor:
-    """The edges `[B, W]` to expand below parents `[B, W]` with prior logits `[B * W, C]`.
-
-    The priors of a node are known only once something is expanded below it, so a parent's first
-    choice is made here.
-    """
-    first = logits.argmax(-1).view_as(parent)
-    if choices is None:
-        return first
-    return torch.where(tree.visits.gather(1, parent) == 1, first, choices.gather(1, parent))
-
-
-def _link(tree: _Tree, parent: Tensor, edge: Tensor, leaves: Tensor) -> None:
-    """Hangs leaves `[B, W]` below edges of parents."""
-    tree.children.flatten(1).scatter_(1, parent * tree.children.shape[2] + edge, leaves)
-
-
-def _store(tree: _Tree, used: int, state: Tensor, reward: Tensor, value: Tensor) -> None:
-    """Fills the next free slots with new leaves: states `[B * W, D]`, rewards and values `[B, W]`."""
-    batch, width = value.shape
-    tree.state.narrow(1, used, width).copy_(state.view(batch, width, -1))
-    tree.reward.narrow(1, used, width).copy_(reward)
-    tree.network_value.narrow(1, used, width).copy_(value)
-    tree.value_sum.narrow(1, used, width).copy_(value)
-
-
-def _backup(
-    tree: _Tree,
-    path: list[Tensor],
-    moved: list[Tensor],
-    reward: Tensor,
-    value: Tensor,
-    used: int,
-    settings: SearchSettings,
-) -> Tensor:
-    """Adds new leaves' values to every node above them and widens the range of Q.
+def _mixed_value(q: Tensor, seen: Tensor, count: Tensor, value: Tensor) -> Tensor:
+    """`v_mix` (Danihelka et al. 2022, appendix D) of nodes, `[..., 1]`.
 
     Args:
-        path, moved: from `_descend`, down to the leaves' parents.
-        reward, value: of the leaves, `[B, W]`.
-        used: slots in use, the leaves' with them.
-
-    Returns:
-        The leaves' returns from the root, `[B, W]`.
+        q: of visited actions, 0 of others, `[..., C]`. seen: priors of visited actions, 0 of others, `[..., C]`.
+        count: visits of all actions together; value: the network's of the node, `[..., 1]`.
     """
-    returns = torch.add(reward, value, alpha=settings.discount)
-    if path:
-        slots = torch.cat(path, 1)
-        rewards = tree.reward.gather(1, slots).chunk(len(path), 1)
-        at: list[Tensor] = []
-        for level in reversed(range(len(path))):
-            at.append(returns)
-            above = torch.add(rewards[level], returns, alpha=settings.discount)
-            returns = torch.where(moved[level - 1], above, returns) if level else above
-        # Leaves of one wave lie below different root actions, so no node is met twice.
-        live = torch.cat([torch.ones_like(value), *moved], 1)
-        tree.value_sum.scatter_add_(1, slots, torch.cat(at[::-1], 1).mul_(live))
-        tree.visits.scatter_add_(1, slots, live)
-    nodes = slice(1, used)
-    mean = tree.value_sum[:, nodes] / tree.visits[:, nodes]
-    q = torch.add(tree.reward[:, nodes], mean, alpha=settings.discount, out=tree.q[:, nodes])
-    # A node whose Q has not moved was counted when it did.
-    low, high = torch.aminmax(q, dim=1, keepdim=True)
-    tree.low, tree.high = torch.minimum(tree.low, low), torch.maximum(tree.high, high)
-    tree.span = (tree.high - tree.low).clamp_(min=settings.range_floor)
-    return returns
+    mean_q = (seen * q).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_(min=1e-12)
+    return torch.addcmul(value, count, mean_q) / (count + 1)

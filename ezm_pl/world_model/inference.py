@@ -1,4 +1,4 @@
-"""The world model as the search sees it: `root`, `step` and `policy`, folded and in low precision."""
+"""The world model as the search sees it: `root`, `step` and `policy`, folded, fused and in low precision."""
 
 from __future__ import annotations
 
@@ -11,13 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
+from ezm_pl.world_model.fused import FusedNetworks
 from ezm_pl.world_model.layers import Head, RunningNorm
 from ezm_pl.world_model.model import WorldModel
-from ezm_pl.world_model.onednn import pack_for_cpu
 from ezm_pl.world_model.policy import SquashedGaussian
+from ezm_pl.world_model.products import Kind, packs
 
 _CHUNK = 2**19
 """Latent values that a processor takes through the networks at once, so that they stay in its caches."""
+_NARROW = 256
+"""Widest latent for which BLAS is faster than oneDNN on a processor, at few rows also than oneDNN in bfloat16."""
+_FEW = 2**20 + 2**18
+"""Multiply-adds of a layer up to which it is so (80 rows at latent size 128, 20 at 256)."""
 
 
 def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,19 +38,20 @@ def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _unpack(model: InferenceModel, incompatible_keys: Any) -> None:
-    model._packed.clear()
+def _forget(model: InferenceModel, incompatible_keys: Any) -> None:
+    model._fused.clear()
 
 
 class InferenceModel(nn.Module):
     """A frozen copy of a `WorldModel` for acting and reanalysis.
 
     BatchNorm is folded into the layers before it, weights are held in `dtype`, nothing has a
-    gradient. A search state is `[B, 2S + E]`: the latent, then the features of the heads, so that a
-    policy asked for later costs its head alone.
+    gradient. A search state is `[B, S + E + 3A]` (`FusedNetworks`): it holds its policy and all that a step
+    needs to know of its task.
 
-    It computes from a packed copy (`pack_for_cpu`), made at the first call after `load`,
-    `load_state_dict` or a move: these are the ways to change its weights.
+    It computes from fused copies, made at the first call after `load`, `load_state_dict` or a move: these are
+    the ways to change its weights. On a processor a narrow network in bfloat16 computes small batches in
+    float32, which is faster there.
 
     Args:
         spec, observation_size, action_mask: as for `WorldModel`.
@@ -65,8 +71,8 @@ class InferenceModel(nn.Module):
             parameter.data = parameter.data.to(dtype)
         self.observation_size = observation_size
         self.heads: tuple[int, ...] = (0, 1)
-        self._packed: list[WorldModel] = []  # in a list, for it is no part of the state dict
-        self.register_load_state_dict_post_hook(_unpack)
+        self._fused: dict[Kind, FusedNetworks] = {}
+        self.register_load_state_dict_post_hook(_forget)
         self.eval()
 
     def draw_heads(self, generator: torch.Generator) -> None:
@@ -95,59 +101,59 @@ class InferenceModel(nn.Module):
                 mine.append(parameter)
                 theirs.append(source_parameters[name])
         torch._foreach_copy_(mine, theirs)
-        self._packed.clear()
+        self._fused.clear()
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> InferenceModel:
-        self._packed.clear()
+        self._fused.clear()
         return super()._apply(fn, recurse)
 
-    def _ready(self) -> WorldModel:
-        """The networks, packed since their weights last changed."""
-        if not self._packed:
-            self._packed.append(pack_for_cpu(self.model))
-        return self._packed[0]
+    def _networks(self, rows: int) -> FusedNetworks:
+        """The networks for a batch of `rows`, from the weights as they are."""
+        weight = self.model.task_embedding
+        kind = Kind(weight.dtype, packed=False)
+        if packs(weight):
+            latent = self.model.spec.latent_size
+            small = latent <= _NARROW and (weight.dtype == torch.float32 or rows * latent**2 <= _FEW)
+            kind = Kind(torch.float32, packed=False) if small else Kind(weight.dtype, packed=True)
+        if kind not in self._fused:
+            self._fused[kind] = FusedNetworks(self.model, kind)
+        return self._fused[kind]
 
     @_alone
     def root(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
-        """Observations `[B, O]`, tasks `[B]` to states `[B, 2S + E]` and values `[B]`."""
-        model = self._ready()
-        latent = model.encode(observation, task)
-        features = model.features(latent, task)
-        value = self._value(model.scalar.decode(model.value_logits(features, self.heads)))
-        return torch.cat([latent, features], -1), value
+        """Observations `[B, O]`, tasks `[B]` to states `[B, S + E + 3A]` and values `[B]`."""
+        return self._networks(len(observation)).root(observation, task, self.heads)
 
     @_alone
     def step(self, state: Tensor, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States `[B, 2S + E]`, actions `[B, A]` to next states, rewards `[B]` and values `[B]`."""
+        """States `[B, S + E + 3A]`, actions `[B, A]` to next states, rewards `[B]` and values `[B]`."""
         rows = max(1, _CHUNK // self.model.spec.latent_size)
         if state.device.type == "cpu" and len(state) > rows:
             rows = math.ceil(len(state) / math.ceil(len(state) / rows))  # no small remainder
             chunks = zip(state.split(rows), action.split(rows), task.split(rows), strict=True)
             states, rewards, values = zip(*(self.step(*chunk) for chunk in chunks), strict=True)
             return torch.cat(states), torch.cat(rewards), torch.cat(values)
-        model = self._ready()
-        latent = state[..., : model.spec.latent_size].contiguous()
-        reward = model.reward_logits(latent, action, task)
-        latent = model.next_latent(latent, action, task)
-        features = model.features(latent, task)
-        scalars = model.scalar.decode(torch.stack([reward, *model.value_logits(features, self.heads)]))
-        return torch.cat([latent, features], -1), scalars[0], self._value(scalars[1:])
+        return self._networks(len(state)).step(state, action, self.heads)
+
+    def policy(self, state: Tensor, task: Tensor) -> SquashedGaussian:
+        """The policies of states `[B, S + E + 3A]`, which hold them."""
+        mean, log_std, mask = state[..., -3 * self.model.action_mask.shape[1] :].chunk(3, -1)
+        return SquashedGaussian(mean, log_std, mask)
 
     @_alone
-    def policy(self, state: Tensor, task: Tensor) -> SquashedGaussian:
-        """The policies of states `[B, 2S + E]`."""
-        model = self._ready()
-        return model.policy(state[..., model.spec.latent_size :].contiguous(), task)
+    def policy_of(self, observation: Tensor, task: Tensor) -> SquashedGaussian:
+        """The policies of observations `[B, O]`, without their values."""
+        return self.policy(self._networks(len(observation)).policy_only(observation, task), task)
 
     @_alone
     def value(self, state: Tensor, heads: Sequence[int] | None = None) -> Tensor:
-        """The minimum over `heads` (the drawn two by default), floored by the spec: `[B]`."""
-        model = self._ready()
-        features = state[..., model.spec.latent_size :].contiguous()
-        logits = model.value_logits(features, self.heads if heads is None else heads)
-        return self._value(model.scalar.decode(logits))
+        """The minimum over `heads` (the drawn two by default), floored by the spec: `[B]`.
 
-    def _value(self, each: Tensor) -> Tensor:
-        """Values `[H, B]` of single heads to what the search uses of them, `[B]`."""
-        value, floor = each.amin(0), self.model.spec.value_floor
+        The search has its values from `root` and `step`; here the features are computed once more.
+        """
+        model = self.model
+        size = model.spec.latent_size + model.embedding_used["value_policy"] * model.spec.task_embedding_size
+        features = model.trunk(state[..., :size].to(model.task_embedding.dtype))
+        each = model.scalar.decode(model.value_logits(features, self.heads if heads is None else heads))
+        value, floor = each.amin(0), model.spec.value_floor
         return value if floor is None else value.clamp(min=floor)

@@ -62,7 +62,7 @@ class SquashedGaussian:
 
     def action(self, noise: Tensor, std_scale: Tensor | float = 1.0) -> Tensor:
         """Actions for standard-normal `noise` `[..., A]`, std widened by `std_scale`; zero where padded."""
-        u = self.mean + noise * self.log_std.exp() * std_scale
+        u = torch.addcmul(self.mean, noise * std_scale, self.log_std.exp())
         return torch.tanh(u).clamp(-MAX_ACTION, MAX_ACTION) * self.mask
 
     @property

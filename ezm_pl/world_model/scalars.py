@@ -19,9 +19,8 @@ def unsquash(y: Tensor) -> Tensor:
     # With w = sqrt(|x| + 1) - 1: |y| = w + 0.001 w (w + 2). Solved without a difference of near equals,
     # which in float32 would cost 1e-4 around zero.
     slope = 1 + 2 * _EPSILON
-    size = y.abs()
-    w = 2 * size / (slope + torch.sqrt(slope**2 + 4 * _EPSILON * size))
-    return torch.copysign(w * (w + 2), y)
+    w = 2 * y / (slope + torch.sqrt(slope**2 + 4 * _EPSILON * y.abs()))
+    return w * (w.abs() + 2)
 
 
 class CategoricalScalar(nn.Module):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from search_models import FewBelowRoot, PlainSearch, SmoothModel, TabularModel, search_tables
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ezm_pl.search import (
@@ -16,6 +17,7 @@ from ezm_pl.search import (
     GaussianProposal,
     Proposal,
     SearchModel,
+    SearchResult,
     SearchSettings,
     search,
 )
@@ -286,15 +288,22 @@ def small_inference_model(tasks: int = 3) -> InferenceModel:
     )
     mask = torch.ones(tasks, 5)
     inference = InferenceModel(spec, 7, mask)
-    inference.load(WorldModel(spec, 7, mask))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        source = WorldModel(spec, 7, mask)
+        for head in (source.reward_head, source.value_heads, source.policy_head):
+            torch.nn.init.normal_(head.weights[2])  # some start at zero
+    inference.load(source)
     return inference
 
 
 @pytest.mark.parametrize("wave", [None, 1])
 @pytest.mark.parametrize("normalization", ["tree", "node"])
-@pytest.mark.parametrize("kind", ["gaussian", "gaussian, as on a GPU", "discrete"])
-def test_host_never_waits_inside_a_search(wave: int | None, normalization: Any, kind: str) -> None:
-    """Neither with packed layers, as on the CPU, nor with plain ones, as on a GPU."""
+@pytest.mark.parametrize("kind", ["gaussian", "gaussian, oneDNN", "discrete"])
+def test_host_never_waits_inside_a_search(
+    wave: int | None, normalization: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither with BLAS products, as on a GPU, nor with oneDNN's."""
     settings = SearchSettings(
         num_simulations=12, max_considered=4, wave=wave, normalization=normalization, gumbel_scale=1.0
     )
@@ -302,8 +311,8 @@ def test_host_never_waits_inside_a_search(wave: int | None, normalization: Any, 
     proposal: Proposal
     if kind != "discrete":
         model, proposal = small_inference_model(), GaussianProposal.mixed(5, 16, 2, 0.25, 3.0)
-        if "GPU" in kind:
-            model._packed.append(model.model)
+        if "oneDNN" in kind:
+            monkeypatch.setattr("ezm_pl.world_model.inference._NARROW", 0)
         observation = torch.randn(6, 7)
     else:
         model, proposal = TabularModel.random(3, 20, 4, seed=0), DiscreteProposal(4)
@@ -321,6 +330,57 @@ def test_the_check_for_host_round_trips_can_fail() -> None:
     for wait in (lambda: x.max().item(), lambda: x[x > 1], lambda: x.nonzero(), lambda: torch.tensor([1.0])):
         with pytest.raises(AssertionError), NoHostRoundTrip():
             wait()
+
+
+class AsGiven(GaussianProposal):
+    """The Gaussian proposal with its noise read from the end of the observation, not drawn."""
+
+    def root(
+        self, model: Any, state: Tensor, task: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, None]:
+        noise = self.given[:, : 16 * 5].view(-1, 16, 5)
+        return self.draw(model, state, task, noise, self.root_scales)
+
+    def interior_noise(
+        self, batch: int, slots: int, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
+        return self.given[:, 16 * 5 :].view(batch, slots, 2, 5)
+
+    given: Tensor
+
+
+@pytest.mark.parametrize("kind", ["BLAS", "oneDNN"])
+@pytest.mark.parametrize("settings", [SearchSettings(), SearchSettings(16, 8), SearchSettings(12, 4, wave=1)])
+def test_a_search_is_one_static_program(
+    settings: SearchSettings, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced once, with whatever Python decides on the way: the same operations give other inputs' results."""
+    monkeypatch.setattr("ezm_pl.world_model.inference._NARROW", 0 if kind == "oneDNN" else 256)
+    model, slots = small_inference_model(), settings.num_simulations + 1
+    task, generator = torch.arange(6) % 3, torch.Generator()
+
+    def run(observation: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        proposal = AsGiven.mixed(5, 16, 2, 0.25, 3.0)
+        object.__setattr__(proposal, "given", noise)
+        return tuple(vars(search(model, proposal, observation, task, settings, generator)).values())
+
+    def inputs(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(6, 16 * 5 + slots * 2 * 5, generator=generator)
+        return torch.randn(6, 7, generator=generator) * 3, task.roll(seed), noise
+
+    run(*inputs(0))  # constants
+    traced = make_fx(run)(*inputs(0))
+    visits = set()
+    for seed in range(1, 6):
+        given = inputs(seed)
+        expected = run(*given)
+        for name, found, target in zip(
+            SearchResult.__dataclass_fields__, traced(*given), expected, strict=True
+        ):
+            torch.testing.assert_close(found, target, rtol=0, atol=0, msg=name)
+        visits |= {tuple(row) for row in expected[1].tolist()}
+    assert len(visits) > 4  # the trees differ
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

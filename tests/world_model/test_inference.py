@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model import InferenceModel, WorldModel
+from ezm_pl.world_model.fused import FusedNetworks
 from ezm_pl.world_model.layers import Head
-from ezm_pl.world_model.onednn import pack_for_cpu, packs
+from ezm_pl.world_model.products import Kind, packs
 
 BATCH = 40
 
@@ -164,7 +165,6 @@ def test_load_from_another_inference_model() -> None:
 def test_bfloat16_is_close_to_float32() -> None:
     source = trained()
     exact, result = found(infer(source)), found(infer(source, torch.bfloat16))
-    assert result["latent"].dtype == torch.bfloat16
     for name in ("value", "reward", "next_value", "mean", "log_std"):
         assert result[name].dtype == torch.float32, name
         difference = (result[name] - exact[name]).abs().mean() / exact[name].std()
@@ -175,7 +175,8 @@ def test_value_is_the_minimum_of_the_drawn_heads_and_floored() -> None:
     source = trained(value_floor=0.0)
     model = infer(source)
     state, _ = model.root(*batch()[:2])
-    each = model.model.scalar.decode(model.model.value_logits(state[:, source.spec.latent_size :]))
+    size = source.spec.latent_size + source.spec.task_embedding_size
+    each = model.model.scalar.decode(model.model.value_logits(model.model.trunk(state[:, :size])))
     assert each.shape == (5, BATCH) and (each.amin(0) < 0).any() and (each.amin(0) > 0).any()
     model.heads = (1, 3)
     torch.testing.assert_close(model.value(state), torch.minimum(each[1], each[3]).clamp(min=0))
@@ -189,7 +190,7 @@ def test_value_floor_is_the_specs(floor: float | None) -> None:
     state, value = model.root(*batch()[:2])
     lowest = float(value.min())
     assert lowest < -0.1 if floor is None else lowest == pytest.approx(floor)
-    assert torch.equal(model.value(state), value)
+    torch.testing.assert_close(model.value(state), value)
 
 
 def test_two_heads_are_drawn_at_random() -> None:
@@ -227,22 +228,22 @@ def test_nothing_has_a_gradient_or_batchnorm_and_train_mode_changes_nothing() ->
     torch.testing.assert_close(single, result["value"][:1], rtol=1e-4, atol=1e-5)
 
 
-def test_a_search_state_needs_only_the_policy_head_for_its_policy() -> None:
-    """State: latent and features; changing the trunk afterwards does not change the policy."""
+def test_a_search_state_holds_its_policy_and_its_task() -> None:
+    """State: latent, task embedding, mean, log-std and mask; the policy asks no network."""
     model = infer(trained())
     observation, task, _ = batch()
     state, _ = model.root(observation, task)
-    assert state.shape == (BATCH, 2 * SMALL["latent_size"] + SMALL["task_embedding_size"])
-    before = model.policy(state, task).mean
-    for parameter in model.model.trunk[:-1].parameters():  # the last LayerNorm is the heads'
-        parameter.data.zero_()
-    model.load_state_dict(model.state_dict())  # nothing stays packed
-    assert torch.equal(model.policy(state, task).mean, before)
+    size = SMALL["latent_size"] + SMALL["task_embedding_size"]
+    assert state.shape == (BATCH, size + 3 * ACTION) and state.dtype == torch.float32
+    policy, alone = model.policy(state, task), model.policy_of(observation, task)
+    for name in ("mean", "log_std", "mask"):
+        torch.testing.assert_close(getattr(alone, name), getattr(policy, name), msg=name)
+    assert torch.equal(policy.mask, mask()[task])
 
 
-def moved_norms() -> WorldModel:
+def moved_norms(**changes: Any) -> WorldModel:
     """A trained model whose LayerNorms have a scale and a shift of their own."""
-    source = trained()
+    source = trained(**changes)
     for module in source.modules():
         if isinstance(module, nn.LayerNorm):
             nn.init.uniform_(module.weight, 0.5, 1.5)
@@ -250,23 +251,42 @@ def moved_norms() -> WorldModel:
     return source
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_weights_compute_the_same(dtype: torch.dtype) -> None:
-    """Packed, with what they absorb, against the plain layers on the same weights."""
-    source = moved_norms()
-    model, plain = infer(source, dtype), infer(source, dtype)
-    plain._packed.append(plain.model)  # so that they never are
+KINDS = [
+    Kind(torch.float32, False),
+    Kind(torch.float32, True),
+    Kind(torch.bfloat16, False),
+    Kind(torch.bfloat16, True),
+]
+
+
+@pytest.mark.parametrize("parts", [ModelSpec().task_embedding_in, ("dynamics",), ("reward", "value_policy")])
+@pytest.mark.parametrize("norm", ["batch", "layer"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_fused_networks_compute_the_same(kind: Kind, norm: str, parts: tuple[str, ...]) -> None:
+    """In each kind, with what the layers absorb, against the trained model in eval mode."""
+    if kind.packed and not packs(torch.zeros(4, 4, dtype=kind.dtype)):
+        pytest.skip("oneDNN does not pack here")
+    source = moved_norms(task_embedding_in=parts, head_norm=norm, max_mean=1.5)
+    model = infer(source, kind.dtype)
+    model._networks = lambda rows: FusedNetworks(model.model, kind)  # type: ignore[method-assign]
+    model.heads = (1, 3)
     result = found(model)
-    differs = type(pack_for_cpu(model.model).dynamics) is not type(model.model.dynamics)
-    assert differs == packs(torch.zeros(4, 4, dtype=dtype))
-    tolerance = 1e-4 if dtype == torch.float32 else 0.05
-    for target in (expected(source, (0, 1)), found(plain)):
-        for name, tensor in target.items():
-            difference = (result[name] - tensor).abs().mean() / tensor.float().std()
-            assert difference < tolerance, (name, float(difference))
+    tolerance = 1e-4 if kind.dtype == torch.float32 else 0.05
+    for name, tensor in expected(source, (1, 3)).items():
+        difference = (result[name] - tensor).abs().mean() / tensor.std()
+        assert difference < tolerance, (name, float(difference))
 
 
-def test_packed_weights_follow_every_change() -> None:
+@pytest.mark.skipif(not packs(torch.zeros(4, 4, dtype=torch.bfloat16)), reason="oneDNN does not pack here")
+def test_small_batches_of_a_narrow_network_are_computed_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the same weights, so that the two differ by bfloat16's rounding only."""
+    model = infer(trained(), torch.bfloat16)
+    assert model._networks(BATCH).kind == Kind(torch.float32, False)
+    monkeypatch.setattr("ezm_pl.world_model.inference._FEW", 0)
+    assert model._networks(BATCH).kind == Kind(torch.bfloat16, True)
+
+
+def test_fused_weights_follow_every_change() -> None:
     """After `load`, `load_state_dict` (also the parent's) and a move the new weights count."""
     source, other = moved_norms(), moved_norms()
     with torch.no_grad():

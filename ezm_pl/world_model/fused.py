@@ -1,0 +1,207 @@
+"""`FusedNetworks`: a frozen world model's forward passes in few operations.
+
+At small batches a search costs the number of its operations. So here LayerNorms are absorbed by the layers
+after them, parallel heads are batched products, and what several layers read is put together once.
+`products.py` has the two kinds of linear layers: BLAS products, and oneDNN's for large ones on a CPU.
+
+Shapes: `B` positions, `S` latent, `E` task embedding, `A` actions, `Z` atoms, `H` hidden width of a head. A
+search state is `[B, S + E + 3A]` in float32: latent, task embedding, then the policy's mean, log-std and mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ezm_pl.world_model.layers import ResidualBlock, Transition
+from ezm_pl.world_model.model import WorldModel
+from ezm_pl.world_model.products import Kind, heads_of, linear, residual_pair
+from ezm_pl.world_model.scalars import unsquash
+
+
+class _Residual:
+    """`other + W2 relu(W1 LN(x))`.
+
+    Args:
+        plain: the layer. columns: the order in which its inputs come here.
+    """
+
+    def __init__(self, plain: ResidualBlock | Transition, kind: Kind, columns: Tensor | None = None) -> None:
+        norm, weight = plain.norm, plain.inner.weight.float()
+        self.shape, self.eps = norm.normalized_shape, norm.eps
+        bias = plain.inner.bias.float() + weight @ norm.bias.float()
+        weight = weight * norm.weight.float()
+        if columns is not None:
+            weight = weight[:, columns]
+        self.inner, self.outer = residual_pair(weight, bias, plain.outer.weight, plain.outer.bias, kind)
+
+    def __call__(self, x: Tensor, other: Tensor) -> Tensor:
+        """`x` `[B, in]`, `other` `[B, out]`."""
+        return self.outer.added_to(
+            other, self.inner.relu(torch.layer_norm(x, self.shape, None, None, self.eps))
+        )
+
+
+class _Transition:
+    """A `Transition` whose inputs come as one."""
+
+    def __init__(self, plain: Transition, kind: Kind, columns: Tensor) -> None:
+        self.first = _Residual(plain, kind, columns)
+        self.blocks = _blocks(plain.blocks, kind)
+
+    def __call__(self, x: Tensor, latent: Tensor) -> Tensor:
+        """Inputs `[B, S + ...]` and their first part, latents `[B, S]`."""
+        latent = self.first(x, latent)
+        for block in self.blocks:
+            latent = block(latent, latent)
+        return latent
+
+
+def _blocks(layers: nn.Sequential, kind: Kind) -> list[_Residual]:
+    return [_Residual(layer, kind) for layer in layers if isinstance(layer, ResidualBlock)]
+
+
+class FusedNetworks:
+    """What a search computes of a frozen `WorldModel(..., inference=True)`.
+
+    Args:
+        model: weights and sizes; later changes do not reach this copy.
+        kind: of the linear layers, and what they compute in.
+    """
+
+    def __init__(self, model: WorldModel, kind: Kind) -> None:
+        spec, self.kind = model.spec, kind
+        latent, embedding, actions = spec.latent_size, spec.task_embedding_size, model.action_mask.shape[1]
+        self.latent, self.actions, self.floor = latent, actions, spec.value_floor
+        self.uses = {part: embedding * used for part, used in model.embedding_used.items()}
+        self.embedding = embedding if any(self.uses.values()) else 0
+        self.atoms = model.scalar.atoms
+        self.task = torch.cat([model.capped_embedding().float()[:, : self.embedding], model.action_mask], 1)
+        self.mean = model.normalizer.mean
+        self.scale = torch.rsqrt(model.normalizer.variance + 1e-4)
+
+        first, norm = model.encoder[0], model.encoder[1]
+        assert isinstance(first, nn.Linear) and isinstance(norm, nn.LayerNorm)
+        self.encoder, self.encoder_norm = linear(first.weight, first.bias, kind), _Norm(norm, kind)
+        self.encoder_blocks = _blocks(model.encoder, kind)
+        # The world model's inputs end with the embedding, the search state's come before the action.
+        self.dynamics = _Transition(
+            model.dynamics, kind, _columns(latent, actions, self.uses["dynamics"], model.action_mask)
+        )
+        encoded = spec.action_embedding_size
+        self.reward_trunk = _Transition(
+            model.reward_trunk, kind, _columns(latent, encoded, self.uses["reward"], model.action_mask)
+        )
+        first, norm = model.action_encoder[0], model.action_encoder[1]
+        assert isinstance(first, nn.Linear) and isinstance(norm, nn.LayerNorm)
+        columns = _columns(0, actions, self.uses["reward"], model.action_mask)
+        self.action_encoder = linear(first.weight[:, columns], first.bias, kind)
+        self.action_norm = _Norm(norm, kind)
+        self.trunk = _blocks(model.trunk, kind)
+        norm = model.trunk[-1]
+        assert isinstance(norm, nn.LayerNorm)
+        self.features_eps = norm.eps
+        self.heads = heads_of(model.value_heads, model.policy_head, model.reward_head, norm, kind)
+
+        bounds = model.bounds
+        half = (bounds.max_log_std - bounds.min_log_std) / 2
+        ones = torch.ones_like(model.action_mask[0])
+        bound = bounds.max_mean or 1.0
+        self.bounded_mean = bounds.max_mean is not None
+        # (mean, log_std) = offset + scale * tanh(slope * raw + shift)
+        self.policy_slope = torch.cat([ones / bound, ones])
+        self.policy_shift = torch.cat([0 * ones, ones * bounds.shift])
+        self.policy_scale = torch.cat([ones * bound, ones * half])
+        self.policy_offset = torch.cat([0 * ones, ones * (bounds.min_log_std + half)])
+
+    def encode(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+        """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`; the tasks' rows `[B, E + A]`."""
+        x = ((observation - self.mean) * self.scale).clamp(-10, 10)
+        rows = self.task.index_select(0, task)
+        if self.uses["representation"]:
+            x = torch.cat([x, rows[:, : self.embedding]], -1)
+        x = self.encoder_norm(self.encoder(x.to(self.kind.dtype))).tanh_()
+        for block in self.encoder_blocks:
+            x = block(x, x)
+        return x, rows
+
+    def features(self, latent: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """What value and policy heads read `[B, S + E]`, and latent and embedding side by side."""
+        known = torch.cat([latent, embedding.to(latent.dtype)], -1) if self.embedding else latent
+        x = known if self.uses["value_policy"] else latent
+        for block in self.trunk:
+            x = block(x, x)
+        return torch.layer_norm(x, x.shape[-1:], None, None, self.features_eps), known
+
+    def root(self, observation: Tensor, task: Tensor, heads: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """As `InferenceModel.root`."""
+        latent, rows = self.encode(observation, task)
+        features, known = self.features(latent, rows[:, : self.embedding])
+        logits, raw = self.heads(features, None, heads)
+        mask = rows[:, self.embedding :]
+        return torch.cat([known, self._policy(raw, mask), mask], -1), self._value(self._decode(logits))
+
+    def step(self, state: Tensor, action: Tensor, heads: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `InferenceModel.step`."""
+        size, dtype = self.latent + self.embedding, self.kind.dtype
+        known, mask = state[:, :size].to(dtype), state[:, -self.actions :]
+        latent, action = known[:, : self.latent], action.to(dtype)
+        x = torch.cat([known if self.uses["dynamics"] else latent, action], -1)
+        base = known if self.uses["reward"] else latent
+        same = self.uses["dynamics"] == self.uses["reward"]
+        encoded = x[:, self.latent :] if same else torch.cat([base[:, self.latent :], action], -1)
+        encoded = self.action_norm(self.action_encoder(encoded)).tanh_()
+        reward = self.reward_trunk(torch.cat([base, encoded], -1), latent)
+        latent = self.dynamics(x, latent)
+        features, known = self.features(latent, known[:, self.latent :])
+        logits, raw = self.heads(features, reward, heads)
+        scalars = self._decode(logits)
+        state = torch.cat([known, self._policy(raw, mask), mask], -1)
+        return state, scalars[-1], self._value(scalars[:-1])
+
+    def policy_only(self, observation: Tensor, task: Tensor) -> Tensor:
+        """The policy's mean, log-std and mask `[B, 3A]`, without a value."""
+        latent, rows = self.encode(observation, task)
+        features, _ = self.features(latent, rows[:, : self.embedding])
+        mask = rows[:, self.embedding :]
+        return torch.cat([self._policy(self.heads.policy(features), mask), mask], -1)
+
+    def _policy(self, raw: Tensor, mask: Tensor) -> Tensor:
+        """Raw outputs and a mask `[B, A]` to mean and log-std `[B, 2A]`, zero where padded."""
+        x = torch.addcmul(self.policy_shift, raw.float(), self.policy_slope).tanh_()
+        x = torch.addcmul(self.policy_offset, x, self.policy_scale)
+        if not self.bounded_mean:
+            x = torch.cat([raw[:, : self.actions].float(), x[:, self.actions :]], -1)
+        return (x.view(-1, 2, self.actions) * mask.unsqueeze(1)).flatten(1)
+
+    def _decode(self, logits: Tensor) -> Tensor:
+        """As `CategoricalScalar.decode`; the expectation is a product (under autocast it would be rounded)."""
+        return unsquash(logits.softmax(-1, dtype=torch.float32) @ self.atoms)
+
+    def _value(self, each: Tensor) -> Tensor:
+        """Values `[H, B]` of single heads to what the search uses of them, `[B]`."""
+        value = each.amin(0)
+        return value if self.floor is None else value.clamp_(min=self.floor)
+
+
+class _Norm:
+    """A LayerNorm with scale and shift."""
+
+    def __init__(self, plain: nn.LayerNorm, kind: Kind) -> None:
+        self.weight, self.bias = (p.detach().to(kind.dtype) for p in (plain.weight, plain.bias))
+        self.eps = plain.eps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.layer_norm(x, x.shape[-1:], self.weight, self.bias, self.eps)
+
+
+def _columns(latent: int, extra: int, embedding: int, like: Tensor) -> Tensor:
+    """Where inputs (latent, embedding, extra) are among (latent, extra, embedding)."""
+    order = [
+        *range(latent),
+        *range(latent + extra, latent + extra + embedding),
+        *range(latent, latent + extra),
+    ]
+    return torch.tensor(order, device=like.device)
