@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ezm_pl.search.graphs import GraphedSearch
 from ezm_pl.search.proposals import GaussianProposal, Proposal
 from ezm_pl.search.tree import SearchModel, SearchResult, SearchSettings, search
 from ezm_pl.spec.experiment import SearchSpec
@@ -40,8 +41,7 @@ def policy_draw(model: Any, observation: Tensor, task: Tensor, generator: torch.
 
     Args and result as for `Act`.
     """
-    state, _ = model.root(observation, task)
-    policy = model.policy(state, task)
+    policy = model.policy_of(observation, task)
     noise = torch.randn(policy.mean.shape, generator=generator, device=policy.mean.device)
     action: Tensor = policy.action(noise)
     return action
@@ -71,13 +71,14 @@ class Planner:
         self.proposal: Proposal = proposal.from_spec(spec, action_size)
         self.random_choice = spec.choice == "random"
         self.without_search = spec.choice == "policy"
+        self._graphed = GraphedSearch(self._search)
 
     def __call__(
         self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator
     ) -> SearchResult:
         """Plans for observations `[B, O]` of tasks `[B]`; `generator` lives on their device."""
         with torch.inference_mode():  # 6% faster than no_grad at one root
-            found = search(model, self.proposal, observation, task, self.settings, generator)
+            found = self._graphed(model, observation, task, generator)
         # Copies, for only they can take part in a loss.
         result = SearchResult(**{name: tensor.clone() for name, tensor in vars(found).items()})
         if not self.random_choice:
@@ -90,6 +91,11 @@ class Planner:
             action=result.actions[torch.arange(batch, device=best.device), best],
             weights=F.one_hot(best, candidates).float(),
         )
+
+    def _search(
+        self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator
+    ) -> SearchResult:
+        return search(model, self.proposal, observation, task, self.settings, generator)
 
     def act(
         self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator

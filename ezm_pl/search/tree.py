@@ -15,7 +15,7 @@ all nodes at once, and a tree keeps all that a leaf needs of its ancestors in it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from typing import Literal, Protocol
 
 import torch
@@ -94,7 +94,8 @@ class _Tree:
     """The nodes of `B` trees; `slots` with the root's slot 0, which also stands for a missing child.
 
     Each node has one row of `rows` `[B, slots, K]`, so that one gather brings all that a child needs of its
-    parent. After the state `[D]`, the reward of the edge above and the network's value come four parts `[slots]`:
+    parent. The state `[D]`, the reward of the edge above and the network's value come first, then four parts,
+    each `[slots]`:
 
     - `discounts`: of each ancestor and itself, the discount from there to here; 0 for all others;
     - `above`: 1 for each ancestor and itself;
@@ -104,9 +105,9 @@ class _Tree:
     So the visits of all nodes are the sum of `above` over rows, and their returns that of `returns`. The root
     is left out of these parts: its visits are next to none, but not zero, so that its Q is 0.
 
-    `children` `[B, slots, C]` holds slots, `actions` `[B, slots, C, A]` and `prior` `[B, slots, C]` (logits; None
-    where all are equal) belong to a node's edges. `visits` and `q` (reward plus discounted mean value, the Q of
-    the edge above) `[B, used]` are those after the last wave, `low` and `span` the range of all Q so far.
+    Of a node's edges, `children` `[B, slots, C]` are slots, `actions` `[B, slots, C, A]`, and `prior`
+    `[B, slots, C]` logits, None where all are equal. `visits` and `q` `[B, used]` (of the edge above:
+    reward plus discounted mean value) are those after the last wave, `low`, `high` and `span` the range of Q.
     """
 
     def __init__(self, state: Tensor, slots: int, edges: int, action_size: int, discount: float) -> None:
@@ -172,14 +173,13 @@ class _Tree:
         visited, own = visits > 0.5, self.visits.unsqueeze(-1)
         seen = visits.clamp(max=1) if prior is None else prior.softmax(-1) * visited
         value = self.rows[:, : self.used, self.size + 1 : self.size + 2]
-        # A node's own visits are its children's and one.
-        completed = torch.where(visited, q, _mixed_value(q, seen, own - 1, value))
+        completed = torch.where(visited, q, _mixed_value(q, seen, own, value))
         scaled = self.sigma(completed, visits.amax(-1, keepdim=True), settings)
         improved = (scaled if prior is None else prior + scaled).softmax(-1)
         return (improved - visits / own).argmax(-1)
 
     def descend(self, node: Tensor, visit: int, settings: SearchSettings) -> tuple[Tensor, Tensor]:
-        """From root children `[B, W]` with `visit` visits to nodes whose chosen edge has no child, and that edge."""
+        """From root children `[B, W]` with `visit` visits to nodes whose chosen edge has no child."""
         if visit == 1:  # nothing hangs below them yet
             if self.prior is None:
                 return node, torch.zeros_like(node)
@@ -228,7 +228,7 @@ class _Constants:
     decay: Tensor
 
 
-@lru_cache(maxsize=64)
+@cache  # a captured graph reads them for good
 def _constants(batch: int, slots: int, discount: float, device: torch.device) -> _Constants:
     numbers = torch.arange(slots, device=device)
     return _Constants(
@@ -246,8 +246,11 @@ class _Root:
     Their children are slots 1 to `visited`: the first phase visits them in this order.
 
     Args:
-        actions: `[B, R, A]`. prior: logits `[B, R]`, or None where all are equal. fixed: the part of their scores
-            that visits do not change, `[B, R]`, or None. value: the network's, `[B]`. visited: how many will be.
+        actions: `[B, R, A]`.
+        prior: logits `[B, R]`, or None where all are equal.
+        fixed: the part of their scores that visits do not change, `[B, R]`, or None.
+        value: the network's, `[B]`.
+        visited: how many will be.
     """
 
     def __init__(
@@ -272,7 +275,7 @@ class _Root:
             return q
         visits = tree.visits[:, 1 : self.visited + 1]
         seen = torch.ones_like(q) if self.prior is None else self.prior
-        mixed = _mixed_value(q, seen, visits.sum(-1, keepdim=True), self.value.unsqueeze(-1))
+        mixed = _mixed_value(q, seen, visits.sum(-1, keepdim=True) + 1, self.value.unsqueeze(-1))
         return torch.cat([q, mixed], 1)
 
     def scattered(self, ranked: Tensor) -> Tensor:
@@ -380,12 +383,12 @@ def _take(rows: Tensor, index: Tensor) -> Tensor:
     return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[2]))
 
 
-def _mixed_value(q: Tensor, seen: Tensor, count: Tensor, value: Tensor) -> Tensor:
+def _mixed_value(q: Tensor, seen: Tensor, visits: Tensor, value: Tensor) -> Tensor:
     """`v_mix` (Danihelka et al. 2022, appendix D) of nodes, `[..., 1]`.
 
     Args:
-        q: of visited actions, 0 of others, `[..., C]`. seen: priors of visited actions, 0 of others, `[..., C]`.
-        count: visits of all actions together; value: the network's of the node, `[..., 1]`.
+        q, seen: Q and priors of visited actions, 0 of others, `[..., C]`.
+        visits, value: of the node itself (its actions' together and one) and the network's, `[..., 1]`.
     """
     mean_q = (seen * q).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_(min=1e-12)
-    return torch.addcmul(value, count, mean_q) / (count + 1)
+    return torch.addcdiv(mean_q, value - mean_q, visits)  # (value + (visits - 1) mean_q) / visits

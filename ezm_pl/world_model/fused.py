@@ -4,13 +4,13 @@ At small batches a search costs the number of its operations. So here LayerNorms
 after them, parallel heads are batched products, and what several layers read is put together once.
 `products.py` has the two kinds of linear layers: BLAS products, and oneDNN's for large ones on a CPU.
 
-Shapes: `B` positions, `S` latent, `E` task embedding, `A` actions, `Z` atoms, `H` hidden width of a head. A
-search state is `[B, S + E + 3A]` in float32: latent, task embedding, then the policy's mean, log-std and mask.
+Shapes: `B` positions, `S` latent, `E` task embedding, `A` actions, `Z` atoms. A search state is
+`[B, S + E + 3A]` in float32: latent, task embedding, then the policy's mean, log-std and mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -67,19 +67,19 @@ class FusedNetworks:
     """What a search computes of a frozen `WorldModel(..., inference=True)`.
 
     Args:
-        model: weights and sizes; later changes do not reach this copy.
+        model: weights and sizes, read once.
         kind: of the linear layers, and what they compute in.
     """
 
     def __init__(self, model: WorldModel, kind: Kind) -> None:
-        spec, self.kind = model.spec, kind
-        latent, embedding, actions = spec.latent_size, spec.task_embedding_size, model.action_mask.shape[1]
+        spec, mask, self.kind = model.spec, model.action_mask.float(), kind
+        latent, embedding, actions = spec.latent_size, spec.task_embedding_size, mask.shape[1]
         self.latent, self.actions, self.floor = latent, actions, spec.value_floor
         self.uses = {part: embedding * used for part, used in model.embedding_used.items()}
         self.embedding = embedding if any(self.uses.values()) else 0
-        self.atoms = model.scalar.atoms
-        self.task = torch.cat([model.capped_embedding().float()[:, : self.embedding], model.action_mask], 1)
-        self.mean = model.normalizer.mean
+        self.atoms = model.scalar.atoms.float().clone()
+        self.task = torch.cat([model.capped_embedding().float()[:, : self.embedding], mask], 1)
+        self.mean = model.normalizer.mean.clone()
         self.scale = torch.rsqrt(model.normalizer.variance + 1e-4)
 
         first, norm = model.encoder[0], model.encoder[1]
@@ -88,15 +88,15 @@ class FusedNetworks:
         self.encoder_blocks = _blocks(model.encoder, kind)
         # The world model's inputs end with the embedding, the search state's come before the action.
         self.dynamics = _Transition(
-            model.dynamics, kind, _columns(latent, actions, self.uses["dynamics"], model.action_mask)
+            model.dynamics, kind, _columns(latent, actions, self.uses["dynamics"], mask)
         )
         encoded = spec.action_embedding_size
         self.reward_trunk = _Transition(
-            model.reward_trunk, kind, _columns(latent, encoded, self.uses["reward"], model.action_mask)
+            model.reward_trunk, kind, _columns(latent, encoded, self.uses["reward"], mask)
         )
         first, norm = model.action_encoder[0], model.action_encoder[1]
         assert isinstance(first, nn.Linear) and isinstance(norm, nn.LayerNorm)
-        columns = _columns(0, actions, self.uses["reward"], model.action_mask)
+        columns = _columns(0, actions, self.uses["reward"], mask)
         self.action_encoder = linear(first.weight[:, columns], first.bias, kind)
         self.action_norm = _Norm(norm, kind)
         self.trunk = _blocks(model.trunk, kind)
@@ -107,7 +107,7 @@ class FusedNetworks:
 
         bounds = model.bounds
         half = (bounds.max_log_std - bounds.min_log_std) / 2
-        ones = torch.ones_like(model.action_mask[0])
+        ones = torch.ones_like(mask[0])
         bound = bounds.max_mean or 1.0
         self.bounded_mean = bounds.max_mean is not None
         # (mean, log_std) = offset + scale * tanh(slope * raw + shift)
@@ -115,6 +115,15 @@ class FusedNetworks:
         self.policy_shift = torch.cat([0 * ones, ones * bounds.shift])
         self.policy_scale = torch.cat([ones * bound, ones * half])
         self.policy_offset = torch.cat([0 * ones, ones * (bounds.min_log_std + half)])
+
+    def load(self, other: FusedNetworks) -> None:
+        """Takes the weights of another one of the same kind: BLAS products' in place, for captured graphs."""
+        if self.kind.packed:  # a packed weight cannot be written to
+            vars(self).update(vars(other))
+        elif self is not other:
+            for mine, theirs in zip(_tensors(self), _tensors(other), strict=True):
+                mine.copy_(theirs)
+            self.heads.drawn = other.heads.drawn
 
     def encode(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`; the tasks' rows `[B, E + A]`."""
@@ -177,7 +186,7 @@ class FusedNetworks:
         return (x.view(-1, 2, self.actions) * mask.unsqueeze(1)).flatten(1)
 
     def _decode(self, logits: Tensor) -> Tensor:
-        """As `CategoricalScalar.decode`; the expectation is a product (under autocast it would be rounded)."""
+        """As `CategoricalScalar.decode`, with a product for the expectation: no autocast rounds it here."""
         return unsquash(logits.softmax(-1, dtype=torch.float32) @ self.atoms)
 
     def _value(self, each: Tensor) -> Tensor:
@@ -205,3 +214,16 @@ def _columns(latent: int, extra: int, embedding: int, like: Tensor) -> Tensor:
         *range(latent, latent + extra),
     ]
     return torch.tensor(order, device=like.device)
+
+
+def _tensors(part: object) -> Iterator[Tensor]:
+    """All tensors that an object of this module or of `products.py` holds, in a fixed order."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, dict):
+        yield from _tensors(list(part.values()))
+    elif isinstance(part, list | tuple):
+        for each in part:
+            yield from _tensors(each)
+    elif hasattr(part, "__dict__"):
+        yield from _tensors(vars(part))

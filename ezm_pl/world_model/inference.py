@@ -20,7 +20,7 @@ from ezm_pl.world_model.products import Kind, packs
 _CHUNK = 2**19
 """Latent values that a processor takes through the networks at once, so that they stay in its caches."""
 _NARROW = 256
-"""Widest latent for which BLAS is faster than oneDNN on a processor, at few rows also than oneDNN in bfloat16."""
+"""Widest latent for which BLAS is faster than oneDNN on a processor; at few rows even in bfloat16."""
 _FEW = 2**20 + 2**18
 """Multiply-adds of a layer up to which it is so (80 rows at latent size 128, 20 at 256)."""
 
@@ -38,8 +38,8 @@ def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _forget(model: InferenceModel, incompatible_keys: Any) -> None:
-    model._fused.clear()
+def _changed(model: InferenceModel, incompatible_keys: Any = None) -> None:
+    model._stale.update(model._fused)
 
 
 class InferenceModel(nn.Module):
@@ -49,9 +49,9 @@ class InferenceModel(nn.Module):
     gradient. A search state is `[B, S + E + 3A]` (`FusedNetworks`): it holds its policy and all that a step
     needs to know of its task.
 
-    It computes from fused copies, made at the first call after `load`, `load_state_dict` or a move: these are
-    the ways to change its weights. On a processor a narrow network in bfloat16 computes small batches in
-    float32, which is faster there.
+    It computes from fused copies, made anew at the first call after `load`, `load_state_dict` or a move:
+    these are the ways to change its weights. On a processor a narrow network in bfloat16 computes small
+    batches in float32, which is faster there.
 
     Args:
         spec, observation_size, action_mask: as for `WorldModel`.
@@ -72,7 +72,8 @@ class InferenceModel(nn.Module):
         self.observation_size = observation_size
         self.heads: tuple[int, ...] = (0, 1)
         self._fused: dict[Kind, FusedNetworks] = {}
-        self.register_load_state_dict_post_hook(_forget)
+        self._stale: set[Kind] = set()
+        self.register_load_state_dict_post_hook(_changed)
         self.eval()
 
     def draw_heads(self, generator: torch.Generator) -> None:
@@ -101,7 +102,7 @@ class InferenceModel(nn.Module):
                 mine.append(parameter)
                 theirs.append(source_parameters[name])
         torch._foreach_copy_(mine, theirs)
-        self._fused.clear()
+        _changed(self)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> InferenceModel:
         self._fused.clear()
@@ -115,9 +116,17 @@ class InferenceModel(nn.Module):
             latent = self.model.spec.latent_size
             small = latent <= _NARROW and (weight.dtype == torch.float32 or rows * latent**2 <= _FEW)
             kind = Kind(torch.float32, packed=False) if small else Kind(weight.dtype, packed=True)
-        if kind not in self._fused:
-            self._fused[kind] = FusedNetworks(self.model, kind)
+        if kind not in self._fused or kind in self._stale:
+            with torch.inference_mode(False):  # they are written to outside it, too
+                fused = FusedNetworks(self.model, kind)
+                self._fused.setdefault(kind, fused).load(fused)
+            self._stale.discard(kind)
         return self._fused[kind]
+
+    @_alone
+    def prepare(self) -> None:
+        """Brings what a search reads on a GPU up to date, in place: weights and drawn heads."""
+        self._networks(0).heads.draw(self.heads)
 
     @_alone
     def root(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:

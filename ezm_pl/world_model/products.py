@@ -1,8 +1,8 @@
 """The linear layers of `FusedNetworks`, in two kinds.
 
 - BLAS products of weights `[in, out]`: on a GPU, and on a CPU where layers or batches are small.
-- oneDNN's, on weights in a layout of its own, with ReLU or sum: on a CPU. A call costs about 15 us more, and a
-  product of 512 x 512 takes half of the time in bfloat16, 0.7 of it in float32.
+- oneDNN's, on weights in a layout of its own, with ReLU or sum: on a CPU. A call costs about 15 us more;
+  large products of 512 x 512 take 0.4 of the time in bfloat16, 0.7 of it in float32.
 """
 
 from __future__ import annotations
@@ -103,7 +103,9 @@ def residual_pair(
 
 
 class Heads(Protocol):
-    """All heads of a search step. `heads`: the value heads that count."""
+    """All heads of a search step. `heads`: the value heads that count; `drawn`: those it is ready for."""
+
+    drawn: tuple[int, ...]
 
     def __call__(
         self, features: Tensor, reward: Tensor | None, heads: Sequence[int]
@@ -116,6 +118,9 @@ class Heads(Protocol):
 
     def policy(self, features: Tensor) -> Tensor:
         """The policy's raw output `[B, 2A]`."""
+
+    def draw(self, heads: Sequence[int]) -> None:
+        """Gets ready for these value heads."""
 
 
 def heads_of(values: Head, policy: Head, reward: Head, norm: nn.LayerNorm, kind: Kind) -> Heads:
@@ -132,7 +137,9 @@ def _absorbed(head: Head, index: int, norm: nn.LayerNorm | None) -> tuple[Tensor
 
 
 class _SeparateHeads:
-    """One head after the other."""
+    """One head after the other, whichever are asked for."""
+
+    drawn: tuple[int, ...]
 
     def __init__(
         self, values: Head, policy: Head, reward: Head, norm: nn.LayerNorm, dtype: torch.dtype
@@ -140,8 +147,12 @@ class _SeparateHeads:
         def mlp(head: Head, index: int, norm: nn.LayerNorm | None) -> _Mlp:
             return _Mlp(head, index, norm, dtype)
 
+        self.drawn = ()
         self.values = [mlp(values, index, norm) for index in range(values.heads)]
         self.policy, self.reward = mlp(policy, 0, norm), mlp(reward, 0, None)
+
+    def draw(self, heads: Sequence[int]) -> None:
+        """Nothing: each head is by itself."""
 
     def __call__(
         self, features: Tensor, reward: Tensor | None, heads: Sequence[int]
@@ -174,8 +185,10 @@ class _Mlp:
 class _BatchedHeads:
     """The drawn value heads, the policy and the reward as one batch of MLPs.
 
-    All weights of a head are one row, zeros where a head is narrower, so that drawing value heads is one copy.
+    All weights of a head are one row, with zeros where it is narrower: drawing a value head is one copy.
     """
+
+    drawn: tuple[int, ...]
 
     def __init__(
         self, values: Head, policy: Head, reward: Head, norm: nn.LayerNorm, dtype: torch.dtype

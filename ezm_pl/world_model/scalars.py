@@ -19,8 +19,9 @@ def unsquash(y: Tensor) -> Tensor:
     # With w = sqrt(|x| + 1) - 1: |y| = w + 0.001 w (w + 2). Solved without a difference of near equals,
     # which in float32 would cost 1e-4 around zero.
     slope = 1 + 2 * _EPSILON
-    w = 2 * y / (slope + torch.sqrt(slope**2 + 4 * _EPSILON * y.abs()))
-    return w * (w.abs() + 2)
+    # `half` is w / 2 with the sign of y.
+    half = y / (torch.sqrt(torch.rsub(y.abs(), slope**2, alpha=-4 * _EPSILON)) + slope)
+    return 4 * torch.addcmul(half, half, half.abs())
 
 
 class CategoricalScalar(nn.Module):

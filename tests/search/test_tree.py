@@ -354,7 +354,7 @@ class AsGiven(GaussianProposal):
 def test_a_search_is_one_static_program(
     settings: SearchSettings, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Traced once, with whatever Python decides on the way: the same operations give other inputs' results."""
+    """Traced once, with all that Python decides: the same operations give the results of other inputs."""
     monkeypatch.setattr("ezm_pl.world_model.inference._NARROW", 0 if kind == "oneDNN" else 256)
     model, slots = small_inference_model(), settings.num_simulations + 1
     task, generator = torch.arange(6) % 3, torch.Generator()

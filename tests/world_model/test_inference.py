@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model import InferenceModel, WorldModel
-from ezm_pl.world_model.fused import FusedNetworks
+from ezm_pl.world_model.fused import FusedNetworks, _tensors
 from ezm_pl.world_model.layers import Head
 from ezm_pl.world_model.products import Kind, packs
 
@@ -308,6 +308,26 @@ def test_fused_weights_follow_every_change() -> None:
     doubled = infer(source)
     found(doubled)
     assert doubled.double().policy(doubled.root(*batch()[:2])[0].double(), batch()[1]).mean.isfinite().all()
+
+
+def test_new_weights_and_heads_are_written_where_the_old_were() -> None:
+    """What a captured graph reads: `prepare` changes the numbers, not the tensors."""
+    source, other = moved_norms(), moved_norms(head_norm="batch")
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(2)))
+    model = infer(source)
+    with torch.inference_mode():
+        networks = model._networks(0)
+    before = [tensor.data_ptr() for tensor in _tensors(networks)]
+    model.load(other)
+    model.heads = (2, 4)
+    model.prepare()
+    assert model._networks(0) is networks and [t.data_ptr() for t in _tensors(networks)] == before
+    fresh = infer(other)
+    fresh.heads = (2, 4)
+    for name, tensor in found(fresh).items():
+        assert torch.equal(found(model)[name], tensor), name
 
 
 def test_autocast_around_a_search_changes_nothing() -> None:
