@@ -1,33 +1,63 @@
 """One search at several numbers of roots: ours one simulation at a time, ours in waves, and mctx.
 
-    .venv/bin/python benchmarks/search.py [--roots 1 9 64 256] [--seconds 8] [--json FILE]
+    .venv/bin/python benchmarks/search.py [--preset laptop] [--roots 1 9 64 256] [--compiled] [--clock cpu]
 
 All sides search with the same network (published size, random weights) for the same observations, turn
 about in one process. mctx (float32, compiled by JAX, on the processor) has our weights, and before
 anything is timed its network's outputs must equal ours to 1e-3 of their spread. Compilation and first
-calls are not timed. Medians with quartiles; ratios are medians over rounds of the two times side by side.
+calls are not timed. `floor` is the matrix products of a float32 search alone, run again one after the other.
+Medians with quartiles; ratios are medians over rounds of the two times side by side.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from networks import add_arguments, experiment, network, planner, positions
 from timing import flop_counter, machine, matmul_flops, parser, rounds, show, spread, write_json
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ezm_pl.training.hardware import search_dtype
 
 SEQUENTIAL, WAVES, BFLOAT16, MCTX = "sequential", "waves", "waves bf16", "mctx"
+COMPILED, FLOOR = "waves compiled", "floor"
+PRODUCTS = ("addmm", "_addmm_activation", "mm", "bmm", "baddbmm", "_linear_pointwise")
+
+
+class Products(TorchDispatchMode):
+    """Keeps the matrix products made inside, to make them again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[Callable[[], object]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        call = partial(func, *args, **(kwargs or {}))
+        if func.overloadpacket.__name__ in PRODUCTS:
+            self.made.append(call)
+        return call()
+
+    def again(self) -> None:
+        """All of them."""
+        with torch.inference_mode():
+            for call in self.made:
+                call()
 
 
 def main() -> None:
     arguments = parser(__doc__, 8.0, "of measuring for each number of roots")
     arguments.add_argument("--roots", type=int, nargs="+", default=[1, 9, 64, 256], metavar="B")
+    arguments.add_argument("--compiled", action="store_true", help="ours as a C++ program, too (minutes)")
+    arguments.add_argument(
+        "--clock", choices=["wall", "cpu"], default="wall", help="cpu: the process's time, beside other work"
+    )
     add_arguments(arguments)
     args = arguments.parse_args()
     spec, device = experiment(args), args.device
@@ -35,9 +65,13 @@ def main() -> None:
     dtypes = {SEQUENTIAL: torch.float32, WAVES: torch.float32}
     if search_dtype("auto") == torch.bfloat16:
         dtypes[BFLOAT16] = torch.bfloat16
+    if args.compiled:
+        dtypes[COMPILED] = torch.float32
     models = {dtype: network(spec, dtype, device, args.seed) for dtype in set(dtypes.values())}
     one = spec.model_copy(update={"search": spec.search.model_copy(update={"wave": 1})})
-    planners = {name: planner(one if name == SEQUENTIAL else spec) for name in dtypes}
+    compiled = spec.model_copy(update={"search": spec.search.model_copy(update={"compiled": True})})
+    planners = {name: planner({SEQUENTIAL: one, COMPILED: compiled}.get(name, spec)) for name in dtypes}
+    clock = time.process_time if args.clock == "cpu" else time.perf_counter
     mctx_search = None
     if importlib.util.find_spec("mctx"):
         import mctx_search as with_mctx
@@ -65,7 +99,10 @@ def main() -> None:
         }
         if mctx_search is not None:
             sides[MCTX] = partial(mctx_search, observation.cpu(), task.cpu())
-        times = rounds(sides, args.seconds, device=device)
+        with Products() as products:
+            planners[WAVES](models[torch.float32], observation, task, generator)
+        sides[FLOOR] = products.again
+        times = rounds(sides, args.seconds, device=device, clock=clock)
         for name in sides:
             rate = roots * flops / float(np.median(times[name]))
             share = rate / peaks[dtypes.get(name, torch.float32)]

@@ -54,6 +54,7 @@ def rounds(
     warm_up: int = 2,
     at_least: int = 3,
     device: torch.device | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, NDArray[np.float64]]:
     """Times all sides turn about, so that whatever else the machine does falls on each of them.
 
@@ -62,9 +63,10 @@ def rounds(
         seconds: after which no further round starts; at least `at_least` rounds are made.
         warm_up: calls of each side that are not timed (compilation, caches).
         device: whose queued work belongs to a call; None or cpu: nothing is queued.
+        clock: `time.process_time` on a machine with other work, which wall-clock time would count.
 
     Returns:
-        Wall-clock seconds `[rounds]` of each side; entry `i` of all sides comes from the same round.
+        Seconds `[rounds]` of each side; entry `i` of all sides comes from the same round.
     """
     names = list(sides)
     for name in names:
@@ -76,18 +78,22 @@ def rounds(
     while turn < at_least or time.perf_counter() < end:
         first = turn % len(names)
         for name in names[first:] + names[:first]:
-            times[name].append(once(sides[name], device))
+            times[name].append(once(sides[name], device, clock))
         turn += 1
     return {name: np.array(values) for name, values in times.items()}
 
 
-def once(call: Callable[[], object], device: torch.device | None = None) -> float:
+def once(
+    call: Callable[[], object],
+    device: torch.device | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Seconds of one call, with all work that it queues on `device`."""
     _wait(device)
-    start = time.perf_counter()
+    start = clock()
     call()
     _wait(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def _wait(device: torch.device | None) -> None:

@@ -174,6 +174,7 @@ class DiscreteProposal:
 
 
 @lru_cache
+@torch.inference_mode(False)
 def _on_device(scales: tuple[float, ...], device: torch.device) -> Tensor:
     """Copied to the device once: the host waits for such a copy."""
     return torch.tensor(scales, device=device)

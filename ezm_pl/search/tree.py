@@ -229,6 +229,7 @@ class _Constants:
 
 
 @cache  # a captured graph reads them for good
+@torch.inference_mode(False)
 def _constants(batch: int, slots: int, discount: float, device: torch.device) -> _Constants:
     numbers = torch.arange(slots, device=device)
     return _Constants(

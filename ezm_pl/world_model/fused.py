@@ -115,13 +115,14 @@ class FusedNetworks:
         self.policy_shift = torch.cat([0 * ones, ones * bounds.shift])
         self.policy_scale = torch.cat([ones * bound, ones * half])
         self.policy_offset = torch.cat([0 * ones, ones * (bounds.min_log_std + half)])
+        self.tensors = list(_tensors(vars(self)))
 
     def load(self, other: FusedNetworks) -> None:
         """Takes the weights of another one of the same kind: BLAS products' in place, for captured graphs."""
         if self.kind.packed:  # a packed weight cannot be written to
             vars(self).update(vars(other))
         elif self is not other:
-            for mine, theirs in zip(_tensors(self), _tensors(other), strict=True):
+            for mine, theirs in zip(self.tensors, other.tensors, strict=True):
                 mine.copy_(theirs)
             self.heads.drawn = other.heads.drawn
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model import InferenceModel, WorldModel
-from ezm_pl.world_model.fused import FusedNetworks, _tensors
+from ezm_pl.world_model.fused import FusedNetworks
 from ezm_pl.world_model.layers import Head
 from ezm_pl.world_model.products import Kind, packs
 
@@ -319,11 +319,11 @@ def test_new_weights_and_heads_are_written_where_the_old_were() -> None:
     model = infer(source)
     with torch.inference_mode():
         networks = model._networks(0)
-    before = [tensor.data_ptr() for tensor in _tensors(networks)]
+    before = [tensor.data_ptr() for tensor in networks.tensors]
     model.load(other)
     model.heads = (2, 4)
     model.prepare()
-    assert model._networks(0) is networks and [t.data_ptr() for t in _tensors(networks)] == before
+    assert model._networks(0) is networks and [t.data_ptr() for t in networks.tensors] == before
     fresh = infer(other)
     fresh.heads = (2, 4)
     for name, tensor in found(fresh).items():
