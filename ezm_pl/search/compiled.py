@@ -21,6 +21,7 @@ from ezm_pl.search.graphs import Search
 from ezm_pl.search.tree import SearchResult
 
 log = logging.getLogger(__name__)
+_one_at_a_time = Lock()
 
 Draw = tuple[Callable[..., Tensor], tuple[Any, ...], dict[str, Any]]
 
@@ -63,7 +64,7 @@ class CompiledSearch:
     """
 
     def __init__(self, search: Search, width: int) -> None:
-        self._search, self._width, self._fails, self._lock = search, width, False, Lock()
+        self._search, self._width, self._fails = search, width, False
         self._programs: dict[int, _Program] = {}
 
     def __call__(
@@ -73,7 +74,7 @@ class CompiledSearch:
         held = None if self._fails else model.prepare(roots * self._width)
         if held is None:
             return self._search(model, observation, task, generator)
-        with self._lock:
+        with _one_at_a_time:
             if roots not in self._programs:
                 try:
                     self._programs[roots] = self._compile(model, held, observation, task, generator)
