@@ -121,5 +121,5 @@ class CompiledSearch:
                 node.replace_all_uses_with(inputs[node.target])
                 traced.graph.erase_node(node)
             traced.recompile()
-            example = [observation, task, *draws, *(held[i] for i in weights)]
+            example: list[Any] = [observation, task, *draws, *(held[i] for i in weights)]
             return _Program(inductor.compile(traced, example), noting.noted, weights)
