@@ -135,8 +135,8 @@ def check(model: InferenceModel, observation: torch.Tensor, task: torch.Tensor) 
     jax_step = jax.jit(theirs.step)(w, latent, action.numpy(), tasks)
     mean, log_std = jax.jit(theirs.policy)(w, features, tasks)
     pairs = [
-        (state[:, : latent.shape[1]], latent), (value, jax_value), (following[:, : latent.shape[1]], jax_step[0]),
-        (reward, jax_step[2]), (next_value, jax_step[3]),
+        (state[:, : latent.shape[1]], latent), (value, jax_value),
+        (following[:, : latent.shape[1]], jax_step[0]), (reward, jax_step[2]), (next_value, jax_step[3]),
         (policy.mean, mean), (policy.log_std, log_std),
     ]  # fmt: skip
     return max(
