@@ -46,7 +46,6 @@ class WorldModel(nn.Module):
         super().__init__()
         tasks, actions = action_mask.shape
         self.spec = spec
-        self.capped: Tensor | None = None  # the capped embeddings, once the model is frozen
         self.register_buffer("action_mask", action_mask.float(), persistent=False)
         self.bounds = PolicyBounds(spec.min_log_std, spec.max_log_std, spec.initial_log_std, spec.max_mean)
         self.scalar = CategoricalScalar(spec.atoms, spec.support)
@@ -94,8 +93,7 @@ class WorldModel(nn.Module):
 
     def embed(self, task: Tensor) -> Tensor:
         """The capped embeddings `[B, E]` of tasks `[B]`."""
-        table = self.capped_embedding() if self.capped is None else self.capped
-        return table.index_select(0, task)
+        return self.capped_embedding().index_select(0, task)
 
     def capped_embedding(self) -> Tensor:
         """The task embeddings `[T, E]`, L2 norm at most 1."""
