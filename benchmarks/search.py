@@ -1,6 +1,6 @@
 """One search at several numbers of roots: ours one simulation at a time, ours in waves, and mctx.
 
-    .venv/bin/python benchmarks/search.py [--preset laptop] [--roots 1 9 64 256] [--compiled] [--clock cpu]
+    .venv/bin/python benchmarks/search.py [--preset laptop] [--roots 1 9 64 256] [--clock cpu]
 
 All sides search with the same network (published size, random weights) for the same observations, turn
 about in one process. mctx (float32, compiled by JAX, on the processor) has our weights, and before
@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ezm_pl.training.hardware import search_dtype
 
 SEQUENTIAL, WAVES, BFLOAT16, MCTX = "sequential", "waves", "waves bf16", "mctx"
-COMPILED, FLOOR = "waves compiled", "floor"
+FLOOR = "floor"
 PRODUCTS = ("addmm", "_addmm_activation", "mm", "bmm", "baddbmm", "_linear_pointwise")
 
 
@@ -54,7 +54,6 @@ class Products(TorchDispatchMode):
 def main() -> None:
     arguments = parser(__doc__, 8.0, "of measuring for each number of roots")
     arguments.add_argument("--roots", type=int, nargs="+", default=[1, 9, 64, 256], metavar="B")
-    arguments.add_argument("--compiled", action="store_true", help="ours as a C++ program, too (minutes)")
     arguments.add_argument(
         "--clock", choices=["wall", "cpu"], default="wall", help="cpu: the process's time, beside other work"
     )
@@ -65,12 +64,9 @@ def main() -> None:
     dtypes = {SEQUENTIAL: torch.float32, WAVES: torch.float32}
     if search_dtype("auto") == torch.bfloat16:
         dtypes[BFLOAT16] = torch.bfloat16
-    if args.compiled:
-        dtypes[COMPILED] = torch.float32
     models = {dtype: network(spec, dtype, device, args.seed) for dtype in set(dtypes.values())}
     one = spec.model_copy(update={"search": spec.search.model_copy(update={"wave": 1})})
-    compiled = spec.model_copy(update={"search": spec.search.model_copy(update={"compiled": True})})
-    planners = {name: planner({SEQUENTIAL: one, COMPILED: compiled}.get(name, spec)) for name in dtypes}
+    planners = {name: planner(one if name == SEQUENTIAL else spec) for name in dtypes}
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     mctx_search = None
     if importlib.util.find_spec("mctx"):

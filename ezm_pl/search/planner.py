@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ezm_pl.search.compiled import CompiledSearch
 from ezm_pl.search.graphs import GraphedSearch
-from ezm_pl.search.halving import plan_waves
 from ezm_pl.search.proposals import GaussianProposal, Proposal
 from ezm_pl.search.tree import SearchModel, SearchResult, SearchSettings, search
 from ezm_pl.spec.experiment import SearchSpec
@@ -73,22 +71,16 @@ class Planner:
         self.proposal: Proposal = proposal.from_spec(spec, action_size)
         self.random_choice = spec.choice == "random"
         self.without_search = spec.choice == "policy"
-        settings = self.settings
-        plan = plan_waves(settings.max_considered, settings.num_simulations, settings.wave)
         self._graphed = GraphedSearch(self._search)
-        self._compiled = CompiledSearch(self._search, max(w.width for w in plan)) if spec.compiled else None
 
     def __call__(
         self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator
     ) -> SearchResult:
         """Plans for observations `[B, O]` of tasks `[B]`; `generator` lives on their device."""
-        if self._compiled is not None and not observation.is_cuda:
-            result = self._compiled(model, observation, task, generator)
-        else:
-            with torch.inference_mode():  # 6% faster than no_grad at one root
-                found = self._graphed(model, observation, task, generator)
-            # Copies, for only they can take part in a loss.
-            result = SearchResult(**{name: tensor.clone() for name, tensor in vars(found).items()})
+        with torch.inference_mode():  # 6% faster than no_grad at one root
+            found = self._graphed(model, observation, task, generator)
+        # Copies, for only they can take part in a loss.
+        result = SearchResult(**{name: tensor.clone() for name, tensor in vars(found).items()})
         if not self.random_choice:
             return result
         batch, candidates = result.visits.shape

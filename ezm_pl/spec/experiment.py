@@ -126,9 +126,6 @@ class SearchSpec(Strict):
         description="most leaves per root that one network call expands; null: a whole round; 1: sequential",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of networks inside the search")
-    compiled: bool = Field(
-        False, description="on a CPU: searches as C++ programs, a minute of compiling per number of roots"
-    )
     choice: Literal["best", "random", "policy"] = Field(
         "best",
         description="random: act on and learn from a random candidate (the check that can fail); "

@@ -124,15 +124,9 @@ class InferenceModel(nn.Module):
         return self._fused[kind]
 
     @_alone
-    def prepare(self, rows: int = 0) -> list[Tensor] | None:
-        """Brings what a search of batches up to `rows` reads up to date, in place: weights and drawn heads.
-
-        Returns:
-            All its tensors, always the same; None where oneDNN's packed weights are in use.
-        """
-        networks = self._networks(rows)
-        networks.heads.draw(self.heads)
-        return None if networks.kind.packed else networks.tensors
+    def prepare(self) -> None:
+        """Brings what a search on a GPU reads up to date, in place: weights and drawn heads."""
+        self._networks(0).heads.draw(self.heads)
 
     @_alone
     def root(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
