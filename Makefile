@@ -4,13 +4,13 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) --version 2>/dev/null),$(p))))
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3,$(if $(shell $(p) --version 2>/dev/null),$(p))))
 VENV := .venv
 READY := $(VENV)/.ready
 READY_TESTS := $(VENV)/.ready-tests
 EZM := $(VENV)/bin/ezm
 PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-NEEDED := Python 3.11, 3.12 or 3.13 is needed; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3
+NEEDED := Python 3.11 or 3.12 is needed; name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3
 
 SWEEP ?= sweeps/task_scaling.yaml
 SPEC ?= experiments/quickstart.yaml

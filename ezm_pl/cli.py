@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from ezm_pl.commands import compare, diagnose, distill, envs, results, sweep, train, view
-from ezm_pl.commands.arguments import Parser, check_working_directory, complain, escape_lacking_characters
+from ezm_pl.commands.arguments import Parser, complain, prepare_process
 from ezm_pl.spec import RunFailed, SpecError
 from ezm_pl.spec.launcher import check_launcher_variables
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(arguments: Sequence[str] | None) -> int:
     try:
-        check_working_directory()
+        prepare_process()
         parsed = _parser().parse_args(arguments)
         check_launcher_variables()
         return parsed.command(parsed) or 0
@@ -69,7 +69,6 @@ def _output_fails() -> bool:
 
 
 def _parser() -> Parser:
-    escape_lacking_characters()
     parser = Parser(prog="ezm", description="EfficientZero-Multitask experiments on HumanoidBench.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for group in (train, distill, sweep, view, compare, diagnose, results, envs):

@@ -131,6 +131,33 @@ def test_characters_that_the_output_lacks_are_escaped(folder: Path) -> None:
     assert done.stdout.startswith(b"# \\udcff.yaml: valid")
 
 
+def test_a_spec_may_come_from_a_pipe(folder: Path) -> None:
+    line = f"{' '.join(RAW)} validate <(cat spec.yaml)"
+    done = subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "name: trial" in done.stdout
+
+
+def test_the_backend_of_a_notebook_is_left_alone(folder: Path) -> None:
+    """`!ezm` in a notebook inherits the name of a backend that this environment may not have."""
+    script = """
+from ezm_pl.cli import main
+main(["validate", "spec.yaml"])
+import matplotlib
+print(matplotlib.get_backend())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=folder,
+        env={**os.environ, "MPLBACKEND": "module://nowhere.at_all"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "agg"
+
+
 def test_a_working_directory_that_is_gone(tmp_path: Path) -> None:
     gone = tmp_path / "gone"
     gone.mkdir()

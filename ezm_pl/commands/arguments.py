@@ -81,17 +81,19 @@ def add_spec(command: Parser) -> None:
     )
 
 
-def load_spec(args: argparse.Namespace) -> tuple[Experiment, str]:
-    """The resolved experiment, and its preset with the reason where it was picked by `auto`."""
-    from ezm_pl.spec import build_experiment, choose_preset, read_document
+def load_spec(args: argparse.Namespace) -> tuple[Experiment, str, list[Path]]:
+    """The resolved experiment, its preset with the reason where it was picked by `auto`, and its bases."""
+    from ezm_pl.spec import build_experiment, choose_preset
     from ezm_pl.spec.bases import read_chain, source_of
+    from ezm_pl.spec.io import under_settings
     from ezm_pl.tracking.host import has_usable_gpu
 
-    document = read_document(args.spec, args.set)
-    gpu = has_usable_gpu()
-    experiment = build_experiment(document, source=source_of(read_chain(Path(args.spec))), gpu=gpu)
+    chain = read_chain(Path(args.spec))
+    document, gpu = under_settings(chain, args.set), has_usable_gpu()
+    experiment = build_experiment(document, source=source_of(chain), gpu=gpu)
     chosen = document.get("preset", "auto") == "auto"
-    return experiment, experiment.preset + (f" (auto: {choose_preset(gpu=gpu)[1]})" if chosen else "")
+    preset = experiment.preset + (f" (auto: {choose_preset(gpu=gpu)[1]})" if chosen else "")
+    return experiment, preset, [path for path, _ in chain[1:]]
 
 
 def named_tasks(names: list[str], *, most: int | None = None) -> tuple[str, ...]:
@@ -119,15 +121,16 @@ def check_tasks(tasks: Iterable[str], backend: Literal["auto", "builtin", "human
         make_each(doubtful, backend)
 
 
-def escape_lacking_characters() -> None:
-    """Makes output escape what its encoding lacks, such as the bytes of a file's name, instead of failing."""
+def prepare_process() -> None:
+    """Output escapes what its encoding lacks, such as bytes of a file's name; figures are files.
+
+    Raises:
+        SpecError: the working directory has been removed, and relative paths lead nowhere.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
-
-
-def check_working_directory() -> None:
-    """Raises `SpecError` where somebody has removed it: every relative path leads nowhere then."""
+    os.environ["MPLBACKEND"] = "agg"  # `!ezm` inherits the notebook's, which may not be installed here
     try:
         os.getcwd()
     except FileNotFoundError:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import (
@@ -49,13 +48,12 @@ def add(group: Group) -> None:
 
 def _validate(args: argparse.Namespace) -> None:
     from ezm_pl.spec import dump_experiment
-    from ezm_pl.spec.bases import read_chain
     from ezm_pl.spec.facts import spec_facts
 
-    experiment, preset = load_spec(args)
+    experiment, preset, bases = load_spec(args)
     check_tasks(experiment.tasks, experiment.env.backend)
-    bases = [f"base: {path}" for path, _ in read_chain(Path(args.spec))[1:]]
-    for line in (f"{args.spec}: valid", *bases, f"preset: {preset}", *spec_facts(experiment)):
+    laid_over = [f"base: {path}" for path in bases]
+    for line in (f"{args.spec}: valid", *laid_over, f"preset: {preset}", *spec_facts(experiment)):
         print(f"# {line}")
     print(dump_experiment(experiment), end="")
 
@@ -65,7 +63,7 @@ def _train(args: argparse.Namespace) -> int:
     from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 
     install_safe_output()
-    experiment, preset = load_spec(args)
+    experiment, preset, _ = load_spec(args)
     console = new_console()
     console.print(f"{args.spec}, preset {preset}", highlight=False)
     if unread := unread_settings(experiment):

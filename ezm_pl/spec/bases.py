@@ -11,10 +11,12 @@ from ezm_pl.spec.presets import merge
 from ezm_pl.spec.yaml_file import read_yaml
 
 BASE = "base"
+Chain = list[tuple[Path, dict[str, Any]]]
+"""A spec file and its bases, itself first: each file with what it says, without its `base`."""
 
 
-def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """A spec file and its bases, itself first: each file with what it says, without its `base`.
+def read_chain(path: Path) -> Chain:
+    """Reads a spec file and its bases, each once: a pipe, such as `<(...)`, can be read only once.
 
     A base is named relative to the folder of the file that names it.
 
@@ -22,7 +24,7 @@ def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
         SpecError: a file that is missing or no mapping, a `base` that is no file name, or bases that
             lead back to a file of the chain.
     """
-    chain: list[tuple[Path, dict[str, Any]]] = []
+    chain: Chain = []
     following: Path | None = path
     while following is not None:
         try:
@@ -40,12 +42,12 @@ def read_chain(path: Path) -> list[tuple[Path, dict[str, Any]]]:
     return chain
 
 
-def laid_over(chain: list[tuple[Path, dict[str, Any]]]) -> dict[str, Any]:
+def laid_over(chain: Chain) -> dict[str, Any]:
     """The documents of a chain as one: each laid over its base."""
     return reduce(merge, (document for _, document in reversed(chain)))
 
 
-def source_of(chain: list[tuple[Path, dict[str, Any]]]) -> str:
+def source_of(chain: Chain) -> str:
     """The files of a chain, for messages: `a.yaml (base b.yaml, c.yaml)`."""
     path, *bases = (str(each) for each, _ in chain)
     return f"{path} (base {', '.join(bases)})" if bases else path

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ezm_pl.spec.bases import laid_over, read_chain, source_of
+from ezm_pl.spec.bases import Chain, laid_over, read_chain, source_of
 from ezm_pl.spec.errors import SpecError, describe
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.presets import PRESETS, choose_preset, merge, nested
@@ -27,8 +27,8 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, gpu: boo
     Raises:
         SpecError: a missing file, YAML that does not parse, or any field that is wrong.
     """
-    source = source_of(read_chain(Path(path)))
-    return build_experiment(read_document(path, overrides), source=source, gpu=gpu)
+    chain = read_chain(Path(path))
+    return build_experiment(under_settings(chain, overrides), source=source_of(chain), gpu=gpu)
 
 
 def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -37,7 +37,12 @@ def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, 
     Raises:
         SpecError: a missing file, YAML that does not parse, bases in a circle, a setting that is not `a.b=c`.
     """
-    return merge(laid_over(read_chain(Path(path))), parse_settings(overrides))
+    return under_settings(read_chain(Path(path)), overrides)
+
+
+def under_settings(chain: Chain, overrides: Sequence[str]) -> dict[str, Any]:
+    """What spec files and the `a.b=c` settings laid over them say (see `read_document`)."""
+    return merge(laid_over(chain), parse_settings(overrides))
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:

@@ -69,13 +69,15 @@ def connected(trainer: Trainer) -> Iterator[Ranks]:
         if distributed.is_initialized():
             distributed.destroy_process_group()
         for rank, child in enumerate(children, 1):
+            how = "has ended with code"
             try:
                 code = child.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 child.kill()
+                how = f"has not ended {PATIENCE} seconds after this one, and was killed: code"
                 code = child.wait()
             if code:
-                print(f"ezm: rank {rank} has ended with code {code}", file=sys.stderr, flush=True)
+                print(f"ezm: rank {rank} {how} {code}", file=sys.stderr, flush=True)
 
 
 def _watch(children: Sequence[subprocess.Popen], ended: threading.Event) -> None:
