@@ -126,8 +126,8 @@ class DistillationModule(L.LightningModule):
         """Episodes of all tasks by the student; before the first ones, the same episodes by the planner."""
         if self.planner is None:
             self.planner = self._evaluate(self.teacher.act, searched=True)
-        student = self._evaluate(self._act, searched=False)
-        if self.planner is None or student is None:
+        student = self._evaluate(self._act, searched=False) if self.planner is not None else None
+        if self.planner is None or student is None:  # asked to stop
             return
         found = Distilled(student, self.planner)
         self.evaluations.append(found)

@@ -162,7 +162,8 @@ def _fit(
             console.print(kept_table(result.evaluations[-1]))
         minutes = f"{result.seconds / 60:.1f} minutes"
         say(f"{result.updates:,} updates, {result.parameters:,} parameters, {minutes}")
-        say(f"student: {run.directory / STUDENT}; ezm export {run.run_id[:8]} --to onnx takes it out")
+        if (run.directory / STUDENT).is_file():
+            say(f"student: {run.directory / STUDENT}; ezm export {run.run_id[:8]} --to onnx takes it out")
     return result
 
 
