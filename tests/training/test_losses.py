@@ -13,7 +13,7 @@ from training_worlds import gradients, make_batch, make_experiment, make_model, 
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.experiment import LossSpec
 from ezm_pl.training.batch import Batch, Targets
-from ezm_pl.training.losses import OPTIONAL, Losses, halve_gradient, imagine, losses, unroll
+from ezm_pl.training.losses import OPTIONAL, Losses, imagine, losses, unroll
 from ezm_pl.training.losses import TERMS as ALL_TERMS
 from ezm_pl.world_model import WorldModel
 
@@ -271,49 +271,6 @@ def test_all_parameters_are_trained_by_the_whole() -> None:
     named = {name for name, _ in model.named_parameters()}
     dead = {name for name in named - gradients(model).keys()}
     assert {name for name in dead if "biases" not in name} == set()
-
-
-class Line(nn.Module):
-    """Latents are numbers: `e o`, then `d s + a`."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.e, self.d = nn.Parameter(torch.tensor(3.0)), nn.Parameter(torch.tensor(2.0))
-        self.dynamics = nn.Identity()
-
-    def embed(self, task: Tensor) -> Tensor:
-        return task
-
-    def encode(self, observation: Tensor, task: Tensor) -> Tensor:
-        return self.e * observation
-
-    def next_latent(self, latent: Tensor, action: Tensor, task: Tensor) -> Tensor:
-        return self.d * latent + action
-
-
-def test_the_gradient_is_halved_at_every_unroll_step() -> None:
-    """o = 5, a = (1, 10): s0 = e o = 15, s1 = d s0 + 1 = 31, s2 = d s1 + 10 = 72.
-
-    By d: s0 gives 0, s1 s0 / 2 = 7.5, s2 (s1 + d s0 / 2) / 2 = 23. By e: o = 5, d o / 2 = 5, d d o / 4 = 5.
-    """
-    model = Line()
-    batch = make_batch(EXPERIMENT, make_sizes([1], [1]), 1)._replace(
-        observation=torch.full((1, 6, 1), 5.0), action=torch.tensor([[[1.0], [10.0]]])
-    )
-    latents = imagine(model, batch, 2)  # type: ignore[arg-type]
-    assert latents[0, :, 0].tolist() == [15, 31, 72]
-    for k, expected in enumerate([[0.0, 5.0], [7.5, 5.0], [23.0, 5.0]]):
-        found = torch.autograd.grad(
-            latents[0, k, 0], (model.d, model.e), retain_graph=True, allow_unused=True
-        )
-        assert [0.0 if g is None else float(g) for g in found] == expected
-
-
-def test_halve_gradient_by_hand() -> None:
-    x = torch.tensor([1.0, -2.0], requires_grad=True)
-    (halve_gradient(x) * torch.tensor([3.0, 5.0])).sum().backward()
-    assert x.grad is not None and x.grad.tolist() == [1.5, 2.5]
-    torch.testing.assert_close(halve_gradient(x), x)
 
 
 def test_temporal_consistency_has_no_gradient_through_its_target() -> None:
