@@ -12,7 +12,7 @@ import yaml
 from ezm_pl.cli import main
 from ezm_pl.spec import Experiment, SpecError, build_experiment, dump_experiment, read_document
 
-SPECS = sorted(Path("experiments").glob("*.yaml"))
+SPECS = sorted((Path(__file__).parents[1] / "experiments").glob("*.yaml"))
 VALUES: list[Any] = [
     None, True, -1, 0, 1, 2**70, 1e400, float("nan"), -0.5, "", "text", "1e-3", [], {}, [1, [2]],
     {"a": {"b": 1}}, "h1-walk", ["h1-walk", "h1-walk"], ["h1-stand", 3], "hb-29", "\x00", ["dmc-no-such"],

@@ -51,8 +51,8 @@ def test_every_mode_gives_the_same_numbers() -> None:
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
     assert sync[-1].all() and not sync[-2].any()
-    assert threading.active_count() == threads
-    assert len(multiprocessing.active_children()) == children
+    assert threading.active_count() <= threads
+    assert len(multiprocessing.active_children()) <= children
 
 
 def test_shapes_padding_and_autoreset() -> None:
