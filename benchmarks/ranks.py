@@ -37,7 +37,7 @@ def rates(spec: Path, ranks: int, updates: int, folder: Path) -> dict[str, list[
         "trainer.log_every": 20,
         "trainer.checkpoint_every": 10 * updates,
         "optim.total_updates": updates,
-        # As many steps an update as the whole run has.
+        # As many steps per update as the whole run has.
         "collect.env_steps": collect.random_steps
         + (collect.env_steps - collect.random_steps) * updates // whole,
         "eval.every": 10 * updates,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal
 
 import lightning as L
@@ -25,6 +23,8 @@ from ezm_pl.spec import Experiment, build_experiment
 from ezm_pl.spec.distillation import Distillation
 from ezm_pl.spec.yaml_file import parse_yaml
 from ezm_pl.training import CheckpointError
+from ezm_pl.training.fault_tolerance.checkpoint import load_contents
+from ezm_pl.training.fault_tolerance.stopping import stops_in_order
 from ezm_pl.training.lightning_internals import UpdatesBar, no_advice
 
 STUDENT = "student.ckpt"
@@ -133,50 +133,28 @@ def distill(
         enable_model_summary=False,
         default_root_dir=run_dir,
     )
-    with _stoppable(trainer, data, module) as interrupted, no_advice():
+    asked = threading.Event()
+
+    def ask() -> None:
+        asked.set()
+        trainer.should_stop = True
+
+    with stops_in_order(data, module, asked=asked.is_set, ask=ask), no_advice():
         if not resume:
             trainer.validate(module, data, verbose=False)
-        if not interrupted():
+        if not asked.is_set():
             trainer.fit(module, data, ckpt_path=path if resume else None, weights_only=True)
             trainer.save_checkpoint(path)
         done = [found.student.updates for found in module.evaluations]
-        if not interrupted() and trainer.global_step not in done:
+        if not asked.is_set() and trainer.global_step not in done:
             trainer.validate(module, data, verbose=False)
-        stopped = interrupted()
     return DistillResult(
-        status="interrupted" if stopped else "finished",
+        status="interrupted" if asked.is_set() else "finished",
         updates=trainer.global_step,
         parameters=module.student.parameter_count,
         seconds=time.perf_counter() - started,
         evaluations=module.evaluations,
     )
-
-
-@contextmanager
-def _stoppable(
-    trainer: L.Trainer, data: DistillationData, module: DistillationModule
-) -> Iterator[Callable[[], bool]]:
-    """Inside, the first Ctrl-C asks for an orderly stop; the second is an ordinary KeyboardInterrupt.
-
-    However the block ends, the labelling thread has ended after it: Lightning tears the data module down
-    only where nothing was raised. Yields what says whether a stop was asked for.
-    """
-    asked: list[int] = []
-
-    def stop(number: int, _: FrameType | None) -> None:
-        if asked:
-            raise KeyboardInterrupt
-        asked.append(number)
-        trainer.should_stop = True
-
-    before = signal.signal(signal.SIGINT, stop)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        data.teardown("fit")
-        module.teardown("fit")
-        signal.signal(signal.SIGINT, before)
 
 
 @dataclass(frozen=True)
@@ -242,13 +220,7 @@ def is_student(checkpoint: Path) -> bool:
 
 
 def _read(checkpoint: Path) -> dict[str, Any]:
-    if not checkpoint.is_file():
-        raise CheckpointError(f"{checkpoint}: no such checkpoint")
-    try:
-        contents = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - what a damaged file makes torch raise is not to be foreseen
-        reason = str(error).strip().splitlines() or [repr(error)]
-        raise CheckpointError(f"{checkpoint}: not a readable checkpoint: {reason[0]}") from None
+    contents = load_contents(checkpoint)
     if not isinstance(contents, dict) or "distillation" not in contents:
         raise CheckpointError(f"{checkpoint}: is no student's checkpoint (`ezm distill` makes one)")
     if contents.get("student_format") != FORMAT:

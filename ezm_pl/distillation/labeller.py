@@ -7,7 +7,6 @@ Online Learning" (2011), in its form without parameters: the planner's own visit
 from __future__ import annotations
 
 import copy
-import threading
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from ezm_pl.distillation.rows import Rows
 from ezm_pl.distillation.student import Student
 from ezm_pl.distillation.teacher import Teacher
-from ezm_pl.selfplay import Pacing, WeightStore
+from ezm_pl.selfplay import BackgroundError, BackgroundThread, Pacing, WeightStore
 from ezm_pl.spec.distillation import Distillation
 from ezm_pl.spec.seeds import stream_int
 
@@ -24,11 +23,11 @@ _CHUNK = 64
 """Observations of replay per task that are searched at once."""
 
 
-class LabellerError(RuntimeError):
+class LabellerError(BackgroundError):
     """The labelling thread failed; its own exception is the cause."""
 
 
-class Labeller:
+class Labeller(BackgroundThread):
     """Fills `rows` to their capacity, in step with the updates.
 
     Args:
@@ -55,41 +54,17 @@ class Labeller:
         *,
         env_steps: int = 0,
     ) -> None:
-        self.spec, self.teacher, self.rows, self.store, self.pacing = spec, teacher, rows, store, pacing
+        super().__init__(pacing, name="ezm-labeller", failed="labelling failed", error=LabellerError)
+        self.spec, self.teacher, self.rows, self.store = spec, teacher, rows, store
         self.student = copy.deepcopy(student).to(teacher.device).eval()
         self.env_steps = env_steps
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
-        self._threads = torch.get_num_threads()
-        self._thread = threading.Thread(target=self._run, name="ezm-labeller", daemon=True)
 
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops the thread, closes its environments and waits for both."""
-        self._stop.set()
-        self.pacing.stop()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def check(self) -> None:
-        """Raises `LabellerError` from the thread's own exception, if it has failed."""
-        if self._failure is not None:
-            raise LabellerError(f"labelling failed: {self._failure!r}") from self._failure
-
-    def _run(self) -> None:
-        torch.set_num_threads(self._threads)  # a thread's own; other threads may have others
-        try:
-            replay = self.teacher.replay(self.spec.replay_rows)
-            if replay is not None:
-                self._label_replay(replay)
-            if self.rows.least < self.rows.capacity and not self._stop.is_set():
-                self._play(planned=self.spec.replay_rows if replay is None else 0)
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread by `check`
-            self._failure = error
-            self.pacing.stop()
+    def _work(self) -> None:
+        replay = self.teacher.replay(self.spec.replay_rows)
+        if replay is not None:
+            self._label_replay(replay)
+        if self.rows.least < self.rows.capacity and not self._stop.is_set():
+            self._play(planned=self.spec.replay_rows if replay is None else 0)
 
     def _label_replay(self, replay: list[NDArray[np.float32]]) -> None:
         """Labels replay `[n, O]` of each task in random order; a resumed session goes on where it was."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import deque
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
 from ezm_pl.replay import ReplayBuffer
 from ezm_pl.search import Act
 from ezm_pl.selfplay.actor import Actor
+from ezm_pl.selfplay.background import BackgroundError, BackgroundThread
 from ezm_pl.selfplay.pacing import Pacing
 from ezm_pl.selfplay.phase_timer import PhaseTimer
 from ezm_pl.selfplay.weights import WeightStore
@@ -21,7 +21,7 @@ from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream, stream_int
 
 
-class CollectorError(RuntimeError):
+class CollectorError(BackgroundError):
     """The collector thread failed; its own exception is the cause."""
 
 
@@ -40,7 +40,7 @@ class Episode:
     control_steps: int
 
 
-class Collector:
+class Collector(BackgroundThread):
     """Plays all tasks at once in a thread of its own and fills the replay buffer.
 
     Warm-up steps are uniform-random; then the agent decides every step, with the newest weights.
@@ -72,9 +72,10 @@ class Collector:
         rank: int = 0,
         collected: int = 0,
     ) -> None:
+        super().__init__(pacing, name="ezm-collector", failed="self-play failed", error=CollectorError)
         self.experiment, self.sizes, self.buffer = experiment, sizes, buffer
         self.actor, self.act = actor, act
-        self.store, self.pacing, self.device = store, pacing, device
+        self.store, self.device = store, device
         self.control_steps = np.full(len(experiment.tasks), collected, np.int64)
         self.episodes: deque[Episode] = deque(maxlen=10_000)
         self.timer = PhaseTimer()
@@ -82,31 +83,6 @@ class Collector:
         self.worker_restarts = 0
         self._rank = rank
         self._resumed_at = collected
-        self._stop = threading.Event()
-        self._failure: BaseException | None = None
-        self._threads = torch.get_num_threads()
-        self._thread = threading.Thread(target=self._run, name="ezm-collector", daemon=True)
-
-    def start(self) -> None:
-        """Starts the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stops the thread, closes its environments and waits for both."""
-        self._stop.set()
-        self.pacing.stop()
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    def check(self) -> None:
-        """Raises `CollectorError` from the thread's own exception, if it has failed."""
-        if self._failure is not None:
-            raise CollectorError(f"self-play failed: {self._failure!r}") from self._failure
-
-    @property
-    def failed(self) -> bool:
-        """Whether `check` would raise."""
-        return self._failure is not None
 
     @property
     def warm(self) -> bool:
@@ -114,15 +90,7 @@ class Collector:
         steps = int(self.control_steps.min())
         return steps >= self.experiment.collect.random_steps and self.buffer.ready
 
-    def _run(self) -> None:
-        torch.set_num_threads(self._threads)  # a thread's own; other threads may have others
-        try:
-            self._play()
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread by `check`
-            self._failure = error
-            self.pacing.stop()
-
-    def _play(self) -> None:
+    def _work(self) -> None:
         experiment = self.experiment
         seed = stream_int(experiment.seed, f"environments from step {self._resumed_at}", self._rank)
         envs = MultiTaskVectorEnv(

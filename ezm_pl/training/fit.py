@@ -133,7 +133,9 @@ def _fit(
     trainer.callbacks.append(last)  # type: ignore[attr-defined]
     if checkpoint is not None:
         last.load_replay(checkpoint, data, ranks.rank, ranks.size)
-    with shared_cores(ranks.local), stops_in_order(data, module), no_advice():
+    sync = data.sync
+    in_order = stops_in_order(data, module, asked=sync.asked_to_stop.is_set, ask=sync.ask_to_stop)
+    with shared_cores(ranks.local), in_order, no_advice():
         if experiment.eval.at_start and checkpoint is None:
             trainer.validate(module, data, verbose=False)
         if not data.sync.interrupted.is_set():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from rich.table import Table
 from ezm_pl.distillation import DistillResult, Teacher, distill, load_student
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.distillation import Distillation, dump_distillation, load_distillation
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.distill.student_lookup import SPEC, STUDENT, find_student
 from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
 from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
@@ -65,9 +65,8 @@ def distill_run(
     except CheckpointError as error:
         raise SpecError(f"{'--resume' if saved else 'RUN'}: {error}") from None
     teacher.check(spec)
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     if note:
-        say(note, style="yellow")
+        say(console, note, "yellow")
     return _tracked(spec, teacher, saved, console)
 
 
@@ -92,7 +91,6 @@ def _resumed(
 
 
 def _tracked(spec: Distillation, teacher: Teacher, saved: SavedRun | None, console: Console) -> int:
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     experiment = teacher.experiment
     record = SpecFile(
         SPEC, dump_distillation(spec), {**field_params(spec), "tasks": ", ".join(experiment.tasks)}
@@ -108,9 +106,9 @@ def _tracked(spec: Distillation, teacher: Teacher, saved: SavedRun | None, conso
                     stack.enter_context(run_lock(run.directory))
         except store_errors() as error:
             raise SpecError(f"no run can be made: {first_line(error)}") from None
-        say(f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}")
+        say(console, f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}")
         of = f"{teacher.updates:,} updates on {', '.join(experiment.tasks)}"
-        say(f"teacher: {teacher.checkpoint}, {of}")
+        say(console, f"teacher: {teacher.checkpoint}, {of}")
         result = _fit(run, spec, teacher, resume=saved is not None, console=console)
     return 0 if result is not None and result.status == "finished" else stopped.exit_code
 
@@ -131,10 +129,9 @@ def _fit(
     run: Run, spec: Distillation, teacher: Teacher, *, resume: bool, console: Console
 ) -> DistillResult | None:
     """How the distillation ended; None where a second Ctrl-C did not wait for that."""
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
     status: Status = "FAILED"
     result = None
-    logger = RunLogger(run.client, run.run_id, functools.partial(say, style="yellow"))
+    logger = RunLogger(run.client, run.run_id, lambda text: say(console, text, "yellow"))
     try:
         result = distill(
             spec, teacher, run.directory, logger=logger, callbacks=[RunId(run.run_id)], resume=resume
@@ -148,22 +145,25 @@ def _fit(
         with defer_sigint():
             unsent = logger.sender.close(0.0, run.directory / UNSENT)
             if unsent:
-                say(unsent, style="yellow")
+                say(console, unsent, "yellow")
             try:
                 run.end(status)
             except store_errors() as error:
-                say(f"MLflow could not be told that the run is {status}: {first_line(error)}", style="red")
+                say(console, f"MLflow could not be told that the run is {status}: {first_line(error)}", "red")
         if status != "FINISHED":
             after = "; ezm distill --resume last goes on from its checkpoint"
             there = (run.directory / STUDENT).is_file()
-            say(f"run {run.name} is {status} in MLflow{after if there else ''}", style="yellow")
+            say(console, f"run {run.name} is {status} in MLflow{after if there else ''}", "yellow")
     if result is not None:
         if result.evaluations:
             console.print(kept_table(result.evaluations[-1]))
         minutes = f"{result.seconds / 60:.1f} minutes"
-        say(f"{result.updates:,} updates, {result.parameters:,} parameters, {minutes}")
+        say(console, f"{result.updates:,} updates, {result.parameters:,} parameters, {minutes}")
         if (run.directory / STUDENT).is_file():
-            say(f"student: {run.directory / STUDENT}; ezm export {run.run_id[:8]} --to onnx takes it out")
+            say(
+                console,
+                f"student: {run.directory / STUDENT}; ezm export {run.run_id[:8]} --to onnx takes it out",
+            )
     return result
 
 

@@ -64,21 +64,30 @@ def write_checkpoint(contents: dict[str, Any], path: Path) -> None:
     write_atomically(path, [file.getbuffer()])
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint's contents, loaded with `weights_only` and checked against their fingerprint.
+def load_contents(path: Path) -> Any:
+    """What a checkpoint file holds, loaded with `weights_only`.
 
     Raises:
-        CheckpointError: the file is missing, damaged or not a checkpoint of this project.
+        CheckpointError: the file is missing or damaged.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
     try:
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - what a damaged file makes torch raise is not to be foreseen
         reason = str(error).strip().splitlines()
         raise CheckpointError(
             f"{path}: not a readable checkpoint: {reason[0] if reason else error!r}"
         ) from None
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint's contents, checked against their fingerprint.
+
+    Raises:
+        CheckpointError: the file is missing, damaged or not a checkpoint of this project.
+    """
+    contents = load_contents(path)
     if not isinstance(contents, dict) or not isinstance(contents.get("experiment"), str):
         raise CheckpointError(f"{path}: holds no experiment, so it is not a checkpoint of this project")
     if contents.get("format") != FORMAT:

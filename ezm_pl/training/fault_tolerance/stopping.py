@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ezm_pl.training.agent_module import AgentModule
-from ezm_pl.training.data import SelfPlayDataModule
+import lightning as L
 
 
 @contextmanager
-def stops_in_order(data: SelfPlayDataModule, module: AgentModule) -> Iterator[None]:
+def stops_in_order(
+    data: L.LightningDataModule,
+    module: L.LightningModule,
+    *,
+    asked: Callable[[], bool],
+    ask: Callable[[], None],
+) -> Iterator[None]:
     """Inside, the first Ctrl-C asks for an orderly stop; the second is an ordinary KeyboardInterrupt.
 
-    However the block ends, collection has stopped after it: Lightning tears the data module down only
-    where nothing was raised, and a thread left in MuJoCo crashes the interpreter's exit.
+    However the block ends, the data module's thread has stopped after it: Lightning tears the data module
+    down only where nothing was raised, and a thread left in MuJoCo crashes the interpreter's exit.
+
+    Args:
+        data, module: what is torn down.
+        asked: whether a stop has been asked for.
+        ask: asks for one.
     """
 
     def stop(_: int, __: FrameType | None) -> None:
-        if data.sync.asked_to_stop.is_set():
+        if asked():
             raise KeyboardInterrupt
-        data.sync.ask_to_stop()
+        ask()
 
     in_main_thread = threading.current_thread() is threading.main_thread()  # only there may signals be set
     before = signal.signal(signal.SIGINT, stop) if in_main_thread else None
