@@ -68,6 +68,7 @@ def _run(args: argparse.Namespace) -> int:
     )
     for point in plan.points:
         check_tasks(point.experiment.tasks, point.experiment.env.backend)
+        point.experiment.check_packages()
     from ezm_pl.sweeps.worker import run_sweep
 
     return run_sweep(plan, storage_url=args.storage, report=args.report, console=new_console())

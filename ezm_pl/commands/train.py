@@ -52,6 +52,7 @@ def _validate(args: argparse.Namespace) -> None:
 
     experiment, preset, bases = load_spec(args)
     check_tasks(experiment.tasks, experiment.env.backend)
+    experiment.check_packages()
     laid_over = [f"base: {path}" for path in bases]
     for line in (f"{args.spec}: valid", *laid_over, f"preset: {preset}", *spec_facts(experiment)):
         print(f"# {line}")

@@ -27,7 +27,7 @@ class SACSpec(Strict):
 UNREAD: dict[AgentName, tuple[str, ...]] = {
     "ezm": ("sac.",),
     "sac": (
-        "search.", "loss.",
+        "search.", "loss.", "model.task_conditioning",
         "model.action_embedding_size", "model.value_heads", "model.projector_size", "model.projection_size",
         "model.atoms", "model.support", "model.value_floor", "model.min_log_std", "model.max_log_std",
         "model.initial_log_std", "model.max_mean", "model.head_norm",

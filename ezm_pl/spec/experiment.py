@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ezm_pl.spec.agents import AgentName, SACSpec
+from ezm_pl.spec.descriptions import Descriptions, check_encoder, described
 from ezm_pl.spec.extension import load_extension
 from ezm_pl.spec.fields import (
     MOST_EPISODES,
@@ -30,6 +31,7 @@ from ezm_pl.spec.tracking import TrackingSpec
 from ezm_pl.spec.trainer import TrainerSpec
 
 Network = Literal["representation", "dynamics", "reward", "value_policy"]
+Sentence = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class EnvSpec(Strict):
@@ -59,6 +61,10 @@ class TaskMeta(Strict):
     random_score: Real | None = Field(None, description="return that counts as a normalised score of 0")
     success_score: Real | None = Field(None, description="return that counts as a normalised score of 1")
     quirks: bool = Field(True, description="false: a HumanoidBench task without the benchmark's plain bugs")
+    descriptions: Listed[Sentence] = Field(
+        (), description="the task in words (docs/language.md); none: the built-in sentences"
+    )
+    held_out_descriptions: Listed[Sentence] = Field((), description="of which nothing is learned: for tests")
 
     @model_validator(mode="after")
     def _both_bounds(self) -> TaskMeta:
@@ -66,6 +72,8 @@ class TaskMeta(Strict):
             raise ValueError("random_score and success_score go together")
         if self.random_score is not None and self.random_score == self.success_score:
             raise ValueError("random_score and success_score must differ")
+        if self.held_out_descriptions and not self.descriptions:
+            raise ValueError("held_out_descriptions: descriptions go with them")
         return self
 
 
@@ -73,6 +81,9 @@ class ModelSpec(Strict):
     """Sizes of the world model (docs/algorithm.md, "World model"): by default the published ones."""
 
     latent_size: Size = 512
+    task_conditioning: Literal["id", "text"] = Field(
+        "id", description="text: task embeddings are projections of sentences (docs/language.md)"
+    )
     task_embedding_size: Size = 128
     task_embedding_in: Listed[Network] = ("representation", "dynamics", "reward", "value_policy")
     action_embedding_size: Size = 64
@@ -305,6 +316,8 @@ class Experiment(Strict):
             original = self.env.backend == "humanoid_bench"
             if not meta.quirks and (original or task not in HUMANOID_BENCH):
                 raise ValueError(f"tasks_meta: {task!r} has no quirks that could be left out; set none")
+        if self.model.task_conditioning == "text":
+            described(self.tasks, self._own_descriptions)
         tasks = len(self.tasks)
         if self.optim.batch_size < tasks:
             raise ValueError(f"optim.batch_size {self.optim.batch_size} is smaller than the {tasks} tasks")
@@ -332,6 +345,26 @@ class Experiment(Strict):
         if self.agent == "ezm":
             return self.targets
         return self.targets.model_copy(update={"unroll_steps": 1, "td_steps": self.sac.td_steps})
+
+    @property
+    def _own_descriptions(self) -> dict[str, Descriptions]:
+        return {
+            task: Descriptions(meta.descriptions, meta.held_out_descriptions)
+            for task, meta in self.tasks_meta.items()
+            if meta.descriptions
+        }
+
+    @property
+    def descriptions(self) -> dict[str, Descriptions]:
+        """The sentences that describe each task, in order; empty where the agent knows tasks by their ids."""
+        if self.agent != "ezm" or self.model.task_conditioning == "id":
+            return {}
+        return described(self.tasks, self._own_descriptions)
+
+    def check_packages(self) -> None:
+        """Raises `SpecError` where a package is missing that a new run needs."""
+        if self.descriptions:
+            check_encoder("model.task_conditioning: text")
 
     @property
     def score_bounds(self) -> dict[str, tuple[float, float]]:

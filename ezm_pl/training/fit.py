@@ -34,7 +34,9 @@ from ezm_pl.training.gradient_conflict import GradientConflict
 from ezm_pl.training.hardware import precision, shared_cores
 from ezm_pl.training.lightning_internals import no_advice
 from ezm_pl.training.memory import check_memory
+from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import Ranks, per_rank
+from ezm_pl.training.sentences import description_vectors
 
 PROFILE = "profile"
 """Part of the name of the profiler's reports."""
@@ -131,6 +133,9 @@ def _fit(
         replay=experiment.replay.save,
     )
     trainer.callbacks.append(last)  # type: ignore[attr-defined]
+    if checkpoint is None and experiment.descriptions:
+        assert isinstance(module, EZMModule)
+        module.describe(*description_vectors(experiment))
     if checkpoint is not None:
         last.load_replay(checkpoint, data, ranks.rank, ranks.size)
     sync = data.sync

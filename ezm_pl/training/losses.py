@@ -31,9 +31,9 @@ class Unroll:
         batch, targets: the windows and what to compare with.
         discount: per decision.
         searched: the positions that have a policy target.
-        generator: of the policy's noise.
+        generator: of the policy's noise, and of the descriptions where tasks are given in words.
         spread: of Q, per task; None where no term needs it.
-        task: `[B, E]`, the embeddings of the windows' tasks.
+        task: `[B, E]`, the embeddings of the windows' tasks: one description for each window.
         latents: `[B, U + 1, S]`, imagined after the first.
         rewards: `[B, U]`, without gradient.
         reward_log_probability: `[B, U, Z]`.
@@ -141,7 +141,7 @@ def unroll(
     """Runs the model along the windows. Each head sees all unroll steps in one pass."""
     size, steps = targets.reward.shape
     positions = steps + 1
-    embedded = model.embed(batch.task)
+    embedded = model.embed(batch.task, generator)
     latents = imagine(model, batch, steps, embedded)
     embedded = embedded.to(latents.dtype)
     task = embedded.unsqueeze(1).expand(-1, positions, -1)

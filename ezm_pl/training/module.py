@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -63,6 +64,15 @@ class EZMModule(AgentModule):
         self.register_buffer("_humanoid", humanoid_tasks(experiment.tasks), persistent=False)
         self._working_copy: WorkingCopy | None = None
 
+    def describe(self, training: Sequence[Tensor], held_out: Sequence[Tensor]) -> None:
+        """Gives all copies the vectors of the tasks' descriptions (`description_vectors`), for a new run."""
+        for model in (self.model, self.average):
+            if model is not None:
+                assert model.described is not None
+                model.described.describe(training, held_out)
+        self.actor_weights.load(self.model)
+        self.target.load(self.model)
+
     @property
     def learner(self) -> WorldModel:
         """The network that learns."""
@@ -82,10 +92,10 @@ class EZMModule(AgentModule):
         """What acts and is evaluated: the average of the weights, or the weights where none is kept."""
         return self.model if self.average is None else self.average
 
-    def trained_actor(self) -> InferenceModel:
-        """An inference copy of what acts and is evaluated."""
+    def trained_actor(self, embedding: Tensor | None = None) -> InferenceModel:
+        """An inference copy of what acts and is evaluated, by other task embeddings `[T, E]` if given."""
         actor = self.new_actor()
-        actor.load(self.smoothed)
+        actor.load(self.smoothed, embedding)
         return actor
 
     def train(self, mode: bool = True) -> EZMModule:

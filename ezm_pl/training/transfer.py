@@ -23,8 +23,9 @@ from ezm_pl.training.module import EZMModule
 from ezm_pl.world_model import WorldModel
 
 _SHAPES = (
-    "latent_size", "task_embedding_size", "task_embedding_in", "action_embedding_size", "blocks", "head_size",
-    "value_heads", "projector_size", "projection_size", "atoms", "support", "head_norm",
+    "latent_size", "task_conditioning", "task_embedding_size", "task_embedding_in", "action_embedding_size",
+    "blocks", "head_size", "value_heads", "projector_size", "projection_size", "atoms", "support",
+    "head_norm",
 )  # fmt: skip
 """Fields of `model` that the weights belong to; the others may differ."""
 _OWN = {
@@ -42,6 +43,8 @@ _OWN = {
     "task_embedding": (0, ("task",)),
 }
 """Parameters with entries of single observations, actuators or tasks: their axis, and the order along it."""
+_NOT_CARRIED = "described.training_", "described.held_out_"
+"""Beginnings of the names of what describes the new run's own tasks."""
 _NEW_COUNT = 10_000.0
 """Rows that the normaliser counts as seen where observations are new, so that it gets to know them soon."""
 
@@ -138,6 +141,8 @@ def carry_over(plan: CarriedOver, module: EZMModule) -> None:
 def _copy(plan: CarriedOver, source: WorldModel, model: WorldModel) -> None:
     theirs = source.state_dict()
     for name, mine in model.state_dict().items():
+        if name.startswith(_NOT_CARRIED):
+            continue
         if name not in _OWN:
             mine.copy_(theirs[name])
             continue

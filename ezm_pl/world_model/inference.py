@@ -82,8 +82,13 @@ class InferenceModel(nn.Module):
         self.heads = tuple(sorted(drawn.tolist()))
 
     @torch.no_grad()
-    def load(self, source: WorldModel | InferenceModel) -> None:
-        """Copies the weights of `source`, folding BatchNorm where it has any."""
+    def load(self, source: WorldModel | InferenceModel, embedding: Tensor | None = None) -> None:
+        """Copies the weights of `source`, folding BatchNorm where it has any.
+
+        Args:
+            source: a model of the same sizes.
+            embedding: `[T, E]`, capped, in place of its task embeddings.
+        """
         trained = source.model if isinstance(source, InferenceModel) else source
         modules = dict(trained.named_modules())
         for name, module in self.model.named_modules():
@@ -95,7 +100,11 @@ class InferenceModel(nn.Module):
                 module.load_state_dict(other.state_dict())  # type: ignore[union-attr]
         mine: list[Tensor] = []
         theirs: list[Tensor] = []
-        source_parameters = dict(trained.named_parameters())
+        source_parameters: dict[str, Tensor] = dict(trained.named_parameters())
+        if embedding is not None or trained.described is not None:
+            source_parameters["task_embedding"] = (
+                trained.capped_embedding() if embedding is None else embedding
+            )
         heads = tuple(f"{n}." for n, m in self.model.named_modules() if isinstance(m, Head))
         for name, parameter in self.model.named_parameters():
             if not name.startswith(heads):

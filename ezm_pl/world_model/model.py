@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ezm_pl.spec.experiment import ModelSpec
+from ezm_pl.world_model.language import DescribedTasks
 from ezm_pl.world_model.layers import Head, ResidualBlock, RunningNorm, Transition, cap_norm, encoder_layers
 from ezm_pl.world_model.policy import PolicyBounds, SquashedGaussian
 from ezm_pl.world_model.scalars import CategoricalScalar
@@ -27,7 +28,8 @@ class WorldModel(nn.Module):
         spec: sizes (about 16M parameters by default).
         observation_size: `O`.
         action_mask: `[T, A]`, 1 for a task's real action dimensions.
-        inference: build the form without BatchNorm and projections that `InferenceModel` runs.
+        inference: build the form without BatchNorm and projections that `InferenceModel` runs. Its task
+            embeddings are a table, whatever they were learned from.
         decoded: `[T, O]`, 1 for a task's real observation dimensions: build a decoder of them.
     """
 
@@ -54,9 +56,12 @@ class WorldModel(nn.Module):
         used = {part: embedding * (part in spec.task_embedding_in) for part in _PARTS}
         self.embedding_used = {part: size > 0 for part, size in used.items()}
         # Ranks wait for the gradient of every parameter that wants one.
-        self.task_embedding = nn.Parameter(
-            torch.randn(tasks, embedding) * 0.1, requires_grad=any(self.embedding_used.values())
-        )
+        wanted = any(self.embedding_used.values())
+        self.described: DescribedTasks | None = None
+        if spec.task_conditioning == "id" or inference:
+            self.task_embedding = nn.Parameter(torch.randn(tasks, embedding) * 0.1, requires_grad=wanted)
+        else:
+            self.described = DescribedTasks(tasks, embedding).requires_grad_(wanted)
         self.encoder = encoder_layers(observation_size + used["representation"], latent, spec.blocks)
         self.dynamics = Transition(latent, used["dynamics"] + actions, spec.blocks)
         self.action_encoder = nn.Sequential(
@@ -91,17 +96,28 @@ class WorldModel(nn.Module):
             return (x,)
         return x, (task if task.is_floating_point() else self.embed(task)).to(x.dtype)
 
-    def embed(self, task: Tensor) -> Tensor:
-        """The capped embeddings `[B, E]` of tasks `[B]`."""
+    def embed(self, task: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The capped embeddings `[B, E]` of tasks `[B]`.
+
+        Args:
+            task: ids.
+            generator: draws one of its task's descriptions for each row, where tasks are given in words.
+        """
+        if self.described is not None and generator is not None:
+            return self.described(task, generator)
         return self.capped_embedding().index_select(0, task)
 
     def capped_embedding(self) -> Tensor:
-        """The task embeddings `[T, E]`, L2 norm at most 1."""
-        return cap_norm(self.task_embedding)
+        """The task embeddings `[T, E]`, L2 norm at most 1; of tasks in words, those by which agents act."""
+        return cap_norm(self.task_embedding) if self.described is None else self.described.table()
+
+    @property
+    def _embedding_weight(self) -> Tensor:
+        return self.task_embedding if self.described is None else self.described.projection
 
     def encode(self, observation: Tensor, task: Tensor) -> Tensor:
         """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`."""
-        x = self.normalizer(observation).to(self.task_embedding.dtype)
+        x = self.normalizer(observation).to(self._embedding_weight.dtype)
         return self.encoder(torch.cat(self._with_task("representation", task, x), -1))
 
     def next_latent(self, latent: Tensor, action: Tensor, task: Tensor) -> Tensor:

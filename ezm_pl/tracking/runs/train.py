@@ -103,6 +103,8 @@ def train(
         return _train_other_rank(experiment, init)
     saved = find_run(resume, option="--resume") if resume else None
     _check_tasks(experiment)
+    if not saved:
+        experiment.check_packages()
     first = _first_weights(init, experiment) if init else None
     from ezm_pl.training import check_settings
 

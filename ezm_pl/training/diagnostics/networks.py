@@ -41,7 +41,7 @@ class Networks:
 
     @property
     def device(self) -> torch.device:
-        return self.model.task_embedding.device
+        return self.actor.model.task_embedding.device
 
     @property
     def latent_size(self) -> int:
