@@ -118,5 +118,5 @@ $(READY): pyproject.toml constraints.txt
 
 $(READY_TESTS): $(READY)
 	@echo "installing what the tests need"
-	@$(PIP) -e '.[dev,oracle,onnx,postgres]'
+	@$(PIP) -e '.[dev,oracle,onnx,postgres,text]'
 	@touch $@

@@ -39,6 +39,11 @@ def add(group: Group) -> None:
         "--no-search", action="store_true", help="act by the policy alone, as a slow computer may have to"
     )
     evaluate.add_argument(
+        "--descriptions",
+        choices=("training", "held-out"),
+        help="tell the agent its tasks in each of these sentences (default: the first of training)",
+    )
+    evaluate.add_argument(
         "--video", type=outputs.folder, metavar="DIR", help="film one episode per task into DIR"
     )
     add_run(
@@ -84,6 +89,7 @@ def _eval(args: argparse.Namespace) -> None:
         search=not args.no_search,
         video=args.video,
         console=new_console(),
+        descriptions=args.descriptions,
     )
 
 

@@ -11,26 +11,29 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs import sizes
 from ezm_pl.selfplay import Actor
-from ezm_pl.spec import Experiment
+from ezm_pl.spec import Experiment, SpecError
+from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.agents import how_to_act, new_module
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes, rollout
 from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment, read_checkpoint
+from ezm_pl.training.module import EZMModule
+from ezm_pl.world_model.language import DescribedTasks
 
 FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
 
 
-def load_actor(
+def load_module(
     checkpoint: Path, *, dtype: Literal["float32"] | None = None
-) -> tuple[Experiment, Actor, int, int]:
-    """The network of a checkpoint that acts.
+) -> tuple[Experiment, AgentModule, int, int]:
+    """The module of a checkpoint, with all copies of its network.
 
     Args:
         checkpoint: to load.
         dtype: of its weights and of its search; None: as its spec says.
 
     Returns:
-        Its spec, its network on the best device, its updates and its control steps per task.
+        Its spec, the module on the best device, its updates and its control steps per task.
 
     Raises:
         CheckpointError: see `checkpoint_experiment`.
@@ -44,7 +47,26 @@ def load_actor(
     module.load_state_dict(contents["state_dict"])
     module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     steps = contents["SelfPlayDataModule"]["control_steps"]
-    return experiment, module.trained_actor(), int(contents["global_step"]), int(steps.float().mean())
+    return experiment, module, int(contents["global_step"]), int(steps.float().mean())
+
+
+def load_actor(
+    checkpoint: Path, *, dtype: Literal["float32"] | None = None
+) -> tuple[Experiment, Actor, int, int]:
+    """The network of a checkpoint that acts, in place of the module; otherwise as `load_module`."""
+    experiment, module, updates, env_steps = load_module(checkpoint, dtype=dtype)
+    return experiment, module.trained_actor(), updates, env_steps
+
+
+def described_tasks(module: AgentModule, option: str) -> tuple[EZMModule, DescribedTasks]:
+    """The module and the descriptions of an agent that knows its tasks by words.
+
+    Raises:
+        SpecError: it knows them by their ids; `option` needs words.
+    """
+    if not isinstance(module, EZMModule) or (described := module.smoothed.described) is None:
+        raise SpecError(f"{option} needs an agent that was trained with model.task_conditioning: text")
+    return module, described
 
 
 def evaluate(
@@ -54,32 +76,43 @@ def evaluate(
     seed: int,
     choice: Literal["best", "random"] | None = None,
     search: bool = True,
+    descriptions: Literal["training", "held-out"] | None = None,
 ) -> Evaluation:
     """Plays evaluation episodes with a checkpoint.
 
     Args:
         checkpoint: to load.
-        episodes: per task.
+        episodes: per task, and per description where `descriptions` names some.
         seed: of the episodes.
         choice: overrides what EZ-M's search does with its candidates; None as trained.
         search: plan, where the agent can; otherwise the policy decides alone.
+        descriptions: the sentences that tell the agent its task, one after the other; None: as trained.
+
+    Raises:
+        SpecError: the agent knows its tasks by their ids, or a task has no such descriptions.
     """
-    experiment, actor, updates, env_steps = load_actor(checkpoint)
+    experiment, module, updates, env_steps = load_module(checkpoint)
+    if descriptions is None:
+        actors = [module.trained_actor()]
+    else:
+        named, described = described_tasks(module, f"--descriptions {descriptions}")
+        actors = [named.trained_actor(table) for table in described.tables(descriptions)]
+        if not actors:
+            raise SpecError(f"--descriptions {descriptions}: not every task has some")
     if choice is not None:
         experiment = experiment.model_copy(
             update={"search": experiment.search.model_copy(update={"choice": choice})}
         )
     envs = evaluation_envs(experiment, episodes)
+    act = how_to_act(experiment, search=search)
     try:
-        ezm, humanoidbench = play_episodes(
-            envs,
-            actor,
-            how_to_act(experiment, search=search),
-            seed=seed,
-            heads=torch.Generator().manual_seed(seed),
-        )
+        played = [
+            play_episodes(envs, actor, act, seed=seed, heads=torch.Generator().manual_seed(seed))
+            for actor in actors
+        ]
     finally:
         envs.close()
+    ezm, humanoidbench = (np.concatenate(returns, 1) for returns in zip(*played, strict=True))
     protocol = experiment.env.protocol
     bounds = experiment.score_bounds
     return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, search, bounds)

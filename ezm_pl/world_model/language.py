@@ -6,7 +6,7 @@ Shapes: `B` rows, `T` tasks, `D` descriptions per task, `V` numbers of a sentenc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -67,18 +67,16 @@ class DescribedTasks(nn.Module):
         """The embeddings `[T, E]` of the tasks' first training descriptions, by which agents act."""
         return self.embed(self.training_vectors[:, 0])
 
-    def held_out_tables(self) -> list[Tensor]:
-        """The embeddings `[T, E]` of held-out descriptions: the first of each task, the second, ...
+    def tables(self, kind: Literal["training", "held-out"]) -> list[Tensor]:
+        """The embeddings `[T, E]` of descriptions of a kind: the first of each task, the second, and so on.
 
-        A task with fewer than others repeats its own; one with none makes the list empty.
+        A task with fewer than others repeats its own; where one has none the list is empty.
         """
-        if int(self.held_out_count.min()) == 0:
-            return []
-        rows = torch.arange(len(self.held_out_count), device=self.centre.device)
-        return [
-            self.embed(self.held_out_vectors[rows, index % self.held_out_count])
-            for index in range(int(self.held_out_count.max()))
-        ]
+        training = self.training_vectors, self.training_count
+        vectors, count = training if kind == "training" else (self.held_out_vectors, self.held_out_count)
+        rows = torch.arange(len(count), device=count.device)
+        indices = range(int(count.max()) if int(count.min()) else 0)
+        return [self.embed(vectors[rows, index % count]) for index in indices]
 
     def forward(self, task: Tensor, generator: torch.Generator) -> Tensor:
         """The embeddings `[B, E]` of tasks `[B]`, each by one of its training descriptions, drawn."""

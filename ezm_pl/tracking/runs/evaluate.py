@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
@@ -12,17 +13,25 @@ from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 
 
 def evaluate_run(
-    reference: str, *, episodes: int, seed: int, search: bool, video: Path | None, console: Console
+    reference: str,
+    *,
+    episodes: int,
+    seed: int,
+    search: bool,
+    video: Path | None,
+    console: Console,
+    descriptions: Literal["training", "held-out"] | None = None,
 ) -> None:
     """Evaluates the checkpoint behind `reference` (see `find_checkpoint`) and prints a table.
 
     Args:
         reference: `last`, a run id, a run folder or a checkpoint.
-        episodes: per task.
+        episodes: per task, and per description.
         seed: of the environments and the search.
         search: plan; otherwise the policy decides alone.
         video: folder for one MP4 per task; None: no films.
         console: where to print.
+        descriptions: see `ezm_pl.training.evaluate`.
 
     Raises:
         SpecError: no such run, a checkpoint that cannot be read, or films that cannot be written.
@@ -35,8 +44,11 @@ def evaluate_run(
     checkpoint, note = newest_valid(saved.checkpoint, replay=False)
     if note:
         say(console, note, "yellow")
-    evaluation = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
+    evaluation = evaluate(checkpoint, episodes=episodes, seed=seed, search=search, descriptions=descriptions)
     console.print(returns_table(evaluation))
+    if descriptions is not None:
+        count = evaluation.returns_ezm.shape[1] // episodes
+        console.print(f"by {count} {descriptions} descriptions of each task", highlight=False)
     console.print(
         f"{checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps per task",
         highlight=False,
