@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 
-from ezm_pl.commands import compare, diagnose, distill, envs, results, sweep, train, view
+from ezm_pl.commands import compare, diagnose, distill, envs, play, results, sweep, train, view
 from ezm_pl.commands.arguments import Parser, complain, prepare_process
 from ezm_pl.spec import RunFailed, SpecError
 from ezm_pl.spec.launcher import check_launcher_variables
@@ -71,7 +71,7 @@ def _output_fails() -> bool:
 def _parser() -> Parser:
     parser = Parser(prog="ezm", description="EfficientZero-Multitask experiments on HumanoidBench.")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (train, distill, sweep, view, compare, diagnose, results, envs):
+    for group in (train, play, distill, sweep, view, compare, diagnose, results, envs):
         group.add(commands)
     return parser
 

@@ -1,4 +1,4 @@
-"""A short run whose tasks are given in words, and where it lies."""
+"""Short runs, one with tasks in words and one with ids, and the folder in which they lie."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ezm_pl.spec import SpecError, build_experiment
 from ezm_pl.spec.descriptions import check_encoder
 from ezm_pl.tracking.runs.train import train
 
+CHECKPOINTS = "mlruns/runs/*/checkpoints/last.ckpt"
 TASKS = ["dmc-cartpole-balance", "dmc-pendulum-swingup"]
 """With observations of 5 and of 3 numbers."""
 
@@ -26,27 +27,39 @@ def encoder() -> None:
 
 
 @pytest.fixture(scope="session")
-def workplace(encoder: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a run, in which the tests work."""
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder in which the tests work."""
     folder = tmp_path_factory.mktemp("language")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
+
+
+def trained(workplace: Path, conditioning: str) -> Path:
+    """The last checkpoint of a short run."""
     spec = {
-        "name": "words",
+        "name": conditioning,
         "preset": "smoke",
         "tasks": TASKS,
-        "model": {"task_conditioning": "text"},
+        "model": {"task_conditioning": conditioning},
         "env": {"action_repeat": 50},
         "optim": {"total_updates": 6, "averaging": 0.5},
         "eval": {"every": 6, "video": False},
     }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert train(build_experiment(spec), resume=None, console=Console(quiet=True)) == 0
-        yield folder
+    before = set(workplace.glob(CHECKPOINTS))
+    assert train(build_experiment(spec), resume=None, console=Console(quiet=True)) == 0
+    (found,) = set(workplace.glob(CHECKPOINTS)) - before
+    return found
 
 
 @pytest.fixture(scope="session")
-def checkpoint(workplace: Path) -> Path:
-    """The run's last checkpoint."""
-    (found,) = (workplace / "mlruns" / "runs").glob("*/checkpoints/last.ckpt")
-    return found
+def checkpoint(encoder: None, workplace: Path) -> Path:
+    """Of a run whose tasks are given in words."""
+    return trained(workplace, "text")
+
+
+@pytest.fixture(scope="session")
+def id_checkpoint(workplace: Path) -> Path:
+    """Of a run whose tasks have ids."""
+    return trained(workplace, "id")
