@@ -69,7 +69,9 @@ class Agent:
         self.experiment, self.model, self.updates, self.checkpoint = experiment, model, updates, checkpoint
         self.sizes = sizes(experiment.tasks)
         self.device = next(model.parameters()).device
-        self._planner = Planner(experiment.search, experiment.targets.discount, self.sizes.action_size)
+        self._planner = Planner(
+            experiment.search, experiment.targets.discount, self.sizes.action_size, evaluation=True
+        )
         self._act_without_search = how_to_act(experiment, search=False)
         self._generator = torch.Generator(self.device).manual_seed(seed)
 

@@ -73,6 +73,17 @@ def add_seed(command: Parser, text: str = "default: 0") -> None:
     command.add_argument("--seed", type=number(0, MAX_SEED), default=0, help=text)
 
 
+def add_search_settings(command: Parser) -> None:
+    """Adds `--set` for the search of a trained agent."""
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="search.A=B",
+        help="search otherwise than in training, such as search.num_simulations=64; repeatable",
+    )
+
+
 def add_spec(command: Parser) -> None:
     """Adds the arguments that name an experiment and lay settings over it."""
     command.add_argument("spec", metavar="SPEC", help="a YAML file, such as experiments/quickstart.yaml")

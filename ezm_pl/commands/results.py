@@ -6,7 +6,15 @@ import argparse
 from pathlib import Path
 
 from ezm_pl.commands import outputs
-from ezm_pl.commands.arguments import Group, add_seed, command, new_console, number, wrote
+from ezm_pl.commands.arguments import (
+    Group,
+    add_search_settings,
+    add_seed,
+    command,
+    new_console,
+    number,
+    wrote,
+)
 from ezm_pl.spec import RunFailed, SpecError
 from ezm_pl.spec.fields import MOST_EPISODES
 
@@ -34,6 +42,7 @@ def add(group: Group) -> None:
         "--episodes", type=number(1, MOST_EPISODES), help="per task, played with each last checkpoint"
     )
     add_seed(collect, "of these episodes (default: 0)")
+    add_search_settings(collect)
     collect.add_argument("--out", type=outputs.file_in((".json",)), required=True, metavar="FILE")
     render = command(kinds, "render", _render, "write the page from its template and the records")
     render.add_argument(
@@ -51,6 +60,8 @@ def add(group: Group) -> None:
 def _collect(args: argparse.Namespace) -> None:
     if bool(args.runs) == bool(args.sweep) or (args.sweep and args.episodes):
         raise SpecError("RUN or --sweep: one of them is required, and only one (--episodes goes with RUN)")
+    if args.set and args.episodes is None:
+        raise SpecError("--set: is of the episodes that --episodes asks for")
     from ezm_pl.tracking.results.record import collect_runs
 
     collect_runs(
@@ -59,6 +70,7 @@ def _collect(args: argparse.Namespace) -> None:
         published=args.published,
         episodes=args.episodes,
         seed=args.seed,
+        settings=args.set,
         out=args.out,
         console=new_console(),
     )

@@ -8,6 +8,7 @@ from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import (
     Group,
     add_run,
+    add_search_settings,
     add_seed,
     add_spec,
     check_tasks,
@@ -38,6 +39,7 @@ def add(group: Group) -> None:
     evaluate.add_argument(
         "--no-search", action="store_true", help="act by the policy alone, as a slow computer may have to"
     )
+    add_search_settings(evaluate)
     evaluate.add_argument(
         "--descriptions",
         choices=("training", "held-out"),
@@ -87,6 +89,7 @@ def _eval(args: argparse.Namespace) -> None:
         episodes=args.episodes,
         seed=args.seed,
         search=not args.no_search,
+        settings=args.set,
         video=args.video,
         console=new_console(),
         descriptions=args.descriptions,

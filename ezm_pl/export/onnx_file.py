@@ -106,7 +106,7 @@ def _load(checkpoint: Path, *, distilled: bool) -> tuple[nn.Module, Experiment, 
         saved = load_student(checkpoint)
         facts = {"policy": "student", "updates": str(saved.updates), "teacher": saved.teacher_run or ""}
         return saved.student, saved.experiment, facts
-    experiment, actor, updates, _ = load_actor(checkpoint, dtype="float32")
+    experiment, actor, updates, _ = load_actor(checkpoint, settings=["search.dtype=float32"])
     if not isinstance(actor, InferenceModel):
         raise SpecError(
             f"{checkpoint}: agent {experiment.agent} has no policy head to export; distil it first"

@@ -54,9 +54,12 @@ class Planner:
         spec: the search's sizes and constants.
         discount: of one decision.
         action_size: padded `A`.
+        evaluation: whether candidates are drawn as in evaluation (`search.evaluation_std`).
     """
 
-    def __init__(self, spec: SearchSpec, discount: float, action_size: int) -> None:
+    def __init__(
+        self, spec: SearchSpec, discount: float, action_size: int, *, evaluation: bool = False
+    ) -> None:
         self.settings = SearchSettings(
             num_simulations=spec.num_simulations,
             max_considered=spec.num_root_actions,
@@ -69,6 +72,8 @@ class Planner:
         )
         proposal: Any = load_extension(spec.proposal) if spec.proposal else GaussianProposal
         self.proposal: Proposal = proposal.from_spec(spec, action_size)
+        if evaluation and isinstance(self.proposal, GaussianProposal):
+            self.proposal = self.proposal.scaled(spec.evaluation_std)
         self.random_choice = spec.choice == "random"
         self.without_search = spec.choice == "policy"
         self._graphed = GraphedSearch(self._search)

@@ -6,7 +6,7 @@ Shapes as in `tree.py`: `B` nodes, `R` root candidates, `C` interior candidates,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Protocol, Self
 
@@ -97,6 +97,13 @@ class GaussianProposal:
             tuple(wide_std if i % 2 else 1.0 for i in range(interior)),
             corrected,
             mode,
+        )
+
+    def scaled(self, factor: float) -> Self:
+        """The same with every std times `factor`."""
+        roots = tuple(factor * scale for scale in self.root_scales)
+        return replace(
+            self, root_scales=roots, interior_scales=tuple(factor * scale for scale in self.interior_scales)
         )
 
     def root(

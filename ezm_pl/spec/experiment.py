@@ -5,7 +5,7 @@ Defaults are the published values (EZ-M, arXiv 2603.01452); presets in `presets.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -128,6 +128,7 @@ class SearchSpec(Strict):
         False, description="weigh improved-policy targets by policy over proposal density"
     )
     mode_candidate: bool = Field(False, description="the policy's mode is the first root candidate")
+    evaluation_std: PositiveFloat = Field(1.0, description="std scale of all candidates in evaluation")
     c_visit: NonNegativeFloat = 50.0
     c_scale: NonNegativeFloat = 0.1
     range_floor: PositiveFloat = 0.01
@@ -152,6 +153,12 @@ class SearchSpec(Strict):
         if proposal is not None and not hasattr(load_extension(proposal), "from_spec"):
             raise ValueError(f"{proposal!r} has no from_spec(spec, action_size)")
         return proposal
+
+    @model_validator(mode="after")
+    def _own_proposals_have_no_std(self) -> Self:
+        if self.proposal is not None and self.evaluation_std != 1:
+            raise ValueError("evaluation_std is of the built-in proposal; with `proposal` it must be 1")
+        return self
 
 
 class ReplaySpec(Strict):

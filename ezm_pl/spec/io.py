@@ -68,6 +68,16 @@ def build_experiment(document: dict[str, Any], *, source: str = "spec", gpu: boo
         raise SpecError("\n".join(describe(error, Experiment, whole, source))) from None
 
 
+def with_settings(experiment: Experiment, settings: Sequence[str], *, section: str) -> Experiment:
+    """A spec with `a.b=c` settings of one section laid over it; raises `SpecError` for those of others."""
+    if not settings:
+        return experiment
+    document = parse_settings(settings)
+    if others := sorted(document.keys() - {section}):
+        raise SpecError(f"--set {others[0]}: only {section}.* can be set here")
+    return build_experiment(merge(experiment.model_dump(mode="json"), document), source="--set")
+
+
 def dump_experiment(experiment: Experiment) -> str:
     """The whole resolved spec as YAML; loading it again gives an equal spec."""
     return dump_yaml(experiment.model_dump(mode="json"))

@@ -23,4 +23,5 @@ def how_to_act(experiment: Experiment, *, search: bool) -> Act:
         return greedy_action
     if not search:
         return policy_alone
-    return Planner(experiment.search, experiment.targets.discount, sizes(experiment.tasks).action_size).act
+    size = sizes(experiment.tasks).action_size
+    return Planner(experiment.search, experiment.targets.discount, size, evaluation=True).act

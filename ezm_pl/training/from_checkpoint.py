@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ezm_pl.envs import sizes
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, SpecError
+from ezm_pl.spec.io import with_settings
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.agents import how_to_act, new_module
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes, rollout
@@ -24,24 +26,22 @@ FILM_SECONDS = 8
 
 
 def load_module(
-    checkpoint: Path, *, dtype: Literal["float32"] | None = None
+    checkpoint: Path, *, settings: Sequence[str] = ()
 ) -> tuple[Experiment, AgentModule, int, int]:
     """The module of a checkpoint, with all copies of its network.
 
     Args:
         checkpoint: to load.
-        dtype: of its weights and of its search; None: as its spec says.
+        settings: `search.a=b`, laid over its spec.
 
     Returns:
         Its spec, the module on the best device, its updates and its control steps per task.
 
     Raises:
         CheckpointError: see `checkpoint_experiment`.
+        SpecError: a setting that is not valid, or not of the search.
     """
-    experiment = checkpoint_experiment(checkpoint)
-    if dtype is not None:
-        search = experiment.search.model_copy(update={"dtype": dtype})
-        experiment = experiment.model_copy(update={"search": search})
+    experiment = with_settings(checkpoint_experiment(checkpoint), settings, section="search")
     contents = read_checkpoint(checkpoint)
     module = new_module(experiment, sizes(experiment.tasks))
     module.load_state_dict(contents["state_dict"])
@@ -50,11 +50,9 @@ def load_module(
     return experiment, module, int(contents["global_step"]), int(steps.float().mean())
 
 
-def load_actor(
-    checkpoint: Path, *, dtype: Literal["float32"] | None = None
-) -> tuple[Experiment, Actor, int, int]:
+def load_actor(checkpoint: Path, *, settings: Sequence[str] = ()) -> tuple[Experiment, Actor, int, int]:
     """The network of a checkpoint that acts, in place of the module; otherwise as `load_module`."""
-    experiment, module, updates, env_steps = load_module(checkpoint, dtype=dtype)
+    experiment, module, updates, env_steps = load_module(checkpoint, settings=settings)
     return experiment, module.trained_actor(), updates, env_steps
 
 
@@ -74,7 +72,7 @@ def evaluate(
     *,
     episodes: int,
     seed: int,
-    choice: Literal["best", "random"] | None = None,
+    settings: Sequence[str] = (),
     search: bool = True,
     descriptions: Literal["training", "held-out"] | None = None,
 ) -> Evaluation:
@@ -84,14 +82,14 @@ def evaluate(
         checkpoint: to load.
         episodes: per task, and per description where `descriptions` names some.
         seed: of the episodes.
-        choice: overrides what EZ-M's search does with its candidates; None as trained.
+        settings: `search.a=b`, laid over its spec.
         search: plan, where the agent can; otherwise the policy decides alone.
         descriptions: the sentences that tell the agent its task, one after the other; None: as trained.
 
     Raises:
-        SpecError: the agent knows its tasks by their ids, or a task has no such descriptions.
+        SpecError: see `load_module`; the agent knows its tasks by their ids; a task has no such descriptions.
     """
-    experiment, module, updates, env_steps = load_module(checkpoint)
+    experiment, module, updates, env_steps = load_module(checkpoint, settings=settings)
     if descriptions is None:
         actors = [module.trained_actor()]
     else:
@@ -99,10 +97,6 @@ def evaluate(
         actors = [named.trained_actor(table) for table in described.tables(descriptions)]
         if not actors:
             raise SpecError(f"--descriptions {descriptions}: not every task has some")
-    if choice is not None:
-        experiment = experiment.model_copy(
-            update={"search": experiment.search.model_copy(update={"choice": choice})}
-        )
     envs = evaluation_envs(experiment, episodes)
     act = how_to_act(experiment, search=search)
     try:
@@ -119,7 +113,7 @@ def evaluate(
 
 
 def film(
-    checkpoint: Path, task: str, seed: int, *, search: bool = True
+    checkpoint: Path, task: str, seed: int, *, search: bool = True, settings: Sequence[str] = ()
 ) -> tuple[list[NDArray[np.uint8]], float]:
     """Films the first `FILM_SECONDS` of an evaluation episode of a task.
 
@@ -128,6 +122,7 @@ def film(
         task: one that it was trained on.
         seed: of the episode.
         search: plan, where the agent can; otherwise the policy decides alone.
+        settings: `search.a=b`, laid over its spec.
 
     Returns:
         RGB frames `[H, W, 3]`, one per decision, and their rate in frames per second of simulated time.
@@ -136,7 +131,7 @@ def film(
         RenderingUnavailable: this system cannot render.
         ValueError: the checkpoint was not trained on `task`.
     """
-    experiment, actor, _, _ = load_actor(checkpoint)
+    experiment, actor, _, _ = load_actor(checkpoint, settings=settings)
     if task not in experiment.tasks:
         raise ValueError(f"{checkpoint}: was not trained on {task!r}, but on {', '.join(experiment.tasks)}")
     index = experiment.tasks.index(task)

@@ -60,7 +60,9 @@ class EZMModule(AgentModule):
         self.target.load(self.model)
         self.planner = Planner(experiment.search, experiment.targets.discount, sizes.action_size)
         self.act = policy_draw if self.planner.without_search else self.planner.act
-        self.act_in_evaluation = self.planner.act
+        self.act_in_evaluation = Planner(
+            experiment.search, experiment.targets.discount, sizes.action_size, evaluation=True
+        ).act
         self.register_buffer("_humanoid", humanoid_tasks(experiment.tasks), persistent=False)
         self._working_copy: WorkingCopy | None = None
 

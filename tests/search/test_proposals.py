@@ -196,3 +196,24 @@ def test_corrected_candidates_estimate_the_policy_itself() -> None:
     assert float((weight * u).mean()) == pytest.approx(0.2, abs=0.01)
     assert float((weight * (u - 0.2) ** 2).mean().sqrt()) == pytest.approx(math.exp(-1), rel=0.01)
     assert float((u - 0.2).std()) > 1.4 * math.exp(-1)
+
+
+def test_evaluation_draws_nearer_to_the_mode() -> None:
+    spec = SearchSpec(mode_candidate=True, evaluation_std=0.5)
+    training, evaluation = (Planner(spec, 0.97, 3, evaluation=value).proposal for value in (False, True))
+    assert training == GaussianProposal.from_spec(spec, 3)
+    assert evaluation.root_scales == (0.5,) * 4 + (1.5,) * 12
+    assert evaluation.interior_scales == (0.5, 1.5)
+    model, state, task = FixedPolicy(), torch.zeros(1, 2), torch.zeros(1, dtype=torch.long)
+    wide, quiet = (
+        proposal.root(model, state, task, torch.Generator().manual_seed(0))[0][0].atanh()
+        for proposal in (training, evaluation)
+    )
+    mode = torch.tensor(model.mean)
+    assert torch.allclose(quiet[0], mode)
+    assert torch.allclose(quiet - mode, (wide - mode) / 2, atol=1e-5)
+
+
+def test_width_in_evaluation_is_that_of_the_built_in_proposal() -> None:
+    with pytest.raises(ValueError, match="evaluation_std is of the built-in proposal"):
+        SearchSpec(proposal="ezm_pl.search.proposals:GaussianProposal", evaluation_std=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from fit_worlds import UPDATES, fit_experiment, last, run
 
 from ezm_pl.envs import rendering_available
+from ezm_pl.spec import SpecError
 from ezm_pl.training import FitResult, evaluate
 from ezm_pl.training.evaluation import evaluation_envs
 from ezm_pl.training.from_checkpoint import FILM_SECONDS, film, load_actor
@@ -33,8 +35,17 @@ def test_evaluation_is_the_same_for_the_same_seed(finished: tuple[Path, FitResul
 
 def test_evaluation_with_a_random_choice_of_the_candidates(finished: tuple[Path, FitResult]) -> None:
     path = last(finished[0])
-    best, random = (evaluate(path, episodes=1, seed=3, choice=choice) for choice in ("best", "random"))
+    best, random = (
+        evaluate(path, episodes=1, seed=3, settings=[f"search.choice={choice}"])
+        for choice in ("best", "random")
+    )
     assert (best.returns_ezm != random.returns_ezm).any()
+    for setting, line in (
+        ("optim.batch_size=8", "--set optim: only search.* can be set here"),
+        ("search.depth=3", "--set: search.depth"),
+    ):
+        with pytest.raises(SpecError, match=re.escape(line)):
+            evaluate(path, episodes=1, seed=3, settings=[setting])
 
 
 def test_evaluation_of_the_policy_alone_is_that_of_its_mode(finished: tuple[Path, FitResult]) -> None:

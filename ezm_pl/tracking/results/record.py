@@ -40,6 +40,7 @@ def collect_runs(
     published: Sequence[Path],
     episodes: int | None,
     seed: int,
+    settings: Sequence[str],
     out: Path,
     console: Console,
 ) -> None:
@@ -52,6 +53,7 @@ def collect_runs(
         published: files of published curves, recorded at the last steps that all runs have reached.
         episodes: per task, played with each last checkpoint, planned and by the policy alone; None: none.
         seed: of these episodes.
+        settings: `search.a=b`, laid over the specs of these episodes' checkpoints.
         out: the JSON file.
         console: where to say what was written.
 
@@ -64,7 +66,7 @@ def collect_runs(
     runs = [_record(client, run, label) for client, run, label in found]
     if episodes is not None:
         for reference, run in zip(references, runs, strict=True):
-            run["final"] = _final(reference, episodes, seed)
+            run["final"] = _final(reference, episodes, seed, settings)
     if not sweep:
         _name_agents(runs)
     document = {"runs": runs, "published": _published(found, others)}
@@ -147,15 +149,15 @@ def _curve(curve: Curve) -> dict[str, Any]:
     }
 
 
-def _final(reference: str, episodes: int, seed: int) -> dict[str, Any]:
+def _final(reference: str, episodes: int, seed: int, settings: Sequence[str]) -> dict[str, Any]:
     """Returns of episodes with a run's last checkpoint: way to act, protocol, task, each episode's."""
     from ezm_pl.training import CheckpointError, evaluate
 
     checkpoint = find_checkpoint(reference, option="RUN").checkpoint
-    found: dict[str, Any] = {"episodes": episodes, "seed": seed}
+    found: dict[str, Any] = {"episodes": episodes, "seed": seed, "settings": list(settings)}
     for way, search in (("planned", True), ("policy alone", False)):
         try:
-            played = evaluate(checkpoint, episodes=episodes, seed=seed, search=search)
+            played = evaluate(checkpoint, episodes=episodes, seed=seed, settings=settings, search=search)
         except CheckpointError as error:
             raise SpecError(f"RUN {reference}: {error}") from None
         tables = {"ezm": played.returns_ezm, "humanoidbench": played.returns_humanoidbench}

@@ -92,17 +92,19 @@ def returns(record: Mapping[str, Any], agent: str | None = None, protocol: str |
 
 def final(record: Mapping[str, Any]) -> str:
     """Returns of the episodes that were played with the last checkpoints: a row per task and agent."""
-    rows = []
+    rows, notes = [], []
     ways = ("planned", "policy alone")
     for name in _agents(record):
         own = [run for run in _of_agent(record, name) if run["final"]]
+        if own and (settings := own[0]["final"].get("settings")):
+            notes.append(f"\n{name}: planned with {', '.join(settings)}.")
         for task in own[0]["tasks"] if own else ():
             means = {way: [np.mean(run["final"][way][run["protocol"]][task]) for run in own] for way in ways}
             each = own[0]["final"]["episodes"]
             rows.append([task, name, str(len(own)), str(each), *(_interval([means[way]]) for way in ways)])
     if not rows:
         raise KeyError("no run has final episodes; collect it with --episodes")
-    return _table(["task", "agent", "seeds", "episodes per seed", *ways], rows)
+    return "\n".join([_table(["task", "agent", "seeds", "episodes per seed", *ways], rows), *notes])
 
 
 def published(record: Mapping[str, Any]) -> str:

@@ -68,6 +68,7 @@ def film_tasks(
     seed: int,
     console: Console,
     search: bool = True,
+    settings: Sequence[str] = (),
 ) -> list[Path]:
     """Films an episode of each task as `directory/<task>.mp4`. Prints a line where rendering does not work.
 
@@ -78,6 +79,7 @@ def film_tasks(
         seed: of the episodes.
         console: where to say that rendering does not work.
         search: plan; otherwise the policy decides alone.
+        settings: `search.a=b`, laid over the checkpoint's spec.
 
     Returns:
         The files written.
@@ -88,7 +90,7 @@ def film_tasks(
     written = []
     try:
         for task in tasks:
-            frames, fps = film(checkpoint, task, seed, search=search)
+            frames, fps = film(checkpoint, task, seed, search=search, settings=settings)
             path = directory / f"{task}.mp4"
             write_video(frames, path, fps=fps)
             written.append(path)

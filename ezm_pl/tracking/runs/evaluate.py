@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,7 @@ def evaluate_run(
     episodes: int,
     seed: int,
     search: bool,
+    settings: Sequence[str],
     video: Path | None,
     console: Console,
     descriptions: Literal["training", "held-out"] | None = None,
@@ -29,6 +31,7 @@ def evaluate_run(
         episodes: per task, and per description.
         seed: of the environments and the search.
         search: plan; otherwise the policy decides alone.
+        settings: `search.a=b`, laid over the checkpoint's spec.
         video: folder for one MP4 per task; None: no films.
         console: where to print.
         descriptions: see `ezm_pl.training.evaluate`.
@@ -44,7 +47,14 @@ def evaluate_run(
     checkpoint, note = newest_valid(saved.checkpoint, replay=False)
     if note:
         say(console, note, "yellow")
-    evaluation = evaluate(checkpoint, episodes=episodes, seed=seed, search=search, descriptions=descriptions)
+    evaluation = evaluate(
+        checkpoint,
+        episodes=episodes,
+        seed=seed,
+        settings=settings,
+        search=search,
+        descriptions=descriptions,
+    )
     console.print(returns_table(evaluation))
     if descriptions is not None:
         count = evaluation.returns_ezm.shape[1] // episodes
@@ -55,6 +65,14 @@ def evaluate_run(
     )
     if video is not None:
         with writing(video):
-            films = film_tasks(checkpoint, evaluation.tasks, video, seed=seed, console=console, search=search)
+            films = film_tasks(
+                checkpoint,
+                evaluation.tasks,
+                video,
+                seed=seed,
+                console=console,
+                search=search,
+                settings=settings,
+            )
         for path in films:
             console.print(f"wrote {path}", highlight=False)
