@@ -52,7 +52,7 @@ class _Considered:
 
     def __init__(self, experiment: Experiment) -> None:
         action_size = sizes(experiment.tasks).action_size
-        self._plan = Planner(experiment.search, experiment.targets.discount, action_size)
+        self._plan = Planner(experiment.search, experiment.targets.discount, action_size, evaluation=True)
         self.q, self.visits = np.zeros(0, np.float32), np.zeros(0, np.int64)
         self.chosen: int | None = None
 
