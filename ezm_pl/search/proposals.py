@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ezm_pl.spec.experiment import SearchSpec
 
@@ -112,7 +113,7 @@ class GaussianProposal:
         shape = (state.shape[0], len(self.root_scales), self.action_size)
         noise = torch.randn(shape, generator=generator, device=state.device)
         if self.mode:
-            noise[:, 0] = 0
+            noise = F.pad(noise[:, 1:], (0, 0, 1, 0))  # not in place: a compiled search's input
         return self.draw(model, state, task, noise, self.root_scales)
 
     def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:

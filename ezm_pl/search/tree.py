@@ -113,7 +113,9 @@ class _Tree:
     def __init__(self, state: Tensor, slots: int, edges: int, action_size: int, discount: float) -> None:
         (batch, size), device = state.shape, state.device
         self.size, self.slots, self.used, self.discount = size, slots, 1, discount
-        self.constants = _constants(batch, slots, discount, device)
+        self.newest = slice(0, 1)
+        self.constants = _constants(slots, discount, device)
+        self.offsets = torch.arange(0, batch * slots, slots, device=device).unsqueeze(1)
         self.rows = torch.empty(batch, slots, size + 2 + 4 * slots, device=device)
         torch.cat([state, self.constants.root.expand(batch, -1)], 1, out=self.rows[:, 0])
         self.children = torch.zeros(batch, slots, edges, dtype=torch.long, device=device)
@@ -123,7 +125,7 @@ class _Tree:
 
     def parents(self, node: Tensor) -> Tensor:
         """The rows of nodes `[B, W]`, `[B, W, K]`."""
-        rows = (node + self.constants.offsets).flatten()
+        rows = (node + self.offsets).flatten()
         return self.rows.flatten(0, 1).index_select(0, rows).view(*node.shape, -1)
 
     def expand(self, parent: Tensor, state: Tensor, reward: Tensor, value: Tensor, floor: float) -> None:
@@ -142,6 +144,7 @@ class _Tree:
         lineage = torch.addcmul(itself, lineage, self.constants.decay)
         returns = torch.addcmul(rewards, lineage[..., :slots], value)
         self.used = used = first + width
+        self.newest = slice(first, used)
         rows = [state, reward, value, lineage, returns, rewards]
         torch.cat(rows, -1, out=self.rows[:, first:used])
 
@@ -157,13 +160,11 @@ class _Tree:
     def know(self, actions: Tensor, prior: Tensor | None) -> None:
         """The edges below the newest leaves: actions `[B * W, C, A]`, prior logits `[B * W, C]` or None."""
         batch, slots, edges, _ = self.actions.shape
-        width = len(actions) // batch
-        newest = slice(self.used - width, self.used)
-        self.actions[:, newest] = actions.view(batch, width, edges, -1)
+        self.actions[:, self.newest] = actions.view(batch, -1, edges, actions.shape[-1])
         if prior is not None:
             if self.prior is None:
                 self.prior = prior.new_zeros(batch, slots, edges)
-            self.prior[:, newest] = prior.view(batch, width, edges)
+            self.prior[:, self.newest] = prior.view(batch, -1, edges)
 
     def choices(self, settings: SearchSettings) -> Tensor:
         """The edge that the interior rule takes below every node in use, `[B, used]`."""
@@ -215,14 +216,13 @@ class _Constants:
     """What trees of one size share.
 
     Attributes:
-        slots: `[slots]`, their numbers. offsets: `[B, 1]`, each tree's first row.
+        slots: `[slots]`, their numbers.
         root: `[2 + 4 * slots]`, what follows the state in the root's row.
         itself: `[slots, 2 * slots]`, what a node's discounts and `above` have of itself.
         decay: `[2 * slots]`, what of these its child keeps.
     """
 
     slots: Tensor
-    offsets: Tensor
     root: Tensor
     itself: Tensor
     decay: Tensor
@@ -230,11 +230,10 @@ class _Constants:
 
 @cache  # a captured graph reads them for good
 @torch.inference_mode(False)
-def _constants(batch: int, slots: int, discount: float, device: torch.device) -> _Constants:
+def _constants(slots: int, discount: float, device: torch.device) -> _Constants:
     numbers = torch.arange(slots, device=device)
     return _Constants(
         slots=numbers,
-        offsets=torch.arange(0, batch * slots, slots, device=device).unsqueeze(1),
         root=torch.where(torch.arange(2 + 4 * slots, device=device) == 2 + slots, 1e-30, 0.0),
         itself=torch.eye(slots, device=device).repeat(1, 2),
         decay=torch.where(torch.arange(2 * slots, device=device) < slots, discount, 1.0),
@@ -260,7 +259,7 @@ class _Root:
         self.visited, self.value, self.count = visited, value, actions.shape[1]
         self.actions, self.prior, self.fixed, self.place = actions, prior, fixed, None
         if visited < self.count:
-            batch, device = len(actions), actions.device
+            batch, device = actions.shape[0], actions.device
             order = torch.arange(visited, device=device).expand(batch, -1)
             if fixed is not None:
                 order = fixed.argsort(dim=1, descending=True, stable=True)[:, :visited]

@@ -138,6 +138,10 @@ class SearchSpec(Strict):
         description="most leaves per root that one network call expands; null: a whole round; 1: sequential",
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="of networks inside the search")
+    compiled: bool = Field(
+        True,
+        description="on a CPU: searches run as a C++ program, once they have run long enough to earn it",
+    )
     choice: Literal["best", "random", "policy"] = Field(
         "best",
         description="random: act on and learn from a random candidate (the check that can fail); "

@@ -10,6 +10,7 @@ Shapes: `B` positions, `S` latent, `E` task embedding, `A` actions, `Z` atoms. A
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -69,6 +70,9 @@ class FusedNetworks:
     Args:
         model: weights and sizes, read once.
         kind: of the linear layers, and what they compute in.
+
+    Attributes:
+        tensors: all that it computes with, in a fixed order.
     """
 
     def __init__(self, model: WorldModel, kind: Kind) -> None:
@@ -125,6 +129,10 @@ class FusedNetworks:
             for mine, theirs in zip(self.tensors, other.tensors, strict=True):
                 mine.copy_(theirs)
             self.heads.drawn = other.heads.drawn
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> FusedNetworks:
+        """The same computation with others in the place of `self.tensors`."""
+        return copy.deepcopy(self, {id(a): b for a, b in zip(self.tensors, tensors, strict=True)})
 
     def encode(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`; the tasks' rows `[B, E + A]`."""

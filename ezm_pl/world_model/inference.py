@@ -21,6 +21,8 @@ _CHUNK = 2**19
 """Latent values that a processor takes through the networks at once, so that they stay in its caches."""
 _NARROW = 256
 """Widest latent for which BLAS is faster than oneDNN on a processor; at few rows even in bfloat16."""
+_MOST = 2**18
+"""Latent values of the largest batch for which a compiled search is faster than packed weights."""
 _FEW = 2**20 + 2**18
 """Multiply-adds of a layer up to which it is so (80 rows at latent size 128, 20 at 256)."""
 
@@ -117,14 +119,27 @@ class InferenceModel(nn.Module):
         self._fused.clear()
         return super()._apply(fn, recurse)
 
+    def kind(self, rows: int) -> Kind:
+        """How it computes batches of `rows`."""
+        weight = self.model.task_embedding
+        if not packs(weight):
+            return Kind(weight.dtype, packed=False)
+        latent = self.model.spec.latent_size
+        small = latent <= _NARROW and (weight.dtype == torch.float32 or rows * latent**2 <= _FEW)
+        return Kind(torch.float32, packed=False) if small else Kind(weight.dtype, packed=True)
+
+    def compiled_dtype(self, rows: int) -> torch.dtype | None:
+        """What a compiled search with batches up to `rows` computes in; None where it would be no faster."""
+        kind, latent = self.kind(rows), self.model.spec.latent_size
+        if kind.packed and (latent > _NARROW or rows * latent > _MOST):
+            return None
+        return kind.dtype
+
     def _networks(self, rows: int) -> FusedNetworks:
         """The networks for a batch of `rows`, from the weights as they are."""
-        weight = self.model.task_embedding
-        kind = Kind(weight.dtype, packed=False)
-        if packs(weight):
-            latent = self.model.spec.latent_size
-            small = latent <= _NARROW and (weight.dtype == torch.float32 or rows * latent**2 <= _FEW)
-            kind = Kind(torch.float32, packed=False) if small else Kind(weight.dtype, packed=True)
+        return self._networks_of(self.kind(rows))
+
+    def _networks_of(self, kind: Kind) -> FusedNetworks:
         if kind not in self._fused or kind in self._stale:
             with torch.inference_mode(False):  # they are written to outside it, too
                 fused = FusedNetworks(self.model, kind)
@@ -133,9 +148,20 @@ class InferenceModel(nn.Module):
         return self._fused[kind]
 
     @_alone
-    def prepare(self) -> None:
-        """Brings what a search on a GPU reads up to date, in place: weights and drawn heads."""
-        self._networks(0).heads.draw(self.heads)
+    def prepare(self, dtype: torch.dtype | None = None) -> list[Tensor]:
+        """The tensors that a captured or compiled search reads, brought up to date in place.
+
+        Args:
+            dtype: of a compiled search; None on a GPU.
+        """
+        networks = self._networks_of(self.kind(0) if dtype is None else Kind(dtype, packed=False))
+        networks.heads.draw(self.heads)
+        return networks.tensors
+
+    def function_of(self, tensors: Sequence[Tensor], dtype: torch.dtype) -> Functional:
+        """The search model that `tensors` make in the place of those of `prepare(dtype)`."""
+        networks = self._networks_of(Kind(dtype, packed=False))
+        return Functional(networks.with_tensors(tensors), self)
 
     @_alone
     def root(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,3 +201,23 @@ class InferenceModel(nn.Module):
         each = model.scalar.decode(model.value_logits(features, self.heads if heads is None else heads))
         value, floor = each.amin(0), model.spec.value_floor
         return value if floor is None else value.clamp(min=floor)
+
+
+class Functional:
+    """An `InferenceModel` that computes with other tensors, without guards: for a compiler to trace.
+
+    Args:
+        networks: of these tensors.
+        model: of its own ones.
+    """
+
+    def __init__(self, networks: FusedNetworks, model: InferenceModel) -> None:
+        self._networks, self.policy = networks, model.policy
+
+    def root(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
+        """As `InferenceModel.root`."""
+        return self._networks.root(observation, task, self._networks.heads.drawn)
+
+    def step(self, state: Tensor, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `InferenceModel.step`."""
+        return self._networks.step(state, action, self._networks.heads.drawn)

@@ -234,7 +234,7 @@ class _BatchedHeads:
     ) -> tuple[Tensor, Tensor]:
         self.draw(heads)
         count = 3 if reward is None else 4
-        x = features.new_empty(count, len(features), self.hidden)
+        x = features.new_empty(count, features.shape[0], self.hidden)
         shared = features.expand(3, -1, -1)
         torch.baddbmm(self.first_bias, shared, self.first, out=x if reward is None else x[:3])
         if reward is not None:

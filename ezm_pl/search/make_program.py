@@ -1,0 +1,138 @@
+"""Makes the program of a search: `python -m ezm_pl.search.make_program`, with a `ProgramSpec` as its input.
+
+It exports the search for any number of roots, compiles it, and compares the program with the uncompiled
+search before it puts it into the cache folder. It ends, with its compilers, when its input is closed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ezm_pl.search.compiled import Draws, ProgramSpec
+from ezm_pl.search.planner import Planner
+from ezm_pl.search.tree import SearchResult, search
+from ezm_pl.world_model import InferenceModel
+
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}
+"""Of values and actions. What a search chooses among near-equals may differ in bfloat16."""
+
+
+class Searching(nn.Module):
+    """A search as a function of tensors only: observation, task, draws, and the networks' tensors.
+
+    Args:
+        spec: of the program.
+    """
+
+    def __init__(self, spec: ProgramSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        uncompiled = spec.search.model_copy(update={"compiled": False})
+        self.planner = Planner(uncompiled, spec.discount, spec.action_size)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            mask = torch.ones(spec.tasks, spec.action_size)
+            model = InferenceModel(spec.model, spec.observation_size, mask)
+            for parameter in model.parameters():  # also those that start at zero
+                scale = parameter.shape[-1] ** -0.5 if parameter.dim() > 1 else 0.1
+                parameter.data.add_(torch.randn_like(parameter), alpha=scale)
+        self.dtype = getattr(torch, spec.dtype)
+        self.tensors = model.prepare(self.dtype)
+        self.model = [model]  # not a submodule: none of its parameters is read
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, observation: Tensor, task: Tensor, *others: Tensor) -> tuple[Tensor, ...]:
+        count = len(others) - len(self.tensors)
+        with Draws(others[:count]):
+            return tuple(vars(self.search(observation, task, others[count:])).values())
+
+    def search(self, observation: Tensor, task: Tensor, tensors: Sequence[Tensor]) -> SearchResult:
+        """The uncompiled search of observations `[B, O]` and tasks `[B]`."""
+        planner, model = self.planner, self.model[0].function_of(tensors, self.dtype)
+        return search(model, planner.proposal, observation, task, planner.settings, self.generator)
+
+    def inputs(self, roots: int) -> tuple[tuple[Tensor, ...], SearchResult]:
+        """Random inputs for so many roots, and what a search finds from them."""
+        observation = torch.randn(roots, self.spec.observation_size, generator=self.generator)
+        task = torch.arange(roots) % self.spec.tasks
+        state = self.generator.get_state()
+        with Draws() as draws:
+            found = self.search(observation, task, self.tensors)
+        self.generator.set_state(state)
+        return (observation, task, *draws.again(self.generator), *self.tensors), found
+
+
+def make(spec: ProgramSpec) -> None:
+    """Makes the program and puts it into the cache folder.
+
+    Raises:
+        whatever torch's compiler raises; RuntimeError: the program finds something else than the search.
+    """
+    import torch._inductor as inductor
+
+    searching = Searching(spec)
+    with torch.no_grad():
+        inputs, _ = searching.inputs(5)
+        rows, fixed = {0: torch.export.Dim.DYNAMIC}, len(searching.tensors)
+        shapes = (rows, rows, (*[rows] * (len(inputs) - 2 - fixed), *[{}] * fixed))
+        exported = torch.export.export(searching, inputs, dynamic_shapes=shapes)
+        with tempfile.TemporaryDirectory(dir=spec.path.parent) as folder:
+            package = inductor.aoti_compile_and_package(
+                exported,
+                package_path=str(Path(folder) / spec.path.name),
+                inductor_configs={"cpp.threads": 1, "aot_inductor.compile_wrapper_opt_level": "O0"},
+            )
+            _compare(inductor.aoti_load_package(package), searching)
+            os.replace(package, spec.path)
+
+
+def _compare(program: Any, searching: Searching) -> None:
+    """Raises RuntimeError where a program does not find what the search does."""
+    most = TOLERANCE[searching.spec.dtype]
+    for roots in (1, 6):
+        inputs, expected = searching.inputs(roots)
+        found = SearchResult(*program(*inputs))
+        names = ("actions", "root_value") + ("q", "value", "action") * (searching.spec.dtype == "float32")
+        for name in names:
+            a, b = getattr(found, name), getattr(expected, name)
+            if not torch.allclose(a, b, rtol=most, atol=most):
+                raise RuntimeError(f"the compiled search finds another {name}, by {(a - b).abs().max():.1e}")
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):  # sys.stdin would be locked at the end
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def main() -> None:
+    """Reads the spec, makes the program unless somebody else has; says why where it cannot."""
+    spec = ProgramSpec.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    os.nice(5)
+    torch.set_num_threads(1)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    try:
+        spec.path.parent.mkdir(parents=True, exist_ok=True)
+        with (spec.path.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
+            if not spec.path.exists():
+                make(spec)
+    except Exception as error:  # whatever the compiler raises: the parent logs it in one line
+        print(f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise SystemExit(1) from error
+
+
+if __name__ == "__main__":
+    main()
