@@ -7,6 +7,8 @@ NumPy array. A decision that ends after the next observation is late, and that o
 Between decisions the process sleeps, as a robot's would: latencies include waking up. More threads make
 the median shorter and the tail longer: a layer of one decision is small, and waits for the last of them.
 
+A narrow network's search is compiled first, which takes minutes once per machine.
+
 Measured one after the other: the search, and the policy alone (`ezm eval --no-search`).
 """
 
@@ -66,7 +68,10 @@ def main() -> None:
 
     facts = machine(device) | {"dtype": str(dtype).removeprefix("torch.")}
     rows, results = [], []
-    for name, act in (("search", planner(spec).act), ("policy alone", policy_alone)):
+    search = planner(spec)
+    if search.compiled is not None and device.type == "cpu":
+        search.compiled.wait(model, 1)
+    for name, act in (("search", search.act), ("policy alone", policy_alone)):
 
         def decide(observation: NDArray[np.float32], act: Act = act) -> NDArray[np.float32]:
             model.draw_heads(heads)

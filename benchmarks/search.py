@@ -1,11 +1,12 @@
-"""One search at several numbers of roots: ours one simulation at a time, ours in waves, and mctx.
+"""One search at several numbers of roots: ours one simulation at a time, in waves, compiled, and mctx.
 
     .venv/bin/python benchmarks/search.py [--preset laptop] [--roots 1 9 64 256] [--clock cpu]
 
 All sides search with the same network (published size, random weights) for the same observations, turn
 about in one process. mctx (float32, compiled by JAX, on the processor) has our weights, and before
 anything is timed its network's outputs must equal ours to 1e-3 of their spread. Compilation and first
-calls are not timed. `floor` is the matrix products of a float32 search alone, run again one after the other.
+calls are not timed; to compile our search takes minutes once per machine. `floor` is the matrix products of
+a float32 search alone, run again one after the other.
 Medians with quartiles; ratios are medians over rounds of the two times side by side.
 """
 
@@ -27,6 +28,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ezm_pl.training.hardware import search_dtype
 
 SEQUENTIAL, WAVES, BFLOAT16, MCTX = "sequential", "waves", "waves bf16", "mctx"
+COMPILED = "compiled"
 FLOOR = "floor"
 PRODUCTS = ("addmm", "_addmm_activation", "mm", "bmm", "baddbmm", "_linear_pointwise")
 
@@ -65,6 +67,8 @@ def main() -> None:
     if search_dtype("auto") == torch.bfloat16:
         dtypes[BFLOAT16] = torch.bfloat16
     models = {dtype: network(spec, dtype, device, args.seed) for dtype in set(dtypes.values())}
+    by_default = planner(spec)
+    spec = spec.model_copy(update={"search": spec.search.model_copy(update={"compiled": False})})
     one = spec.model_copy(update={"search": spec.search.model_copy(update={"wave": 1})})
     planners = {name: planner(one if name == SEQUENTIAL else spec) for name in dtypes}
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
@@ -93,6 +97,9 @@ def main() -> None:
             name: partial(planners[name], models[dtype], observation, task, generator)
             for name, dtype in dtypes.items()
         }
+        model = models[max(dtypes.values(), key=lambda dtype: dtype == torch.bfloat16)]
+        if device.type == "cpu" and by_default.compiled and by_default.compiled.wait(model, roots):
+            sides[COMPILED] = partial(by_default, model, observation, task, generator)
         if mctx_search is not None:
             sides[MCTX] = partial(mctx_search, observation.cpu(), task.cpu())
         with Products() as products:

@@ -92,7 +92,7 @@ class Meter(Callback):
     """Times blocks of updates for `seconds`, and at least `least` of them, after as many that do not count.
 
     On a GPU the host runs ahead, so a block is longer there and ends with what it has queued. Then
-    `PROFILED` more updates are profiled (on a processor for some seconds), and the run is ended.
+    `PROFILED` more updates are profiled, and the run is ended.
     """
 
     seconds: float
@@ -115,8 +115,7 @@ class Meter(Callback):
             torch.cuda.synchronize(pl_module.device)
         if self._watch is not None:
             self._watched += block
-            passed = time.perf_counter() - self._times[-1]
-            if self._watched >= PROFILED and (cuda or passed > self.seconds / 3):
+            if self._watched >= PROFILED:
                 self.end(trainer, pl_module, self._watch.stop(self._watched))
             return
         self._times.append(time.perf_counter())
