@@ -56,6 +56,13 @@ class ProgramSpec(Strict):
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(caches) / "ezm_pl" / f"search-{digest[:32]}.pt2"
 
+    def made(self) -> bool:
+        """Whether it is there and can be read."""
+        try:
+            return os.access(self.path, os.R_OK)
+        except RuntimeError:  # there is no home folder
+            return False
+
 
 @cache
 def _surroundings() -> str:
@@ -173,7 +180,7 @@ class _Program:
         self.spec = spec
         self.run: Callable[..., tuple[Tensor, ...]] | None = None
         self.draws: dict[int, Draws] = {}
-        self._earned = EARNED if spec.path.exists() else 0.0
+        self._earned = EARNED if spec.made() else 0.0
         self._lock = threading.Lock()
         self._getting: threading.Thread | None = None
 
@@ -193,7 +200,7 @@ class _Program:
 
     def _get(self) -> None:
         try:
-            if not self.spec.path.exists():
+            if not self.spec.made():
                 _make(self.spec)
             from torch._inductor import aoti_load_package  # takes a second to import
 

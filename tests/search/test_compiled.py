@@ -98,6 +98,20 @@ def test_without_a_compiler_one_line_says_so(
     assert [r.message for r in caplog.records] == ["searches are not compiled: no C++ compiler was found"]
 
 
+def test_a_cache_folder_that_cannot_be_written_to_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(of_compiled, "EARNED", 0.0)
+    planner, model = Planner(SPEC, 0.97, 5), small_inference_model()
+    plan(planner, model, 3, 0)
+    program_of(planner, model).get().join()
+    plan(planner, model, 3, 0)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].message.startswith("searches are not compiled: NotADirectoryError: ")
+
+
 def test_short_runs_and_deterministic_ones_make_no_program(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
