@@ -44,6 +44,7 @@ class ProgramSpec(Strict):
     model: ModelSpec
     search: SearchSpec
     discount: float
+    evaluation: bool
     observation_size: int
     tasks: int
     action_size: int
@@ -106,12 +107,15 @@ class CompiledSearch:
 
     Args:
         search: of (model, observation `[B, O]`, task `[B]`, generator), uncompiled.
-        spec, discount: of the search.
+        spec, discount, evaluation: of the `Planner`.
         width: most leaves per root that one network call expands.
     """
 
-    def __init__(self, search: Search, spec: SearchSpec, discount: float, width: int) -> None:
+    def __init__(
+        self, search: Search, spec: SearchSpec, discount: float, evaluation: bool, width: int
+    ) -> None:
         self._search, self._spec, self._discount, self._width = search, spec, discount, width
+        self._evaluation = evaluation
         self._programs: dict[ProgramSpec, _Program] = {}
         self._of: WeakKeyDictionary[InferenceModel, dict[torch.dtype, _Program]] = WeakKeyDictionary()
 
@@ -159,6 +163,7 @@ class CompiledSearch:
                 model=model.model.spec,
                 search=self._spec,
                 discount=self._discount,
+                evaluation=self._evaluation,
                 observation_size=model.observation_size,
                 tasks=tasks,
                 action_size=action_size,

@@ -39,7 +39,7 @@ class Searching(nn.Module):
         super().__init__()
         self.spec = spec
         uncompiled = spec.search.model_copy(update={"compiled": False})
-        self.planner = Planner(uncompiled, spec.discount, spec.action_size)
+        self.planner = Planner(uncompiled, spec.discount, spec.action_size, evaluation=spec.evaluation)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             mask = torch.ones(spec.tasks, spec.action_size)

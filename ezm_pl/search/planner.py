@@ -84,7 +84,11 @@ class Planner:
         self._graphed = GraphedSearch(self._search)
         plan = plan_waves(spec.num_root_actions, spec.num_simulations, spec.wave)
         width = max(wave.width for wave in plan)
-        self.compiled = CompiledSearch(self._uncompiled, spec, discount, width) if spec.compiled else None
+        # Without a scale of its own, evaluation runs the program of self-play.
+        scaled = evaluation and spec.evaluation_std != 1
+        self.compiled = (
+            CompiledSearch(self._uncompiled, spec, discount, scaled, width) if spec.compiled else None
+        )
 
     def __call__(
         self, model: SearchModel, observation: Tensor, task: Tensor, generator: torch.Generator

@@ -52,6 +52,7 @@ def change(model: InferenceModel, seed: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 def test_a_compiled_search_finds_the_same_and_is_loaded_the_next_time() -> None:
     plain, compiled = (Planner(SPEC.model_copy(update={"compiled": c}), 0.97, 5) for c in (False, True))
@@ -110,6 +111,16 @@ def test_a_cache_folder_that_cannot_be_written_to_is_no_error(
     plan(planner, model, 3, 0)
     assert len(caplog.records) == 1
     assert caplog.records[0].message.startswith("searches are not compiled: NotADirectoryError: ")
+
+
+def test_quiet_evaluation_has_a_program_of_its_own() -> None:
+    model, spec = small_inference_model(), SPEC.model_copy(update={"evaluation_std": 0.5})
+
+    def path(spec: SearchSpec, evaluation: bool) -> Path:
+        return program_of(Planner(spec, 0.97, 5, evaluation=evaluation), model).spec.path
+
+    assert path(SPEC, True) == path(SPEC, False)
+    assert path(spec, True) != path(spec, False)
 
 
 def test_short_runs_and_deterministic_ones_make_no_program(
