@@ -34,8 +34,9 @@ log = logging.getLogger(__name__)
 
 Search = Callable[[Any, Tensor, Tensor, torch.Generator], SearchResult]
 
-EARNED = 20.0
-"""Seconds of processor time that searches must have taken before a program is made, which takes about 60."""
+EARNED = 240.0
+"""Seconds of processor time that searches must have taken before programs are made: what making two of them costs, over
+what they save of each second."""
 
 
 class ProgramSpec(Strict):
