@@ -35,8 +35,8 @@ log = logging.getLogger(__name__)
 Search = Callable[[Any, Tensor, Tensor, torch.Generator], SearchResult]
 
 EARNED = 240.0
-"""Seconds of processor time that searches must have taken before programs are made: what making two of them costs, over
-what they save of each second."""
+"""Seconds of processor time that searches must have taken before a program is made: what making two programs
+costs, over what they save of each second."""
 
 
 class ProgramSpec(Strict):
