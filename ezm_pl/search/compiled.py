@@ -59,11 +59,12 @@ class ProgramSpec(Strict):
         return Path(caches) / "ezm_pl" / f"search-{digest[:32]}.pt2"
 
     def made(self) -> bool:
-        """Whether it is there and can be read."""
+        """Whether it is there, written by this user and by nobody else: it is native code."""
         try:
-            return os.access(self.path, os.R_OK)
-        except RuntimeError:  # there is no home folder
+            found = [self.path.stat(), self.path.parent.stat()]
+        except (OSError, RuntimeError):  # not there; or there is no home folder
             return False
+        return all(each.st_uid in (os.getuid(), 0) and not each.st_mode & 0o022 for each in found)
 
 
 @cache
@@ -118,13 +119,14 @@ class CompiledSearch:
         self._search, self._spec, self._discount, self._width = search, spec, discount, width
         self._evaluation = evaluation
         self._programs: dict[ProgramSpec, _Program] = {}
+        _surroundings()  # of the sources that this process has loaded
         self._of: WeakKeyDictionary[InferenceModel, dict[torch.dtype, _Program]] = WeakKeyDictionary()
 
     def __call__(
         self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator
     ) -> SearchResult:
         roots = observation.shape[0]
-        dtype = None if observation.is_cuda else self._dtype(model, roots)
+        dtype = self._dtype(model, roots) if observation.device.type == "cpu" else None
         if dtype is None:
             return self._search(model, observation, task, generator)
         program = self._program(model, dtype)
@@ -136,7 +138,8 @@ class CompiledSearch:
         elif program.run is not None:
             tensors = model.prepare(dtype)
             with torch.no_grad():
-                return SearchResult(*program.run(observation, task, *draws.again(generator), *tensors))
+                rows = observation.contiguous(), task.contiguous()  # a program reads no strides
+                return SearchResult(*program.run(*rows, *draws.again(generator), *tensors))
         else:
             found = self._search(model, observation, task, generator)
         program.earn(time.thread_time() - start)
@@ -210,8 +213,12 @@ class _Program:
                 _make(self.spec)
             from torch._inductor import aoti_load_package  # takes a second to import
 
-            self.run = aoti_load_package(str(self.spec.path))
-        except (OSError, RuntimeError, ImportError) as error:
+            try:
+                self.run = aoti_load_package(str(self.spec.path))
+            except Exception:
+                self.spec.path.unlink(missing_ok=True)  # damaged: the next run makes it again
+                raise
+        except Exception as error:  # noqa: BLE001 - what a damaged file makes torch raise is not to be foreseen
             log.warning("searches are not compiled: %s", str(error).strip().partition("\n")[0])
 
 
@@ -223,7 +230,7 @@ def _make(spec: ProgramSpec) -> None:
     """
     if shutil.which(os.environ.get("CXX", "g++" if sys.platform == "linux" else "clang++")) is None:
         raise RuntimeError("no C++ compiler was found")
-    command = [sys.executable, "-m", "ezm_pl.search.make_program"]
+    command = [sys.executable, "-P", "-m", "ezm_pl.search.make_program"]  # not what lies in this folder
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     with subprocess.Popen(
         command,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -87,13 +88,14 @@ def make(spec: ProgramSpec) -> None:
         rows, fixed = {0: torch.export.Dim.DYNAMIC}, len(searching.tensors)
         shapes = (rows, rows, (*[rows] * (len(inputs) - 2 - fixed), *[{}] * fixed))
         exported = torch.export.export(searching, inputs, dynamic_shapes=shapes)
-        with tempfile.TemporaryDirectory(dir=spec.path.parent) as folder:
+        with tempfile.TemporaryDirectory(prefix="making-", dir=spec.path.parent) as folder:
             package = inductor.aoti_compile_and_package(
                 exported,
                 package_path=str(Path(folder) / spec.path.name),
                 inductor_configs={"cpp.threads": 1, "aot_inductor.compile_wrapper_opt_level": "O0"},
             )
             _compare(inductor.aoti_load_package(package), searching)
+            os.chmod(package, 0o600)
             os.replace(package, spec.path)
 
 
@@ -124,9 +126,11 @@ def main() -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
-        spec.path.parent.mkdir(parents=True, exist_ok=True)
+        spec.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (spec.path.parent / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
+            for left in spec.path.parent.glob("making-*"):  # by a run that ended meanwhile
+                shutil.rmtree(left, ignore_errors=True)
             if not spec.path.exists():
                 make(spec)
     except Exception as error:  # whatever the compiler raises: the parent logs it in one line

@@ -131,7 +131,7 @@ class InferenceModel(nn.Module):
     def compiled_dtype(self, rows: int) -> torch.dtype | None:
         """What a compiled search with batches up to `rows` computes in; None where it would be no faster."""
         kind, latent = self.kind(rows), self.model.spec.latent_size
-        if kind.packed and (latent > _NARROW or rows * latent > _MOST):
+        if latent > _NARROW or rows * latent > _MOST:
             return None
         return kind.dtype
 

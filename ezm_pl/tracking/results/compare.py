@@ -32,7 +32,10 @@ from ezm_pl.tracking.runs.run_lookup import SPEC, SavedRun, find_run
 if TYPE_CHECKING:
     from ezm_pl.tracking.sweep.statistics import Interval
 
-_SAME_SPEC = ("name", "preset", "seed", "tracking.", "trainer.", "env.worker", "env.max_worker_restarts")
+_SAME_SPEC = (
+    "name", "preset", "seed", "tracking.", "trainer.", "env.worker", "env.max_worker_restarts",
+    "search.compiled",
+)  # fmt: skip
 """Fields under these may differ between the seeds of one experiment."""
 
 

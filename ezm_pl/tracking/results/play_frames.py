@@ -71,7 +71,7 @@ def _bars(
         chosen, at = index == moment.chosen, top + index * step
         length = 3 + (longest - 3) * (float(value) - low) / max(high - low, 1e-9)
         colour = _CHOSEN if chosen else _BAR if moment.visits[index] else _faded(_BAR)
-        draw.rectangle((left, at, left + length, at + step - 4), fill=colour)
+        draw.rectangle((left, at, left + length, at + max(step - 4, 1)), fill=colour)
         middle = at + (step - 4) / 2
         text = f"{value:.2f} ({moment.visits[index]})"
         draw.text((right, middle), text, fill=_CHOSEN if chosen else _QUIET, font=font, anchor="rm")
