@@ -24,6 +24,6 @@ def how_to_act(experiment: Experiment, *, search: bool) -> Act:
     if not search:
         return policy_alone
     size = sizes(experiment.tasks).action_size
-    # A program takes over when the clock says so, and rounds differently: seeds would not give equal episodes.
+    # A program takes over when the clock says so, and rounds differently: a seed has to give equal episodes.
     spec = experiment.search.model_copy(update={"compiled": False})
     return Planner(spec, experiment.targets.discount, size, evaluation=True).act
