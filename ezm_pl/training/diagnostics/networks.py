@@ -41,7 +41,7 @@ class Networks:
 
     @property
     def device(self) -> torch.device:
-        return self.actor.model.task_embedding.device
+        return next(self.model.parameters()).device
 
     @property
     def latent_size(self) -> int:
