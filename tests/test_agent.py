@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
+from workplaces import train_briefly, work_in
 
 from ezm_pl import Agent
 from ezm_pl.cli import main
-from ezm_pl.spec import SpecError, build_experiment
-from ezm_pl.tracking.runs.train import train
+from ezm_pl.spec import SpecError
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(
@@ -37,19 +36,8 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a run of two tasks of different sizes."""
-    folder = tmp_path_factory.mktemp("agent")
-    spec = {
-        "name": "agent",
-        "preset": "smoke",
-        "tasks": ["dmc-cartpole-balance", "dmc-pendulum-swingup"],
-        "env": {"action_repeat": 50},
-        "optim": {"total_updates": 4},
-        "eval": {"every": 4},
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert train(build_experiment(spec), resume=None, console=Console(quiet=True)) == 0
+    with work_in(tmp_path_factory.mktemp("agent")) as folder:
+        train_briefly("agent")
         yield folder
 
 

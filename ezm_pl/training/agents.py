@@ -23,7 +23,12 @@ def how_to_act(experiment: Experiment, *, search: bool) -> Act:
         return greedy_action
     if not search:
         return policy_alone
-    size = sizes(experiment.tasks).action_size
+    return evaluation_planner(experiment).act
+
+
+def evaluation_planner(experiment: Experiment) -> Planner:
+    """The search of evaluation episodes; it is never compiled."""
     # A program takes over when the clock says so, and rounds differently: a seed has to give equal episodes.
     spec = experiment.search.model_copy(update={"compiled": False})
-    return Planner(spec, experiment.targets.discount, size, evaluation=True).act
+    size = sizes(experiment.tasks).action_size
+    return Planner(spec, experiment.targets.discount, size, evaluation=True)

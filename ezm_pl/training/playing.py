@@ -14,11 +14,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ezm_pl.envs import sizes
-from ezm_pl.search import Planner
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment
-from ezm_pl.training.agents import how_to_act
+from ezm_pl.training.agents import evaluation_planner, how_to_act
 from ezm_pl.training.evaluation import evaluation_envs, rollout
 from ezm_pl.world_model import InferenceModel
 
@@ -51,8 +49,7 @@ class _Considered:
     """Decides as the planner does, and keeps what it found last."""
 
     def __init__(self, experiment: Experiment) -> None:
-        action_size = sizes(experiment.tasks).action_size
-        self._plan = Planner(experiment.search, experiment.targets.discount, action_size, evaluation=True)
+        self._plan = evaluation_planner(experiment)
         self.q, self.visits = np.zeros(0, np.float32), np.zeros(0, np.int64)
         self.chosen: int | None = None
 

@@ -6,33 +6,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from short_runs import runs, settings
+from workplaces import train_briefly, work_in
 
 from ezm_pl.cli import main
-from ezm_pl.spec import build_experiment
-from ezm_pl.tracking.runs.train import train
-
-TASKS = ["dmc-cartpole-balance", "dmc-pendulum-swingup"]
-"""With observations of 5 and of 3 numbers."""
 
 
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a run of two tasks of different sizes, which the tests work in."""
-    folder = tmp_path_factory.mktemp("distillation")
-    spec = {
-        "name": "teacher",
-        "preset": "smoke",
-        "tasks": TASKS,
-        "env": {"action_repeat": 50},
-        "optim": {"total_updates": 4},
-        "eval": {"every": 4},
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        assert train(build_experiment(spec), resume=None, console=Console(quiet=True)) == 0
+    with work_in(tmp_path_factory.mktemp("distillation")) as folder:
+        train_briefly("teacher")
         yield folder
 
 

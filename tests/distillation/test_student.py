@@ -80,7 +80,7 @@ def test_rows_of_all_tasks_count_alike_and_survive_a_save() -> None:
     batch = rows.sample(400)
     assert torch.bincount(batch.task).tolist() == [200, 200]
     assert (batch.action[:, 0] == -batch.observation[:, 0]).all()
-    assert batch.observation[batch.task == 1].max() == 4, "two rows a step"
+    assert batch.observation[batch.task == 1].max() == 4, "two rows per step"
     again = make_rows()
     again.load_state_dict(rows.state_dict())
     assert np.array_equal(again.observation, rows.observation) and again.least == 10

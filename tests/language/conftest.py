@@ -6,15 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from rich.console import Console
+from workplaces import train_briefly, work_in
 
-from ezm_pl.spec import SpecError, build_experiment
+from ezm_pl.spec import SpecError
 from ezm_pl.spec.descriptions import check_encoder
-from ezm_pl.tracking.runs.train import train
 
 CHECKPOINTS = "mlruns/runs/*/checkpoints/last.ckpt"
-TASKS = ["dmc-cartpole-balance", "dmc-pendulum-swingup"]
-"""With observations of 5 and of 3 numbers."""
 
 
 @pytest.fixture(scope="session")
@@ -29,26 +26,19 @@ def encoder() -> None:
 @pytest.fixture(scope="session")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The folder in which the tests work."""
-    folder = tmp_path_factory.mktemp("language")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with work_in(tmp_path_factory.mktemp("language")) as folder:
         yield folder
 
 
 def trained(workplace: Path, conditioning: str) -> Path:
     """The last checkpoint of a short run."""
-    spec = {
-        "name": conditioning,
-        "preset": "smoke",
-        "tasks": TASKS,
-        "model": {"task_conditioning": conditioning},
-        "env": {"action_repeat": 50},
-        "optim": {"total_updates": 6, "averaging": 0.5},
-        "eval": {"every": 6, "video": False},
-    }
     before = set(workplace.glob(CHECKPOINTS))
-    assert train(build_experiment(spec), resume=None, console=Console(quiet=True)) == 0
+    train_briefly(
+        conditioning,
+        model={"task_conditioning": conditioning},
+        optim={"total_updates": 6, "averaging": 0.5},
+        eval={"every": 6, "video": False},
+    )
     (found,) = set(workplace.glob(CHECKPOINTS)) - before
     return found
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from workplaces import work_in
 
 from ezm_pl.spec import Experiment, build_experiment
 
@@ -13,10 +14,7 @@ from ezm_pl.spec import Experiment, build_experiment
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The working directory of a module's tests; nothing of the machine's own tracking is seen."""
-    folder = tmp_path_factory.mktemp("workplace")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with work_in(tmp_path_factory.mktemp("workplace")) as folder:
         yield folder
 
 
