@@ -51,6 +51,11 @@ def test_a_spec_has_words_for_its_own_tasks() -> None:
     [
         ([PENDULUM], {}, f"'{PENDULUM}' has no description; write some sentences into tasks_meta.{PENDULUM}"),
         (
+            ["h1-walk"],
+            {"h1-walk": {"descriptions": ["walk", "stroll"], "held_out_descriptions": ["march", "Stroll"]}},
+            "held_out_descriptions: 'Stroll' is one to learn from, too",
+        ),
+        (
             ["h1-walk", "h1-run"],
             {"h1-run": {"descriptions": ["The  humanoid walks forward at a moderate speed"]}},
             "'h1-run' and 'h1-walk' are both described by",

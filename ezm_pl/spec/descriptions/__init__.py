@@ -49,7 +49,8 @@ def described(tasks: Sequence[str], own: Mapping[str, Descriptions]) -> dict[str
         own: in place of the built-in ones.
 
     Raises:
-        ValueError: a task has none, or two tasks are described by the same sentence.
+        ValueError: a task has none, two tasks are described by the same sentence, or one that is held out
+            is also to be learned from.
     """
     found: dict[str, Descriptions] = {}
     of: dict[str, str] = {}
@@ -61,11 +62,20 @@ def described(tasks: Sequence[str], own: Mapping[str, Descriptions]) -> dict[str
                 f"tasks_meta.{task}.descriptions"
             )
         for sentence in (*sentences.training, *sentences.held_out):
-            other = of.setdefault(" ".join(sentence.lower().split()), task)
+            other = of.setdefault(_plain(sentence), task)
             if other != task:
                 raise ValueError(f"tasks_meta: {task!r} and {other!r} are both described by {sentence!r}")
+        learned = {_plain(sentence) for sentence in sentences.training}
+        if both := [sentence for sentence in sentences.held_out if _plain(sentence) in learned]:
+            raise ValueError(
+                f"tasks_meta.{task}.held_out_descriptions: {both[0]!r} is one to learn from, too"
+            )
         found[task] = sentences
     return found
+
+
+def _plain(sentence: str) -> str:
+    return " ".join(sentence.lower().split())
 
 
 def check_encoder(what: str) -> None:

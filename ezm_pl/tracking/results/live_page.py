@@ -71,13 +71,13 @@ def serve_page(port: int) -> Iterator[LivePage]:
                 return
             film = self.path == "/film"
             kind = f"multipart/x-mixed-replace; boundary={_BOUNDARY}" if film else "text/html; charset=utf-8"
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.end_headers()
-            if not film:
-                self.wfile.write(_PAGE)
-                return
             try:
+                self.send_response(200)
+                self.send_header("Content-Type", kind)
+                self.end_headers()
+                if not film:
+                    self.wfile.write(_PAGE)
+                    return
                 for jpeg in page.pictures():
                     head = f"--{_BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                     self.wfile.write(head.encode() + jpeg + b"\r\n")

@@ -82,6 +82,8 @@ def film_run(
         interval = interval or moment.seconds
         if moment.seconds >= seconds:
             break
+    if not pictures:
+        raise SpecError(f"{name}: the episode ended with its first decision; there is nothing to film")
     with writing(out):
         write_video(pictures, out, fps=1 / interval)
     fell = ", has fallen" if moment.fell else ""
