@@ -14,7 +14,9 @@ from typing import Literal, NoReturn
 from rich.console import Console
 
 from ezm_pl.spec import Experiment, SpecError
+from ezm_pl.spec.bases import Chain, read_chain
 from ezm_pl.spec.seeds import MAX_SEED
+from ezm_pl.spec.sweep import is_sweep
 
 _DIGITS = 4000
 """Python reads no decimal number longer than 4,300 digits."""
@@ -92,14 +94,21 @@ def add_spec(command: Parser) -> None:
     )
 
 
+def _read(path: Path) -> Chain:
+    chain = read_chain(path)
+    if is_sweep(chain[0][1]):
+        raise SpecError(f"{path}: this is a sweep: ezm sweep validate {path}, or ezm sweep run {path}")
+    return chain
+
+
 def load_spec(args: argparse.Namespace) -> tuple[Experiment, str, list[Path]]:
     """The resolved experiment, its preset with the reason where it was picked by `auto`, and its bases."""
     from ezm_pl.spec import build_experiment, choose_preset
-    from ezm_pl.spec.bases import read_chain, source_of
+    from ezm_pl.spec.bases import source_of
     from ezm_pl.spec.io import under_settings
     from ezm_pl.tracking.host import has_usable_gpu
 
-    chain = read_chain(Path(args.spec))
+    chain = _read(Path(args.spec))
     document, gpu = under_settings(chain, args.set), has_usable_gpu()
     experiment = build_experiment(document, source=source_of(chain), gpu=gpu)
     chosen = document.get("preset", "auto") == "auto"

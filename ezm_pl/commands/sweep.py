@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from ezm_pl.commands.arguments import Group, check_tasks, command, new_console, number
 from ezm_pl.spec.sweep import MOST_TRIALS
+
+if TYPE_CHECKING:
+    from ezm_pl.spec.sweep_plan import SweepPlan
 
 DEFAULT = "sweeps/task_scaling.yaml"
 
@@ -15,24 +19,29 @@ def add(group: Group) -> None:
     sweep = group.add_parser("sweep", help="many experiments over tasks and settings")
     sweeps = sweep.add_subparsers(required=True, metavar="WHAT")
     run = command(sweeps, "run", _run, "begin a sweep, or go on with one, until every trial has ended")
-    run.add_argument("spec", nargs="?", default=DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
-    run.add_argument("--tasks", metavar="8,16,29", help="numbers of tasks, or suites; default: the spec's")
-    run.add_argument("--trials", type=number(1, MOST_TRIALS), help="per grid point; default: the spec's")
-    run.add_argument("--seeds", type=number(1, MOST_TRIALS), help="per trial; default: the spec's")
-    run.add_argument("--preset", help="paper, laptop, smoke or auto; default: the base experiment's")
-    run.add_argument("--base", metavar="SPEC", help="the experiment to start from; default: the sweep's")
-    run.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="lay a setting over the base; repeatable"
-    )
-    run.add_argument("--name", help="of the sweep; default: the spec's")
-    run.add_argument(
-        "--only", type=_labels, metavar="A,B", default=(), help="variants of an ablation; default: all"
-    )
+    _add_plan(run)
     run.add_argument("--report", action="store_true", help="write the report (see ezm report) at the end")
     _add_storage(run)
+    _add_plan(command(sweeps, "validate", _validate, "check a sweep and print its grid points and runs"))
     worker = command(sweeps, "worker", _worker, "work on a sweep that was begun, beside other workers")
     worker.add_argument("sweep", metavar="SWEEP", help="its name")
     _add_storage(worker)
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("spec", nargs="?", default=DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
+    parser.add_argument("--tasks", metavar="8,16,29", help="numbers of tasks, or suites; default: the spec's")
+    parser.add_argument("--trials", type=number(1, MOST_TRIALS), help="per grid point; default: the spec's")
+    parser.add_argument("--seeds", type=number(1, MOST_TRIALS), help="per trial; default: the spec's")
+    parser.add_argument("--preset", help="paper, laptop, smoke or auto; default: the base experiment's")
+    parser.add_argument("--base", metavar="SPEC", help="the experiment to start from; default: the sweep's")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="A.B=C", help="lay a setting over the base; repeatable"
+    )
+    parser.add_argument("--name", help="of the sweep; default: the spec's")
+    parser.add_argument(
+        "--only", type=_labels, metavar="A,B", default=(), help="variants of an ablation; default: all"
+    )
 
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:
@@ -48,12 +57,11 @@ def _labels(text: str) -> list[str]:
     return [label.strip() for label in text.split(",") if label.strip()]
 
 
-def _run(args: argparse.Namespace) -> int:
+def _plan(args: argparse.Namespace) -> SweepPlan:
+    """The sweep that the arguments name, every task and package of it at hand."""
     from ezm_pl.spec.sweep_plan import load_sweep
-    from ezm_pl.tracking.fault_tolerance.output import install_safe_output
     from ezm_pl.tracking.host import has_usable_gpu
 
-    install_safe_output()
     plan = load_sweep(
         args.spec,
         tasks=args.tasks,
@@ -69,6 +77,30 @@ def _run(args: argparse.Namespace) -> int:
     for point in plan.points:
         check_tasks(point.experiment.tasks, point.experiment.env.backend)
         point.experiment.check_packages()
+    return plan
+
+
+def _validate(args: argparse.Namespace) -> None:
+    from ezm_pl.spec.facts import spec_facts
+
+    plan = _plan(args)
+    trials, seeds, points = plan.spec.trials_a_point, plan.spec.seeds, len(plan.points)
+    print(f"# {args.spec}: valid")
+    print(f"# grid points: {points}, trials: {trials} per grid point, seeds: {seeds} per trial")
+    print(f"# runs: {points * trials * seeds}")
+    for point in plan.points:
+        tasks, budget, *_ = spec_facts(point.experiment)
+        print(f"# {point.label}: {tasks}; {budget}")
+    for line in plan.left_out:
+        print(f"# left out: {line}")
+    print(plan.text(), end="")
+
+
+def _run(args: argparse.Namespace) -> int:
+    from ezm_pl.tracking.fault_tolerance.output import install_safe_output
+
+    install_safe_output()
+    plan = _plan(args)
     from ezm_pl.sweeps.worker import run_sweep
 
     return run_sweep(plan, storage_url=args.storage, report=args.report, console=new_console())

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.fields import Listed, PositiveFloat, PositiveInt, Real, Strict
 from ezm_pl.spec.tasks import SUITES, first_tasks, resolve_tasks
 from ezm_pl.spec.variants import REFERENCE
@@ -201,6 +202,11 @@ class SweepSpec(Strict):
         if self.trials is not None:
             return self.trials
         return len(self.combinations()) if self.sampler == "grid" else 1
+
+
+def is_sweep(document: Mapping[str, Any]) -> bool:
+    """Whether a spec file's document is a sweep's: it has keys that no experiment has."""
+    return not document.keys().isdisjoint(SweepSpec.model_fields.keys() - Experiment.model_fields.keys())
 
 
 def point_tasks(point: object) -> tuple[str, ...]:

@@ -301,3 +301,21 @@ def test_a_changed_spec_is_named_field_by_field(folder: Path) -> None:
 def test_errors_of_a_file(folder: Path) -> None:
     with pytest.raises(SpecError, match=r"no such file"):
         load_sweep(folder / "swep.yaml")
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_validate_says_what_a_sweep_will_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", "validate", str(path), "--preset", "laptop"]) == 0
+    plan, said = load_sweep(path, preset="laptop"), capsys.readouterr().out
+    runs = len(plan.points) * plan.spec.trials_a_point * plan.spec.seeds
+    assert f"# runs: {runs}\n" in said
+    assert all(f"# {point.label}: tasks: {len(point.experiment.tasks)}" in said for point in plan.points)
+
+
+@pytest.mark.parametrize("command", ["validate", "train"])
+def test_a_sweep_given_as_an_experiment_is_told_its_command(
+    command: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, str(folder / "sweep.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "ezm sweep validate" in said
