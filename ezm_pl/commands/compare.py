@@ -16,7 +16,7 @@ def add(group: Group) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="last, a run id, a run folder, a checkpoint; runs of one spec are its seeds",
+        help="last, a run id, a run folder, a checkpoint, or a record (JSON); equal settings are one agent",
     )
     compare.add_argument(
         "--published",

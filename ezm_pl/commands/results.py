@@ -28,7 +28,12 @@ def add(group: Group) -> None:
     collect = command(
         kinds, "collect", _collect, "write the record of finished runs, or of a sweep's, as JSON"
     )
-    collect.add_argument("runs", nargs="*", metavar="RUN", help="last, a run id, a run folder, a checkpoint")
+    collect.add_argument(
+        "runs",
+        nargs="*",
+        metavar="RUN",
+        help="last, a run id, a run folder, a checkpoint, a record (JSON)",
+    )
     collect.add_argument("--sweep", metavar="SWEEP", help="in place of runs: last, a run id, a sweep's name")
     collect.add_argument(
         "--published",

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ezm_pl.spec import Experiment, SpecError, differences, load_experiment
+from ezm_pl.spec import SpecError
 from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import (
     END_TOLERANCE,
@@ -25,27 +24,14 @@ from ezm_pl.tracking.results.comparison import (
     success_bar,
     thousands,
 )
-from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
-from ezm_pl.tracking.runs.mlflow_run import stored_run
-from ezm_pl.tracking.runs.run_lookup import SPEC, SavedRun, find_run
+from ezm_pl.tracking.results.curves import Curve, published_curves
+from ezm_pl.tracking.results.record import curves_of, read_runs
 
 if TYPE_CHECKING:
     from ezm_pl.tracking.sweep.statistics import Interval
 
-_SAME_SPEC = (
-    "name", "preset", "seed", "tracking.", "trainer.", "env.worker", "env.max_worker_restarts",
-    "search.compiled",
-)  # fmt: skip
-"""Fields under these may differ between the seeds of one experiment."""
-
-
-@dataclass(frozen=True)
-class _Seed:
-    """A run that is compared: its folder, its spec and its curves by task."""
-
-    saved: SavedRun
-    experiment: Experiment
-    curves: Mapping[str, Sequence[Curve]]
+Record = Mapping[str, Any]
+"""Of one run, as `record.py` makes it."""
 
 
 def compare_runs(
@@ -53,11 +39,11 @@ def compare_runs(
 ) -> None:
     """Prints returns beside published ones at equal environment steps, and draws the curves.
 
-    Runs whose specs differ in the seed only are one agent. Returns under different protocols are never set
+    Runs of equal settings are one agent's seeds. Returns under different protocols are never set
     side by side: each protocol has rows and a panel of its own.
 
     Args:
-        references: runs, each a run id, a run folder, a checkpoint or `last`.
+        references: runs and records, as for `read_runs`.
         published: files of published curves.
         at: control steps per task to compare at; none: where the shortest run ends.
         out: the figure's file.
@@ -68,12 +54,8 @@ def compare_runs(
             results or has none of the runs' tasks, a figure that cannot be written.
     """
     others = {path.stem: published_curves(path) for path in published}
-    runs = [find_run(reference, option="RUN") for reference in references]
-    for number, run in enumerate(runs):
-        if run.run_id in [earlier.run_id for earlier in runs[:number]]:
-            raise SpecError(f"RUN {references[number]}: run {run.run_id} is named twice")
-    agents = _agents([_read(run) for run in runs])
-    tasks = {task for seeds in agents.values() for seed in seeds for task in seed.curves}
+    agents = _agents(read_runs(references, finished=False))
+    tasks = {task for seeds in agents.values() for seed in seeds for task in seed["returns"]}
     for path in published:
         if not tasks & others[path.stem].keys():
             raise SpecError(f"--published {path}: has none of the runs' tasks ({', '.join(sorted(tasks))})")
@@ -155,56 +137,36 @@ def _interval(interval: Interval, digits: int) -> str:
     return rf"{text} \[{low}, {high}]" if interval.known else text
 
 
-def _read(saved: SavedRun) -> _Seed:
-    _, client, _ = stored_run(saved)
-    curves = run_curves(client, saved.run_id)
-    if not curves:
-        raise SpecError(f"RUN {saved.run_id}: has no evaluations yet")
-    experiment = load_experiment(saved.directory / SPEC)
-    return _Seed(saved, experiment, {task: curves[task] for task in experiment.tasks if task in curves})
+def _agents(runs: Sequence[Record]) -> dict[str, list[Record]]:
+    """Agent to the records of its seeds, in their order."""
+    agents: dict[str, list[Record]] = {}
+    for run in sorted(runs, key=lambda run: run["seed"]):
+        agents.setdefault(run["agent"], []).append(run)
+    return agents
 
 
-def _agents(seeds: Sequence[_Seed]) -> dict[str, list[_Seed]]:
-    """Agent to its seeds: runs of one spec, whose seeds may differ."""
-    groups: list[list[_Seed]] = []
-    for seed in sorted(seeds, key=lambda seed: seed.experiment.seed):
-        for group in groups:
-            if not differences(group[0].experiment, seed.experiment, ignore=_SAME_SPEC):
-                group.append(seed)
-                break
-        else:
-            groups.append([seed])
-    names = [group[0].experiment.name for group in groups]
-    return {
-        name if names.count(name) == 1 else f"{name} {group[0].saved.run_id[:8]}": group
-        for name, group in zip(names, groups, strict=True)
-    }
-
-
-def _by_task(seeds: Sequence[_Seed]) -> dict[str, list[Curve]]:
+def _by_task(seeds: Sequence[Record]) -> dict[str, list[Curve]]:
     curves: dict[str, list[Curve]] = {}
     for seed in seeds:
-        for task, found in seed.curves.items():
+        for task, found in curves_of(seed).items():
             curves.setdefault(task, []).extend(found)
     return curves
 
 
-def _shortest(agents: Mapping[str, Sequence[_Seed]]) -> int:
-    ends = [
-        c.env_steps[-1] for seeds in agents.values() for s in seeds for cs in s.curves.values() for c in cs
-    ]
-    return int(min(ends))
+def _shortest(agents: Mapping[str, Sequence[Record]]) -> int:
+    own = [_by_task([seed]) for seeds in agents.values() for seed in seeds]
+    return int(min(curve.env_steps[-1] for curves in own for each in curves.values() for curve in each))
 
 
-def _notes(agents: Mapping[str, Sequence[_Seed]], found: Sequence[Contest]) -> list[str]:
+def _notes(agents: Mapping[str, Sequence[Record]], found: Sequence[Contest]) -> list[str]:
     """What each of our agents is, one line each, and what the protocols mean."""
     lines = []
     for name, group in agents.items():
-        spec = group[0].experiment
-        runs = ", ".join(f"seed {seed.experiment.seed} ({seed.saved.run_id[:8]})" for seed in group)
+        first = group[0]
+        runs = ", ".join(f"seed {seed['seed']} ({seed['run'][:8]})" for seed in group)
         lines.append(
-            f"{name}: {runs}; {count(len(spec.tasks), 'task')} in one agent, trained under the "
-            f"{spec.env.protocol} protocol, {count(spec.eval.episodes, 'episode')} per evaluation"
+            f"{name}: {runs}; {count(len(first['tasks']), 'task')} in one agent, trained under the "
+            f"{first['protocol']} protocol, {count(first['episodes'], 'episode')} per evaluation"
         )
     there = {contest.protocol for contest in found}
     return [*lines, *(f"{name}: {meaning}" for name, meaning in PROTOCOLS.items() if name in there)]

@@ -1,7 +1,8 @@
-"""`ezm results collect`: what tracked runs returned, with where each number is from, as one JSON file.
+"""The record of runs: what they returned, with where each number is from, as one JSON file.
 
-The file is what `docs/results.md` is written from (see `results_page.py`). It is made from MLflow alone, but
-for the final episodes, which are played with the run's checkpoint.
+`ezm results collect` makes it from MLflow alone, but for the final episodes, which are played with the run's
+checkpoint. `docs/results.md` is written from it (see `results_page.py`). `ezm compare` takes it in place of runs
+whose store is no longer at hand.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 
 from ezm_pl.spec import SpecError, build_experiment
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 _HOST = ("host.cpu", "host.cores", "host.gpu", "version.torch", "version.mujoco")
-_NOT_SETTINGS = ("name", "seed", "tasks", "num_tasks", "preset", "tracking.", "trainer.")
+_NOT_SETTINGS = (
+    "name", "seed", "tasks", "num_tasks", "preset", "tracking.", "trainer.", "env.worker",
+    "env.max_worker_restarts", "search.compiled",
+)  # fmt: skip
 """Params under these say how a run was made, not what was trained."""
 
 
@@ -47,8 +52,7 @@ def collect_runs(
     """Writes the record of finished runs, or of a sweep's.
 
     Args:
-        references: runs, each a run id, a run folder, a checkpoint or `last`; runs of equal settings are one
-            agent's seeds.
+        references: runs and records, as for `read_runs`.
         sweep: a sweep in place of runs: each grid point is an agent.
         published: files of published curves, recorded at the last steps that all runs have reached.
         episodes: per task, played with each last checkpoint, planned and by the policy alone; None: none.
@@ -58,18 +62,20 @@ def collect_runs(
         console: where to say what was written.
 
     Raises:
-        SpecError: no such run or sweep, a run that has not finished or was not evaluated, published files
-            that are none, a file that cannot be written.
+        SpecError: no such run or sweep, a run that has not finished, was not evaluated or is named twice,
+            published files that are none, a file that cannot be written.
     """
     others = {path.stem: published_curves(path) for path in published}
-    found = _of_sweep(sweep) if sweep else [_run(reference) for reference in references]
-    runs = [_record(client, run, label) for client, run, label in found]
+    if sweep:
+        runs = [_record(client, run, label) for client, run, label in _of_sweep(sweep)]
+    else:
+        runs = read_runs(references, finished=True)
     if episodes is not None:
-        for reference, run in zip(references, runs, strict=True):
-            run["final"] = _final(reference, episodes, seed, settings)
-    if not sweep:
-        _name_agents(runs)
-    document = {"runs": runs, "published": _published(found, others)}
+        tracked = {find_run(each, option="RUN").run_id: each for each in references if not _is_record(each)}
+        for run in runs:
+            if run["run"] in tracked:
+                run["final"] = _final(tracked[run["run"]], episodes, seed, settings)
+    document = {"runs": runs, "published": _published(runs, others)}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -80,9 +86,76 @@ def collect_runs(
     )
 
 
-def _run(reference: str) -> tuple[MlflowClient, Run, str]:
-    _, client, run = stored_run(find_run(reference, option="RUN"))
-    return client, run, run.data.params["name"]
+def read_runs(references: Sequence[str], *, finished: bool) -> list[dict[str, Any]]:
+    """The records of runs; those of equal settings are one agent's seeds.
+
+    Args:
+        references: each a run id, a run folder, a checkpoint or `last`, or a record's JSON file.
+        finished: whether the runs must be.
+
+    Raises:
+        SpecError: no such run or record, a run that has not finished, has no evaluations or is named twice.
+    """
+    runs: list[dict[str, Any]] = []
+    for reference in references:
+        if _is_record(reference):
+            found = read_record(Path(reference), "RUN")["runs"]
+        else:
+            _, client, run = stored_run(find_run(reference, option="RUN"))
+            if finished and run.info.status != "FINISHED":
+                raise SpecError(
+                    f"RUN {run.info.run_id}: is {run.info.status} in MLflow; only finished runs are recorded"
+                )
+            found = [_record(client, run, run.data.params["name"])]
+        for each in found:
+            if each["run"] in [other["run"] for other in runs]:
+                raise SpecError(f"RUN {reference}: run {each['run']} is named twice")
+            runs.append(each)
+    _name_agents(runs)
+    return runs
+
+
+def _is_record(reference: str) -> bool:
+    return reference.endswith(".json")
+
+
+def read_record(path: Path, named: str) -> dict[str, Any]:
+    """A record's file.
+
+    Args:
+        path: of the file.
+        named: how it was named, for messages.
+
+    Raises:
+        SpecError: no such file, or no record.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        if not document.get("runs"):
+            raise ValueError("it has no runs")
+    except FileNotFoundError:
+        raise SpecError(
+            f"{named}: no record {path}; `ezm results collect RUN --out {path}` makes it"
+        ) from None
+    except (OSError, ValueError, AttributeError) as error:
+        raise SpecError(f"{named}: {path} is no record: {error}") from None
+    return dict(document)
+
+
+def curves_of(run: Mapping[str, Any]) -> dict[str, list[Curve]]:
+    """Task to the curves of a recorded run, one per protocol."""
+    return {
+        task: [
+            Curve(
+                run["agent"],
+                each["protocol"],
+                np.array(each["env_steps"], float),
+                np.array(each["returns"], float),
+            )
+            for each in curves
+        ]
+        for task, curves in run["returns"].items()
+    }
 
 
 def _of_sweep(reference: str) -> list[tuple[MlflowClient, Run, str]]:
@@ -102,8 +175,6 @@ def _of_sweep(reference: str) -> list[tuple[MlflowClient, Run, str]]:
 
 def _record(client: MlflowClient, run: Run, label: str) -> dict[str, Any]:
     run_id, params, marks = run.info.run_id, run.data.params, run.data.tags
-    if run.info.status != "FINISHED":
-        raise SpecError(f"RUN {run_id}: is {run.info.status} in MLflow; only finished runs are recorded")
     curves = run_curves(client, run_id)
     if not curves:
         raise SpecError(f"RUN {run_id}: has no evaluations")
@@ -123,7 +194,9 @@ def _record(client: MlflowClient, run: Run, label: str) -> dict[str, Any]:
         "hardware": {name: marks.get(name, "unknown") for name in _HOST},
         "updates": max(point.step for point in client.get_metric_history(run_id, ENV_STEPS)),
         "env_steps": int(run.data.metrics[ENV_STEPS]),
-        "minutes": None if resumed else round((run.info.end_time - run.info.start_time) / 60_000, 1),
+        "minutes": None
+        if resumed or run.info.end_time is None
+        else round((run.info.end_time - run.info.start_time) / 60_000, 1),
         "resumed": resumed,
         "episodes": int(params["eval.episodes"]),
         "returns": {task: [_curve(curve) for curve in curves[task]] for task in tasks if task in curves},
@@ -186,18 +259,16 @@ def _trained(run: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _published(
-    found: Sequence[tuple[MlflowClient, Run, str]], others: Mapping[str, Mapping[str, Sequence[Curve]]]
+    runs: Sequence[Mapping[str, Any]], others: Mapping[str, Mapping[str, Sequence[Curve]]]
 ) -> list[dict[str, Any]]:
     """Published means of the runs' tasks at the last steps that all runs have reached."""
     if not others:
         return []
-    own = {run.info.run_id: run_curves(client, run.info.run_id) for client, run, _ in found}
-    steps = min(c.env_steps[-1] for curves in own.values() for each in curves.values() for c in each)
+    own = [curves_of(run) for run in runs]
+    steps = min(c.env_steps[-1] for curves in own for each in curves.values() for c in each)
     steps = int(steps // 10_000 * 10_000 or steps)
     rows = []
-    first = own[found[0][1].info.run_id]
-    ordered = {task: first[task] for task in found[0][1].data.params["tasks"].split(", ") if task in first}
-    for contest in contests({"ours": ordered}, others):
+    for contest in contests({"ours": own[0]}, others):
         for agent in contest.agents:
             reading = agent.at(steps)
             if agent.own or not reading.returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from ezm_pl.spec import SpecError, normalized_score
 from ezm_pl.tracking.results.comparison import Agent, thousands
 from ezm_pl.tracking.results.curves import Curve
+from ezm_pl.tracking.results.record import curves_of, read_record
 from ezm_pl.tracking.sweep.statistics import (
     Interval,
     bootstrap_difference,
@@ -40,7 +40,7 @@ def render(template: Path, records: Path) -> str:
     tables = {"returns": returns, "final": final, "published": published, "variants": variants, "runs": runs}
 
     def table(name: str, make: Any, record: str, *arguments: Any, **named: Any) -> str:
-        loaded = _load(records / f"{record}.json", f"{template}: {name}({record!r})")
+        loaded = read_record(records / f"{record}.json", f"{template}: {name}({record!r})")
         try:
             text: str = make(loaded, *arguments, **named)
         except (KeyError, IndexError, TypeError, StopIteration) as error:
@@ -194,20 +194,6 @@ def _specs(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _load(path: Path, where: str) -> Mapping[str, Any]:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise SpecError(
-            f"{where}: no record {path}; `ezm results collect RUN --out {path}` makes it"
-        ) from None
-    except ValueError as error:
-        raise SpecError(f"{where}: {path} is no record: {error}") from None
-    if not isinstance(document, dict) or not document.get("runs"):
-        raise SpecError(f"{where}: {path} is no record: it has no runs")
-    return document
-
-
 def _agents(record: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(run["agent"] for run in record["runs"]))
 
@@ -222,10 +208,7 @@ def _of_agent(record: Mapping[str, Any], agent: str | None) -> list[Mapping[str,
 
 
 def _curve(run: Mapping[str, Any], task: str, protocol: str) -> Curve:
-    found = next(curve for curve in run["returns"][task] if curve["protocol"] == protocol)
-    return Curve(
-        run["agent"], protocol, np.array(found["env_steps"], float), np.array(found["returns"], float)
-    )
+    return next(curve for curve in curves_of(run)[task] if curve.protocol == protocol)
 
 
 def _score(run: Mapping[str, Any], task: str) -> float:
