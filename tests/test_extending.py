@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
+import fork_server
 import pytest
 import torch
 import yaml
 from torch import Tensor
+from workplaces import new_project
 
 from ezm_pl.search import Planner
 from ezm_pl.spec import SpecError, build_experiment
@@ -69,10 +70,8 @@ def test_a_run_with_all_three_is_trained_and_logged(folder: Path) -> None:
         search={"proposal": PROPOSAL, "dtype": "float32"},
     )
     (folder / "own.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
-    words = [sys.executable, "-m", "ezm_pl", "train", "own.yaml"]
-    for setting in SETTINGS:
-        words += ["--set", setting]
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=500)
+    words = [word for setting in SETTINGS for word in ("--set", setting)]
+    done = fork_server.run(["train", "own.yaml", *words], cwd=new_project(folder))
     assert done.returncode == 0, done.stdout + done.stderr
 
     client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")

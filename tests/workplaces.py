@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,18 +14,35 @@ from rich.console import Console
 
 from ezm_pl.spec import build_experiment
 from ezm_pl.tracking.runs.train import train
+from ezm_pl.tracking.store import open_store
 
 TASKS = ["dmc-cartpole-balance", "dmc-pendulum-swingup"]
 """With observations of 5 and of 3 numbers."""
 
 
+@functools.cache
+def empty_store() -> Path:
+    """A database with MLflow's tables, which take seconds to make; for copies."""
+    file = Path(tempfile.mkdtemp(prefix="ezm-store-")) / "mlflow.db"
+    open_store(f"sqlite:///{file}")
+    return file
+
+
+def new_project(folder: Path) -> Path:
+    """Makes `folder` a project whose tracking store is there, and empty."""
+    (folder / "mlruns").mkdir(parents=True, exist_ok=True)
+    shutil.copy(empty_store(), folder / "mlruns" / "mlflow.db")
+    return folder
+
+
 @contextmanager
 def work_in(folder: Path) -> Iterator[Path]:
-    """Makes a folder the working directory; nothing of the machine's own tracking is seen."""
+    """Makes a folder with an empty store the working directory; the machine's own tracking is not seen."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield folder
+        patch.setenv("MLFLOW_TRACKING_URI", "")  # so that what MLflow leaves there is taken away at the end
+        patch.delenv("MLFLOW_TRACKING_URI")
+        yield new_project(folder)
 
 
 def train_briefly(name: str, **sections: object) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import fork_server
 import mlflow
 import numpy as np
 import pytest
@@ -95,11 +94,9 @@ def test_without_replay_the_planner_plays_first(
 
 def test_a_run_that_is_stopped_goes_on(workplace: Path, student_checkpoint: Path) -> None:
     many = settings(updates=100_000, eval_every=100_000, visited_rows=100_000)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ezm_pl", "distill", *many], cwd=workplace, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    process = fork_server.start(
+        ["distill", *many], cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     known = set((workplace / "mlruns" / "runs").glob("*/checkpoints/student.ckpt"))
     until = time.monotonic() + 600
     while time.monotonic() < until and process.poll() is None:

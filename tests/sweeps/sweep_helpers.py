@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import yaml
+from workplaces import new_project
 
 BASE: dict[str, Any] = {
     "name": "tiny",
@@ -43,13 +44,8 @@ def environment() -> dict[str, str]:
     return {**kept, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
 
 
-def ezm(*arguments: str) -> list[str]:
-    """The command line of `ezm`."""
-    return [sys.executable, "-m", "ezm_pl", *arguments]
-
-
 def run_ezm(folder: Path, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-    """Runs `ezm` in `folder` to its end."""
-    return subprocess.run(
-        ezm(*arguments), cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout
-    )
+    """Runs `ezm` in `folder`, where a store is made ready, to its end."""
+    if not (folder / "mlruns").exists():
+        new_project(folder)
+    return fork_server.run(arguments, cwd=folder, env=environment(), timeout=timeout)

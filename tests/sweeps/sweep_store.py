@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
+from workplaces import empty_store
 
 from ezm_pl.spec.tasks import task_facts
 from ezm_pl.tracking.store import open_store
@@ -121,6 +123,8 @@ class FilledSweep:
 def new_sweep(folder: Path, name: str = "scaling", *, params: Mapping[str, str] | None = None) -> FilledSweep:
     """A sweep without grid points, in the store `folder/mlflow.db`."""
     uri = f"sqlite:///{folder / 'mlflow.db'}"
+    if not (folder / "mlflow.db").exists():
+        shutil.copy(empty_store(), folder)
     client = open_store(uri)
     known = client.get_experiment_by_name("ezm")
     where = known.experiment_id if known else client.create_experiment("ezm", str(folder / "artifacts"))

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 from optuna.trial import TrialState
 from sweep_helpers import environment, write
@@ -25,6 +26,7 @@ from ezm_pl.sweeps.queue import Queue, slot_of, stored_sweeps
 from ezm_pl.sweeps.storage import open_storage
 
 WORKER = """
+import signal
 import sys
 from optuna.trial import TrialState
 from ezm_pl.spec.sweep_plan import load_sweep
@@ -37,22 +39,16 @@ print("ready", flush=True)
 while (claim := queue.claim()) is not None:
     if sys.argv[2] == "hang":
         print("claimed", flush=True)
-        sys.stdin.read()
+        signal.pause()
     assert queue.finish(claim, TrialState.COMPLETE, float(claim.slot))
     print(claim.point.label, claim.slot, claim.values["loss.value"], flush=True)
 """
 
 
-def worker(folder: Path, url: str, how: str = "work") -> subprocess.Popen[str]:
+def worker(folder: Path, url: str, how: str = "work") -> fork_server.Forked:
     """A process that takes trials without training anything."""
-    return subprocess.Popen(
-        [sys.executable, "-c", WORKER, url, how],
-        cwd=folder,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    command = ["-c", WORKER, url, how]
+    return fork_server.start(command, cwd=folder, env=environment(), stdout=subprocess.PIPE)
 
 
 @pytest.fixture(scope="module")

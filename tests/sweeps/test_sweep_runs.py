@@ -9,9 +9,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import fork_server
 import pytest
 from mlflow.entities import Run
-from sweep_helpers import environment, ezm, run_ezm, write
+from sweep_helpers import environment, run_ezm, write
 
 from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.sweeps.queue import stored_sweeps
@@ -47,14 +48,14 @@ def states(folder: Path) -> Counter[str]:
     )
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    log = (folder / "log.txt").open("ab")
-    return subprocess.Popen(
-        ezm("sweep", *arguments), cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT
-    )
+def start(folder: Path, *arguments: str) -> fork_server.Forked:
+    with (folder / "log.txt").open("ab") as log:
+        return fork_server.start(
+            ["sweep", *arguments], cwd=folder, env=environment(), stdout=log, stderr=subprocess.STDOUT
+        )
 
 
-def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes], count: int = 1) -> None:
+def wait_for(folder: Path, pattern: str, process: fork_server.Forked, count: int = 1) -> None:
     """Waits until `count` files match `pattern`, or the process has ended."""
     ends = time.monotonic() + PATIENCE
     while len(list(folder.glob(pattern))) < count and process.poll() is None and time.monotonic() < ends:

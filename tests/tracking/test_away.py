@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fork_server
 import pytest
 import requests
 import yaml
@@ -175,17 +176,12 @@ def test_a_refusal_is_told_and_not_repeated(server: Server, monkeypatch: pytest.
     assert len(said) == 1 and said[0].startswith("MLflow refuses 1 metric points: RESOURCE_DOES_NOT_EXIST")
 
 
-def ezm(folder: Path, uri: str) -> subprocess.Popen[str]:
+def ezm(folder: Path, uri: str) -> fork_server.Forked:
     (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     patience = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "2", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "ezm_pl", "train", "spec.yaml"],
-        cwd=folder,
-        env={**os.environ, **patience, "MLFLOW_TRACKING_URI": uri},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    environment = {**os.environ, **patience, "MLFLOW_TRACKING_URI": uri}
+    pipe = subprocess.PIPE
+    return fork_server.start(["train", "spec.yaml"], cwd=folder, env=environment, stdout=pipe, stderr=pipe)
 
 
 def test_a_run_goes_on_without_its_server(server: Server, tmp_path: Path) -> None:

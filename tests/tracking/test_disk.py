@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import fork_server
 import pytest
 import yaml
 
@@ -79,11 +79,9 @@ def test_read_only_mlruns_are_one_line(disk: Path, used: bool) -> None:
             "from ezm_pl.spec import load_experiment; from ezm_pl.tracking.runs.mlflow_run import new_run; "
             "new_run(load_experiment('spec.yaml'))"
         )
-        subprocess.run([sys.executable, "-c", make], check=True, timeout=250)
+        assert fork_server.run(["-c", make], cwd=Path()).returncode == 0
     shell("mount", "-o", "remount,ro", str(disk))
-    done = subprocess.run(
-        [sys.executable, "-m", "ezm_pl", "train", "spec.yaml"], capture_output=True, text=True, timeout=250
-    )
+    done = fork_server.run(["train", "spec.yaml"], cwd=Path())
     assert done.returncode == 2, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("ezm: ") and "mlruns" in line

@@ -12,10 +12,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import fork_server
 import psutil
 import pytest
 import yaml
 from rich.console import Console
+from workplaces import new_project
 
 from ezm_pl.spec import Experiment
 from ezm_pl.tracking.store import open_store
@@ -47,19 +49,15 @@ SECRET = "planted-4f1d9c"
 """In the environment of every run; nowhere in what runs write."""
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "ezm_pl", *arguments]
-
-
-def ran(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """A command, run to its end."""
-    return subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
+def ran(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`ezm`, run to its end."""
+    return fork_server.run(arguments, cwd=folder, timeout=PATIENCE)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A workplace with the spec in it, and one finished run."""
-    folder = tmp_path_factory.mktemp("runs")
+    folder = new_project(tmp_path_factory.mktemp("runs"))
     (folder / "spec.yaml").write_text(yaml.safe_dump(SPEC))
     with pytest.MonkeyPatch.context() as patch:
         # MLflow leaves its address in the environment of a process that has used it.
@@ -85,8 +83,8 @@ def stopped(
     """
     before = _written(folder, when)
     with (folder / "out.txt").open("w+") as out:
-        process = subprocess.Popen(
-            command(*arguments), cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        process = fork_server.start(
+            arguments, cwd=folder, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
             while process.poll() is None and _written(folder, when) == before:
@@ -121,7 +119,7 @@ def _alive(process: psutil.Process) -> bool:
 
 
 def test_a_run_to_its_end(folder: Path) -> None:
-    done = ran(folder, *command("train", "spec.yaml"))
+    done = ran(folder, "train", "spec.yaml")
     assert done.returncode == 0, done.stderr
     assert re.search(
         r"^replay: (?!0\.0)\d+\.\d\d [KM]iB when full, of \d+\.\d GiB free$", done.stdout, re.MULTILINE
@@ -153,12 +151,12 @@ def test_no_secret_of_the_environment_is_written(folder: Path) -> None:
 
 
 def test_its_checkpoint_is_evaluated(folder: Path) -> None:
-    done = ran(folder, *command("eval", "--episodes", "2"))
+    done = ran(folder, "eval", "--episodes", "2")
     assert done.returncode == 0, done.stderr
     assert "mean of 2 episodes per task" in done.stdout
     assert re.search(r"20 updates, \d+ env steps per task", done.stdout)
     shutil.copy(next(folder.glob("mlruns/runs/*/checkpoints/best.ckpt")), folder.parent / "x.ckpt")
-    alone = ran(folder, *command("eval", "../x.ckpt", "--episodes", "1", "--no-search"))
+    alone = ran(folder, "eval", "../x.ckpt", "--episodes", "1", "--no-search")
     assert alone.returncode == 0, alone.stderr
     assert "by the policy alone" in re.sub(r"\s+", " ", alone.stdout)
 
@@ -166,7 +164,7 @@ def test_its_checkpoint_is_evaluated(folder: Path) -> None:
 def test_a_checkpoint_of_another_spec_is_refused(folder: Path) -> None:
     before = statuses(folder)
     changes = ["--set", "loss.value=0.5", "--set", "seed=3"]
-    done = ran(folder, *command("train", "spec.yaml", "--resume", "last", *changes))
+    done = ran(folder, "train", "spec.yaml", "--resume", "last", *changes)
     assert done.returncode == 2
     (only,) = done.stderr.splitlines()
     assert "another spec" in only
@@ -180,7 +178,7 @@ def test_a_damaged_checkpoint_is_one_line(folder: Path) -> None:
     broken.parent.mkdir(parents=True)
     broken.write_text("not a checkpoint")
     for arguments in (["train", "spec.yaml", "--resume", str(broken)], ["eval", str(broken)]):
-        done = ran(folder, *command(*arguments))
+        done = ran(folder, *arguments)
         assert done.returncode == 2
         (only,) = done.stderr.splitlines()
         assert "not a readable checkpoint" in only
@@ -249,7 +247,7 @@ def test_a_failure_reaches_the_user_and_marks_the_run(
 
 def test_a_lack_of_memory_is_one_line(folder: Path) -> None:
     before = statuses(folder)
-    done = ran(folder, *command("train", "spec.yaml", "--set", "model.latent_size=1000000"))
+    done = ran(folder, "train", "spec.yaml", "--set", "model.latent_size=1000000")
     assert done.returncode == 1
     (only,) = done.stderr.splitlines()
     assert only.startswith("ezm: out of memory: ") and "lower optim.batch_size, the model's sizes" in only
@@ -261,7 +259,7 @@ def test_two_ranks_are_one_run(folder: Path) -> None:
     """Lightning starts the second rank; rank 0 alone tracks and prints."""
     before = statuses(folder)
     two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2", "--set", "trainer.strategy=ddp"]
-    done = ran(folder, *command("train", "spec.yaml", *two))
+    done = ran(folder, "train", "spec.yaml", *two)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Returns after") == 1
     (run_id,) = statuses(folder).keys() - before.keys()
@@ -277,7 +275,7 @@ def test_two_ranks_of_torchrun_are_one_run(folder: Path) -> None:
     before = statuses(folder)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "-m", "ezm_pl"]
     two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2"]
-    done = ran(folder, *torchrun, "train", "spec.yaml", *two)
+    done = subprocess.run([*torchrun, "train", "spec.yaml", *two], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     (run_id,) = statuses(folder).keys() - before.keys()
     assert statuses(folder)[run_id] == "FINISHED"
@@ -286,13 +284,11 @@ def test_two_ranks_of_torchrun_are_one_run(folder: Path) -> None:
 def test_nothing_around_it_decides_a_run(folder: Path) -> None:
     """Leftovers of a launcher, consoles that take nothing; the profiler's report is kept."""
     before = statuses(folder)
-    profiled = command("train", "spec.yaml", "--set", "trainer.profiler=simple")
+    profiled = ["train", "spec.yaml", "--set", "trainer.profiler=simple"]
     environment = {**os.environ, "RANK": "1", "LOCAL_RANK": "1", "SLURM_PROCID": "1"}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            profiled, cwd=folder, env=environment, stdout=full, stderr=full, timeout=PATIENCE
-        )
-    assert done.returncode == 0
+        process = fork_server.start(profiled, cwd=folder, env=environment, stdout=full, stderr=full)
+    assert process.wait(PATIENCE) == 0
     (run_id,) = statuses(folder).keys() - before.keys()
     assert statuses(folder)[run_id] == "FINISHED"
     client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")
@@ -305,7 +301,7 @@ def test_nothing_around_it_decides_a_run(folder: Path) -> None:
 def test_a_trainer_that_cannot_work_makes_no_run(folder: Path) -> None:
     before = statuses(folder)
     two = ["--set", "trainer.accelerator=cpu", "--set", "trainer.devices=2", "--set", "optim.batch_size=33"]
-    done = ran(folder, *command("train", "spec.yaml", *two))
+    done = ran(folder, "train", "spec.yaml", *two)
     assert done.returncode == 2
     (only,) = done.stderr.splitlines()
     assert only == "ezm: optim.batch_size 33 cannot be divided equally among 2 ranks"
