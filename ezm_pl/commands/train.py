@@ -68,14 +68,15 @@ def _validate(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     from ezm_pl.spec.facts import unread_settings
+    from ezm_pl.tracking.console import say
     from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 
     install_safe_output()
     experiment, preset, _ = load_spec(args)
     console = new_console()
-    console.print(f"{args.spec}, preset {preset}", highlight=False)
+    say(console, f"{args.spec}, preset {preset}")
     if unread := unread_settings(experiment):
-        console.print(unread, style="yellow", markup=False, highlight=False)
+        say(console, unread, "yellow")
     from ezm_pl.tracking.runs.train import train
 
     return train(experiment, resume=args.resume, init=args.init, console=console)

@@ -7,7 +7,6 @@ file's metadata (docs/distillation.md, "The file").
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib.util
 import io
 import json
@@ -28,6 +27,7 @@ from ezm_pl.distillation import load_student
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes, sizes
 from ezm_pl.envs.signals import task_signals
 from ezm_pl.spec import Experiment, SpecError, writing
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.distill.student_lookup import find_policy
 from ezm_pl.training import CheckpointError
 from ezm_pl.training.from_checkpoint import load_actor
@@ -90,13 +90,12 @@ def export_onnx(reference: str, out: Path, *, console: Console) -> int:
     difference = greatest_difference(out, policy, experiment)
     verdict = "as it must be" if difference < TOLERANCE else f"at least {TOLERANCE:g}: the file is removed"
     what = "student" if distilled else "policy head"
-    say = functools.partial(console.print, markup=False, highlight=False, soft_wrap=True)
-    say(f"{what} of {saved.checkpoint}: {', '.join(experiment.tasks)}")
-    say(f"{CHECKED:,} observations: greatest difference to the source {difference:.1e}, {verdict}")
+    say(console, f"{what} of {saved.checkpoint}: {', '.join(experiment.tasks)}")
+    say(console, f"{CHECKED:,} observations: greatest difference to the source {difference:.1e}, {verdict}")
     if not difference < TOLERANCE:  # NaN, too
         out.unlink()
         return 1
-    say(f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
+    say(console, f"wrote {out} ({out.stat().st_size / 1e6:.1f} MB)")
     return 0
 
 

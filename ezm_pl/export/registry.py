@@ -17,6 +17,7 @@ from rich.console import Console
 import ezm_pl
 from ezm_pl.agent import Agent
 from ezm_pl.spec import SpecError
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.mlflow_run import stored_run
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 from ezm_pl.tracking.store import first_line, shown, store_errors
@@ -93,6 +94,4 @@ def register_agent(reference: str, name: str, *, console: Console) -> None:
         raise SpecError(f"{shown(uri)} takes no model {name!r}: {first_line(error)}") from None
     version = logged.registered_model_version
     how = f"mlflow.pyfunc.load_model('models:/{name}/{version}')"
-    console.print(
-        f"registered {name}, version {version}: {how}", markup=False, highlight=False, soft_wrap=True
-    )
+    say(console, f"registered {name}, version {version}: {how}")

@@ -1,6 +1,6 @@
 """Experiment specs: Pydantic models, presets, the task table, YAML in and out."""
 
-from ezm_pl.spec.errors import RunFailed, SpecError, writing
+from ezm_pl.spec.errors import RunFailed, SpecError, write_json, writing
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import (
     build_experiment,
@@ -30,5 +30,6 @@ __all__ = [
     "normalized_score",
     "read_document",
     "resolve_tasks",
+    "write_json",
     "writing",
 ]

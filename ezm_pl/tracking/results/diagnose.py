@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ezm_pl.spec import writing
+from ezm_pl.spec import write_json
 from ezm_pl.tracking.console import say
-from ezm_pl.tracking.runs.run_lookup import find_checkpoint
+from ezm_pl.tracking.runs.run_lookup import usable_checkpoint
 
 if TYPE_CHECKING:
     from ezm_pl.training.diagnostics import TaskDiagnosis
@@ -45,13 +44,9 @@ def diagnose_run(
     Raises:
         SpecError: no such run, a checkpoint that cannot be read, a file that cannot be written.
     """
-    saved = find_checkpoint(reference, option="RUN")
-    from ezm_pl.training import newest_valid
+    checkpoint = usable_checkpoint(reference, console)
     from ezm_pl.training.diagnostics import Diagnostics
 
-    checkpoint, note = newest_valid(saved.checkpoint, replay=False)
-    if note:
-        say(console, note, "yellow")
     diagnostics = Diagnostics(checkpoint, states=states, actions=actions, rollouts=rollouts, seed=seed)
     networks = diagnostics.networks
     say(console, f"{checkpoint}: {networks.updates:,} updates, {networks.env_steps:,} env steps per task")
@@ -66,7 +61,7 @@ def diagnose_run(
 
         title = f"{networks.experiment.name}, {networks.updates:,} updates"
         diagnosis_figure(found, diagnostics.embeddings(), figure, title=title)
-        console.print(f"wrote {figure}", highlight=False, markup=False)
+        say(console, f"wrote {figure}")
     if output is not None:
         document = {
             "checkpoint": str(checkpoint),
@@ -75,9 +70,7 @@ def diagnose_run(
             "seed": seed,
             "tasks": [_plain(dataclasses.asdict(diagnosis)) for diagnosis in found],
         }
-        with writing(output):
-            output.parent.mkdir(parents=True, exist_ok=True)
-            output.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(output, document)
         say(console, f"wrote {output}")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from ezm_pl.spec import SpecError, writing
+from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.mlflow_run import stored_run
 from ezm_pl.tracking.runs.run_lookup import find_run
 
@@ -27,4 +28,4 @@ def draw_returns(reference: str, output: Path, *, published: Path | None, consol
         raise SpecError(f"RUN {reference}: run {run.info.run_id} has no evaluations yet")
     with writing(output):
         returns_figure(curves, output, title=run.info.run_name, published=others)
-    console.print(f"wrote {output}", highlight=False)
+    say(console, f"wrote {output}")

@@ -1,8 +1,8 @@
 """The record of runs: what they returned, with where each number is from, as one JSON file.
 
 `ezm results collect` makes it from MLflow alone, but for the final episodes, which are played with the run's
-checkpoint. `docs/results.md` is written from it (see `results_page.py`). `ezm compare` takes it in place of runs
-whose store is no longer at hand.
+checkpoint. `docs/results.md` is written from it (see `results_page.py`). `ezm compare` takes it in place of
+runs whose store is no longer at hand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from ezm_pl.spec import SpecError, build_experiment
+from ezm_pl.spec import SpecError, build_experiment, write_json
+from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import contests
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
 from ezm_pl.tracking.runs.metrics import ENV_STEPS
@@ -76,14 +77,8 @@ def collect_runs(
             if run["run"] in tracked:
                 run["final"] = _final(tracked[run["run"]], episodes, seed, settings)
     document = {"runs": runs, "published": _published(runs, others)}
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"--out {out}: cannot be written: {error.strerror}") from None
-    console.print(
-        f"wrote {out}: {len(runs)} run{'s' if len(runs) != 1 else ''}", markup=False, highlight=False
-    )
+    write_json(out, document)
+    say(console, f"wrote {out}: {count(len(runs), 'run')}")
 
 
 def read_runs(references: Sequence[str], *, finished: bool) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ezm_pl.spec import writing
 from ezm_pl.tracking.console import say
-from ezm_pl.tracking.runs.run_lookup import find_checkpoint
+from ezm_pl.tracking.runs.run_lookup import usable_checkpoint
 
 
 def evaluate_run(
@@ -39,14 +39,11 @@ def evaluate_run(
     Raises:
         SpecError: no such run, a checkpoint that cannot be read, or films that cannot be written.
     """
-    saved = find_checkpoint(reference, option="RUN")
+    checkpoint = usable_checkpoint(reference, console)
     from ezm_pl.tracking.results.tables import returns_table
     from ezm_pl.tracking.results.videos import film_tasks
-    from ezm_pl.training import evaluate, newest_valid
+    from ezm_pl.training import evaluate
 
-    checkpoint, note = newest_valid(saved.checkpoint, replay=False)
-    if note:
-        say(console, note, "yellow")
     evaluation = evaluate(
         checkpoint,
         episodes=episodes,
@@ -58,11 +55,8 @@ def evaluate_run(
     console.print(returns_table(evaluation))
     if descriptions is not None:
         count = evaluation.returns_ezm.shape[1] // episodes
-        console.print(f"by {count} {descriptions} descriptions of each task", highlight=False)
-    console.print(
-        f"{checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps per task",
-        highlight=False,
-    )
+        say(console, f"by {count} {descriptions} descriptions of each task")
+    say(console, f"{checkpoint}: {evaluation.updates:,} updates, {evaluation.env_steps:,} env steps per task")
     if video is not None:
         with writing(video):
             films = film_tasks(
@@ -75,4 +69,4 @@ def evaluate_run(
                 settings=settings,
             )
         for path in films:
-            console.print(f"wrote {path}", highlight=False)
+            say(console, f"wrote {path}")

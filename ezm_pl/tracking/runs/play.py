@@ -21,8 +21,7 @@ from ezm_pl.tracking.console import say
 from ezm_pl.tracking.results.live_page import HOST, serve_page
 from ezm_pl.tracking.results.play_frames import draw_moment
 from ezm_pl.tracking.results.videos import write_video
-from ezm_pl.tracking.runs.run_lookup import find_checkpoint
-from ezm_pl.training import newest_valid
+from ezm_pl.tracking.runs.run_lookup import usable_checkpoint
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.from_checkpoint import described_tasks, load_module
 from ezm_pl.training.playing import play
@@ -115,9 +114,7 @@ def _cast(reference: str, task: str | None, sentence: str | None, console: Conso
         require()
     except RenderingUnavailable as error:
         raise SpecError(str(error)) from None
-    checkpoint, note = newest_valid(find_checkpoint(reference, option="RUN").checkpoint, replay=False)
-    if note:
-        say(console, note, "yellow")
+    checkpoint = usable_checkpoint(reference, console)
     experiment, module, updates, _ = load_module(checkpoint)
     if task is not None and task not in experiment.tasks:
         raise SpecError(

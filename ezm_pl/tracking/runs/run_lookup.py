@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.tasks import nearest
+from ezm_pl.tracking.console import say
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 RUNS = Path("mlruns/runs")
 LAST = Path("checkpoints/last.ckpt")
@@ -113,6 +118,21 @@ def find_checkpoint(reference: str, *, option: str) -> SavedRun:
             f"{option} {reference}: {saved.directory} has no {LAST}: it stopped before its first update"
         )
     return saved
+
+
+def usable_checkpoint(reference: str, console: Console) -> Path:
+    """The checkpoint that RUN names, or, with a line on `console`, the one before it where it is damaged.
+
+    Raises:
+        SpecError: as `find_checkpoint`.
+        CheckpointError: both are damaged.
+    """
+    from ezm_pl.training import newest_valid
+
+    checkpoint, note = newest_valid(find_checkpoint(reference, option="RUN").checkpoint, replay=False)
+    if note:
+        say(console, note, "yellow")
+    return checkpoint
 
 
 def _runs() -> dict[str, SavedRun]:

@@ -340,9 +340,9 @@ def _say_result(result: FitResult, console: Console) -> None:
     else:
         console.print("no evaluation in this session")
     steps = result.env_steps
-    console.print(
+    say(
+        console,
         f"{result.updates:,} updates, {steps.mean():,.0f} env steps per task ({steps.sum():,.0f} in all), "
         f"{result.seconds / 60:.1f} minutes",
-        highlight=False,
     )
-    console.print("curves, videos and artifacts: make ui (http://127.0.0.1:5000)", highlight=False)
+    say(console, "curves, videos and artifacts: make ui (http://127.0.0.1:5000)")
