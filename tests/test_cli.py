@@ -243,6 +243,14 @@ BAD = {
         ["figure", "--published", "unequal.json"],
         "ezm: --published unequal.json: not published results",
     ),
+    "a spec without an end": (
+        ["validate", "/dev/zero"],
+        "ezm: /dev/zero: cannot be read: [Errno 27] more than 16 MiB",
+    ),
+    "published curves without an end": (
+        ["figure", "--published", "/dev/zero"],
+        "ezm: --published /dev/zero: cannot be read: more than 16 MiB",
+    ),
     "report below a file": (
         ["report", "--out", "spec.yaml/report"],
         "ezm report: argument --out: 'spec.yaml/report': cannot be written: ",

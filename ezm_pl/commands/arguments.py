@@ -148,7 +148,7 @@ def prepare_process() -> None:
         SpecError: the working directory has been removed, and relative paths lead nowhere.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
     os.environ["MPLBACKEND"] = "agg"  # `!ezm` inherits the notebook's, which may not be installed here
     try:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from ezm_pl.envs.parity_facts import compare_facts
 from ezm_pl.envs.registry import make
 from ezm_pl.envs.robots.humanoid import HumanoidEnv
+from ezm_pl.spec.files import read_json
 from ezm_pl.spec.tasks import HUMANOID_BENCH
 
 QPOS_MEDIAN_FACTOR = 2.0
@@ -150,7 +151,7 @@ def check(directory: Path | str, tasks: Sequence[str] | None = None) -> list[Par
     if not path.is_file():
         raise FileNotFoundError(f"no parity recordings in {folder}: floor.json is missing")
     try:
-        floors = json.loads(path.read_text())["tasks"]
+        floors = read_json(path)["tasks"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no table of floors: JSON with an entry 'tasks' expected") from error
     wanted = tasks or recorded_tasks(folder)

@@ -1,7 +1,8 @@
 """Experiment specs: Pydantic models, presets, the task table, YAML in and out."""
 
-from ezm_pl.spec.errors import RunFailed, SpecError, write_json, writing
+from ezm_pl.spec.errors import RunFailed, SpecError, writing
 from ezm_pl.spec.experiment import Experiment
+from ezm_pl.spec.files import read_json, read_text, write_json
 from ezm_pl.spec.io import (
     build_experiment,
     differences,
@@ -29,6 +30,8 @@ __all__ = [
     "load_experiment",
     "normalized_score",
     "read_document",
+    "read_json",
+    "read_text",
     "resolve_tasks",
     "write_json",
     "writing",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,17 +42,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SpecError(f"{path} cannot be written: {error.strerror or error}") from None
-
-
-def write_json(path: Path, document: object) -> None:
-    """Writes `document` as JSON, and the folders above it.
-
-    Raises:
-        SpecError: it cannot be written.
-    """
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def describe(

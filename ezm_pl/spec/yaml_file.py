@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ezm_pl.spec.errors import SpecError
+from ezm_pl.spec.files import read_text
 from ezm_pl.spec.tasks import nearest
 
 
@@ -63,7 +64,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         SpecError: no such file (the nearest one is offered), not YAML, or not a mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except FileNotFoundError:
         siblings = [str(p) for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
         raise SpecError(f"{path}: no such file{nearest(str(path), siblings)}") from None

@@ -104,6 +104,7 @@ def test_published_layouts(tmp_path: Path) -> None:
         '{"h1-walk": {"other": {}}}',
         '{"h1-walk": {"SAC": {"env_steps": [1, 2], "return": [1.0]}}}',
         '{"h1-walk": {"SAC": 3}}',
+        pytest.param("[" * 100_000, id="nested too deeply"),
     ],
 )
 def test_files_that_are_no_published_results(text: str, tmp_path: Path) -> None:

@@ -60,8 +60,16 @@ def test_no_console_ends_a_run(redirection: str, tmp_path: Path) -> None:
     run(tmp_path, redirection)
 
 
-def test_characters_that_the_terminal_lacks(tmp_path: Path) -> None:
-    run(tmp_path, "> out", PYTHONIOENCODING="ascii")
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"PYTHONIOENCODING": "", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["encoding", "locale"],
+)
+def test_characters_that_the_terminal_lacks(environment: dict[str, str], tmp_path: Path) -> None:
+    run(tmp_path, "> out", **environment)
     lines = (tmp_path / "out").read_text().splitlines()
     assert lines == ["a line of the run, 2 \\xb1 1"] * 3000
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
+RAISING = ("strict", "surrogateescape")
+"""Python's error handlers, UTF-8's and the C locale's, that refuse characters which the encoding lacks."""
+
+
 class _Raw(io.FileIO):
     """A file descriptor that goes quiet after its first failed write."""
 
@@ -46,7 +50,7 @@ def install_safe_output() -> None:
             safe = io.TextIOWrapper(
                 io.BufferedWriter(_Raw(current.fileno(), "w", closefd=False)),
                 encoding=current.encoding,
-                errors="backslashreplace" if current.errors == "strict" else current.errors,
+                errors="backslashreplace" if current.errors in RAISING else current.errors,
                 line_buffering=name == "stderr" or current.isatty(),
             )
             setattr(sys, name, safe)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ezm_pl.spec import DMC, SpecError
+from ezm_pl.spec import DMC, SpecError, read_json
 from ezm_pl.tracking.runs.metrics import BY_ENV_STEPS
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def published_curves(path: Path) -> dict[str, list[Curve]]:
         SpecError: no such file, or none of the layouts.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         return {
             _OURS.get(task, task): _published(_OURS.get(task, task), entry)
             for task, entry in document.items()

@@ -7,7 +7,6 @@ runs whose store is no longer at hand.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from ezm_pl.spec import SpecError, build_experiment, write_json
+from ezm_pl.spec import SpecError, build_experiment, read_json, write_json
 from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import contests
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
@@ -125,7 +124,7 @@ def read_record(path: Path, named: str) -> dict[str, Any]:
         SpecError: no such file, or no record.
     """
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         if not document.get("runs"):
             raise ValueError("it has no runs")
     except FileNotFoundError:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from ezm_pl.spec import SpecError, normalized_score
+from ezm_pl.spec import SpecError, normalized_score, read_text
 from ezm_pl.tracking.results.comparison import Agent, thousands
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.record import curves_of, read_record
@@ -49,10 +49,12 @@ def render(template: Path, records: Path) -> str:
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
     try:
-        page = environment.from_string(template.read_text(encoding="utf-8"))
+        page = environment.from_string(read_text(template))
         return page.render({name: partial(table, name, make) for name, make in tables.items()})
     except OSError as error:
         raise SpecError(f"{template}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{template}: cannot be read: {error}") from None
     except jinja2.TemplateError as error:
         raise SpecError(f"{template}: {error.message}") from None
 
