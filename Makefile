@@ -61,7 +61,7 @@ ui: $(READY) ## MLflow's UI on this machine: PORT=5000
 
 .PHONY: test
 test: $(READY_TESTS) ## the tests (minutes), one process per core: JOBS=auto
-	@$(VENV)/bin/python -m pytest -q -m "not slow" -n "$(JOBS)" --dist loadfile
+	@$(VENV)/bin/python -m pytest -q -m "not slow" -n "$(JOBS)" --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-slow
 test-slow: $(READY_TESTS) ## the slow tests

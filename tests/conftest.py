@@ -15,6 +15,17 @@ import torch
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # as the product does: tests import MLflow before it
 
 
+LONGEST = {
+    "test_train.py", "test_away.py", "test_ranks.py", "test_sweep_runs.py", "test_fit.py",
+    "test_checkpoint.py", "test_ablations.py", "test_distill.py", "test_export.py",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take longest come first, so that no process is left with one of them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """Tensors here are tiny: threads would only get in each other's way (20x the time on a busy machine)."""

@@ -6,11 +6,11 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import numpy as np
 import psutil
 import pytest
@@ -285,11 +285,11 @@ def test_ctrl_c_from_a_terminal(moment: str, seconds: float, tmp_path: Path) -> 
     """To the whole process group, with physics in worker processes: all of it ends, and in order."""
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    process = subprocess.Popen(
-        [sys.executable, str(script), str(tmp_path)],
+    process = fork_server.start(
+        [str(script), str(tmp_path)],
+        cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"},
     )

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fork_server
 import numpy as np
 import psutil
 import pytest
@@ -35,21 +35,23 @@ from ezm_pl.training.ranks import Ranks, per_rank
 PATIENCE = 300
 """Seconds for two ranks on a busy machine; idle, a run takes about 15."""
 
+PYTHONPATH = os.pathsep.join(str(Path(__file__).parents[up]) for up in (0, 1, 2))
+
 pytestmark = pytest.mark.timeout(2 * PATIENCE)
 
 
 @contextmanager
 def two_ranks(
     folder: Path, moment: str = "none", overrides: dict[str, Any] | None = None
-) -> Iterator[subprocess.Popen]:
+) -> Iterator[fork_server.Forked]:
     """The script on its way; what is left of it is killed at the end."""
     script = Path(__file__).with_name("two_ranks.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": PYTHONPATH}
     for name in ("LOCAL_RANK", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE"):
         environment.pop(name, None)
     with (folder / "out.txt").open("w") as out:
-        process = subprocess.Popen(
-            [sys.executable, str(script), str(folder), moment, json.dumps(overrides or {})],
+        process = fork_server.start(
+            [str(script), str(folder), moment, json.dumps(overrides or {})],
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=folder,
@@ -68,14 +70,14 @@ def said(folder: Path) -> str:
     return (folder / "out.txt").read_text()
 
 
-def finish(folder: Path, process: subprocess.Popen) -> list[dict[str, Any]]:
+def finish(folder: Path, process: fork_server.Forked) -> list[dict[str, Any]]:
     """Both ranks' results."""
     code = process.wait(PATIENCE)
     assert code == 0, said(folder)
     return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def nobody_left(process: subprocess.Popen) -> bool:
+def nobody_left(process: fork_server.Forked) -> bool:
     def session(pid: int) -> int | None:
         try:
             return os.getsid(pid)
@@ -227,9 +229,21 @@ def gradients_on(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+GRADIENTS = """
+import sys
+from test_ranks import gradients_on
+gradients_on(int(sys.argv[1]), sys.argv[2])
+"""
+
+
 def test_two_ranks_have_the_gradients_of_one(tmp_path: Path) -> None:
     """The same batch, halved: gradients and statistics to float tolerance, and equal bit for bit."""
-    torch.multiprocessing.spawn(gradients_on, (str(tmp_path),), nprocs=2)
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
+    ranks = [
+        fork_server.start(["-c", GRADIENTS, str(rank), str(tmp_path)], cwd=tmp_path, env=environment)
+        for rank in range(2)
+    ]
+    assert [rank.wait(PATIENCE) for rank in ranks] == [0, 0]
     one, two = (torch.load(tmp_path / str(rank), weights_only=True) for rank in range(2))
     whole = Loss()
     whole(*batch_and_targets()).backward()

@@ -5,9 +5,10 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import sys
 import time
+from pathlib import Path
 
+import fork_server
 import pytest
 
 RANK = """
@@ -26,12 +27,12 @@ def port() -> int:
         return probe.getsockname()[1]
 
 
-def start(port: int, rank: int, size: int) -> subprocess.Popen[str]:
-    arguments = [sys.executable, "-c", RANK, str(port), str(rank), str(size)]
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def start(port: int, rank: int, size: int) -> fork_server.Forked:
+    arguments = ["-c", RANK, str(port), str(rank), str(size)]
+    return fork_server.start(arguments, cwd=Path(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
+def first_line(process: fork_server.Forked) -> str:
     assert process.stderr is not None
     return process.stderr.readline()
 
