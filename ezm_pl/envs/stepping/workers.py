@@ -225,6 +225,8 @@ def _start(arguments: tuple[Any, ...]) -> AsyncVectorEnv:
     """
     # Never fork a process that may hold threads (and their locks): start afresh.
     method = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    # What every worker needs is imported once, by the server that they are forked from.
+    multiprocessing.set_forkserver_preload(["__main__", "ezm_pl.envs"])
     # Workers inherit the mask: Ctrl-C is the parent's to answer, also while they are starting. (Starting
     # multiprocessing's resource tracker lifts the block, so that comes first.)
     resource_tracker.ensure_running()
