@@ -192,11 +192,6 @@ class ControlEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """Control steps after which the present episode is truncated."""
         return self._episode_steps
 
-    @property
-    def elapsed_steps(self) -> int:
-        """Control steps taken in the present episode."""
-        return self._elapsed
-
     def set_episode_steps(self, steps: int | None) -> None:
         """Changes the time limit, in control steps, from the next `reset` on; None for the full length.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +17,10 @@ from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.spec.io import with_settings
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.agents import how_to_act, new_module
-from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes, rollout
+from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
 from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment, read_checkpoint
 from ezm_pl.training.module import EZMModule
+from ezm_pl.training.playing import play
 from ezm_pl.world_model.language import DescribedTasks
 
 FILM_SECONDS = 8
@@ -115,7 +117,7 @@ def evaluate(
 def film(
     checkpoint: Path, task: str, seed: int, *, search: bool = True, settings: Sequence[str] = ()
 ) -> tuple[list[NDArray[np.uint8]], float]:
-    """Films the first `FILM_SECONDS` of an evaluation episode of a task.
+    """The first `FILM_SECONDS` of an evaluation episode of a task.
 
     Args:
         checkpoint: to load.
@@ -125,7 +127,8 @@ def film(
         settings: `search.a=b`, laid over its spec.
 
     Returns:
-        RGB frames `[H, W, 3]`, one per decision, and their rate in frames per second of simulated time.
+        RGB frames `[H, W, 3]`, one per decision that did not end the episode, and their rate per second of
+        simulated time.
 
     Raises:
         RenderingUnavailable: this system cannot render.
@@ -134,17 +137,12 @@ def film(
     experiment, actor, _, _ = load_actor(checkpoint, settings=settings)
     if task not in experiment.tasks:
         raise ValueError(f"{checkpoint}: was not trained on {task!r}, but on {', '.join(experiment.tasks)}")
-    index = experiment.tasks.index(task)
-    envs = evaluation_envs(experiment, 1, tasks=[index], render_mode="rgb_array")
-    act = how_to_act(experiment, search=search)
     frames: list[NDArray[np.uint8]] = []
-    try:
-        rate = envs.metadata["render_fps"] / experiment.env.action_repeat
-        heads = torch.Generator().manual_seed(seed)
-        for step in rollout(envs, actor, act, seed=seed, heads=heads, tasks=[index]):
-            frames += envs.render()
-            if step.ended.all() or len(frames) >= FILM_SECONDS * rate:
+    rate = 1.0
+    with closing(play(experiment, actor, task, seed=seed, search=search)) as episode:
+        for moment in episode:
+            frames.append(moment.frame)
+            rate = len(frames) / moment.seconds
+            if moment.seconds >= FILM_SECONDS:
                 break
-        return frames, rate
-    finally:
-        envs.close()
+    return frames, rate

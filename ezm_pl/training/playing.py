@@ -5,7 +5,7 @@ Shapes: `R` root candidates, `H` and `W` of a frame.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,9 @@ class _Considered:
         return found.action
 
 
-def play(experiment: Experiment, actor: Actor, task: str, *, seed: int) -> Iterator[Moment]:
+def play(
+    experiment: Experiment, actor: Actor, task: str, *, seed: int, search: bool = True
+) -> Generator[Moment]:
     """Plays one evaluation episode of a task, decision by decision.
 
     Args:
@@ -68,12 +70,13 @@ def play(experiment: Experiment, actor: Actor, task: str, *, seed: int) -> Itera
         actor: the network that decides.
         task: one of the experiment's.
         seed: of the episode and the search.
+        search: plan, where the agent can; otherwise the policy decides alone.
 
     Raises:
         RenderingUnavailable: this system cannot render.
     """
     index = experiment.tasks.index(task)
-    searches = isinstance(actor, InferenceModel) and experiment.search.choice != "policy"
+    searches = search and isinstance(actor, InferenceModel) and experiment.search.choice != "policy"
     considered = _Considered(experiment) if searches else None
     envs = evaluation_envs(experiment, 1, tasks=[index], render_mode="rgb_array")
     total, fell = 0.0, False

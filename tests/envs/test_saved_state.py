@@ -53,7 +53,7 @@ def test_a_restored_environment_continues_bit_for_bit(task: str) -> None:
     rollout(other, 4)
     for target, saved in ((env, state), (other, pickle.loads(pickle.dumps(state)))):
         np.testing.assert_array_equal(target.restore(saved), observation)
-        assert target.elapsed_steps == state.elapsed
+        assert target.state().elapsed == state.elapsed
         assert rollout(target, 2) == ahead
     env.close()
     other.close()

@@ -91,6 +91,8 @@ def film_tasks(
     try:
         for task in tasks:
             frames, fps = film(checkpoint, task, seed, search=search, settings=settings)
+            if not frames:
+                continue
             path = directory / f"{task}.mp4"
             write_video(frames, path, fps=fps)
             written.append(path)
