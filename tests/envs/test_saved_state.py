@@ -13,7 +13,7 @@ import ezm_pl.envs as envs
 from ezm_pl.envs.core import ControlEnv
 from ezm_pl.spec.tasks import DMC, HUMANOID_BENCH
 
-STEPS = 50
+STEPS = 30
 GYM = ("gym:Humanoid-v5", "gym:Hopper-v5", "gym:Pendulum-v1")
 
 
@@ -24,7 +24,7 @@ def made(task: str, **settings: Any) -> ControlEnv:
 
 
 def rollout(env: ControlEnv, seed: int) -> list[Any]:
-    """50 steps and whatever resets come with them: observations, rewards, flags, reward terms, generator."""
+    """Steps and whatever resets come with them: observations, rewards, flags, reward terms, generator."""
     rng = np.random.default_rng(seed)
     seen: list[Any] = []
     for step in range(STEPS):
@@ -42,7 +42,7 @@ def rollout(env: ControlEnv, seed: int) -> list[Any]:
 
 @pytest.mark.parametrize("task", [*HUMANOID_BENCH, *DMC, *GYM])
 def test_a_restored_environment_continues_bit_for_bit(task: str) -> None:
-    env, other = made(task, seed=0, episode_steps=40), made(task, seed=1, episode_steps=40)
+    env, other = made(task, seed=0, episode_steps=24), made(task, seed=1, episode_steps=24)
     env.reset()
     rollout(env, 1)
     state = env.state()

@@ -128,6 +128,8 @@ def test_the_one_before_is_used_where_the_last_is_damaged(damage: str, folder: P
     assert found == previous(folder)
     assert note is not None and "\n" not in note and str(broken) in note
     assert note.endswith("previous.ckpt, the one before it, is used")
+    if damage not in ("missing", "state"):  # what was found is the same: two of them train on
+        return
     result = run(fit_experiment(THREE), folder, checkpoint=found)
     assert result.updates == UPDATES
     assert contents(path)["global_step"] == UPDATES, "the damaged one is replaced"
