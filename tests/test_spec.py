@@ -135,6 +135,12 @@ def test_wrong_field_is_one_line_and_exit_code_2(
     assert "secret" not in only
 
 
+def test_a_wrong_value_of_any_length_is_a_short_line() -> None:
+    with pytest.raises(SpecError, match=r"^spec: seed: a whole number expected, got 'x") as error:
+        build_experiment(GOOD | {"seed": "x" * 10_000})
+    assert len(str(error.value)) < 200
+
+
 WRONG_FILES = {
     "syntax": ("a: [1", "not valid YAML: line 1, column 6: expected ',' or ']'"),
     "tab": ("a:\n\tb: 1", "not valid YAML: line 2, column 1: found character '\\t'"),

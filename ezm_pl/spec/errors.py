@@ -26,6 +26,9 @@ _EXPECTED = {
 
 _GOT = " expected, got "
 
+_LONG = 100
+"""Characters of a wrong value that a line shows."""
+
 
 class SpecError(ValueError):
     """A spec or command line that cannot work, said in one line per problem."""
@@ -79,7 +82,9 @@ def _path(location: tuple[int | str, ...], document: object) -> list[int | str]:
 
 
 def _text(problem: Any, model: type[BaseModel]) -> str:
-    kind, given = problem["type"], problem["input"]
+    kind, given = problem["type"], repr(problem["input"])
+    if len(given) > _LONG:
+        given = given[:_LONG] + "..."
     context = problem.get("ctx", {})
     match kind:
         case "extra_forbidden":
@@ -92,18 +97,18 @@ def _text(problem: Any, model: type[BaseModel]) -> str:
         case "value_error":
             return str(context["error"])
         case "literal_error":
-            return f"{context['expected']}{_GOT}{given!r}"
+            return f"{context['expected']}{_GOT}{given}"
         case "string_pattern_mismatch":
-            return f"text matching {context['pattern']}{_GOT}{given!r}"
+            return f"text matching {context['pattern']}{_GOT}{given}"
         case "string_too_short" | "string_too_long":
             limit = context.get("min_length", context.get("max_length"))
             bound = "at least" if kind == "string_too_short" else "at most"
-            return f"{bound} {limit} characters{_GOT}{given!r}"
+            return f"{bound} {limit} characters{_GOT}{given}"
     if kind.startswith(("greater_than", "less_than")):
         rule = problem["msg"].removeprefix("Input should be ")
-        return f"must be {rule}, got {given!r}"
+        return f"must be {rule}, got {given}"
     expected = _EXPECTED.get(kind.split("_")[0], problem["msg"])
-    return f"{expected}{_GOT}{given!r}"
+    return f"{expected}{_GOT}{given}"
 
 
 def _join(texts: list[str]) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 from ezm_pl.spec.fields import Strict
 
 _TAG = re.compile(r"[/\w.\- :]+")
-_MAX_TAG_LENGTH = 250
+_MAX_TAG_LENGTH, _MAX_VALUE_LENGTH = 250, 6000
 _RESERVED_TAGS = ("mlflow.", "sweep.", "resume.")
 
 
@@ -25,7 +25,7 @@ class TrackingSpec(Strict):
     @field_validator("tags")
     @classmethod
     def _tags_that_mlflow_takes(cls, tags: dict[str, str]) -> dict[str, str]:
-        for key in tags:
+        for key, value in tags.items():
             plain = posixpath.normpath(key) == key and key != "." and not key.startswith(("/", ".."))
             if not _TAG.fullmatch(key) or not plain:
                 raise ValueError(
@@ -33,6 +33,8 @@ class TrackingSpec(Strict):
                 )
             if len(key) > _MAX_TAG_LENGTH:
                 raise ValueError(f"{key[:20] + '...'!r}: at most {_MAX_TAG_LENGTH} characters expected")
+            if len(value) > _MAX_VALUE_LENGTH:
+                raise ValueError(f"{key!r}: a value of at most {_MAX_VALUE_LENGTH} characters expected")
             if key.startswith(_RESERVED_TAGS):
                 raise ValueError(f"{key!r}: tags under {', '.join(_RESERVED_TAGS)} are not free")
         return tags

@@ -83,12 +83,14 @@ def store_errors() -> tuple[type[Exception], ...]:
 
 
 def sqlite_file(uri: str) -> Path | None:
-    """The absolute path of a SQLite database; None for an address of another kind.
+    """The absolute path of a SQLite database; None for other addresses, also SQLite's own (`file:x.db`).
 
     As in SQLAlchemy, %20 in an address stands for a space, and `?` begins the driver's options.
     """
     path = unquote(uri.removeprefix(SQLITE).partition("?")[0])
-    return Path(path).resolve() if uri.startswith(SQLITE) and path not in ("", ":memory:") else None
+    if not uri.startswith(SQLITE) or path in ("", ":memory:") or path.startswith("file:"):
+        return None
+    return Path(os.path.realpath(path))  # `Path.resolve` raises where links lead in a circle
 
 
 def sqlite_url(file: Path) -> str:
@@ -175,7 +177,8 @@ def _open_sqlite(file: Path, uri: str, *, create: bool) -> MlflowClient:
 
     if file.is_dir():
         raise SpecError(f"tracking address {uri!r} cannot be opened: {file} is a folder")
-    if file in (RUNS.resolve(), *RUNS.resolve().parents):  # a file there would leave no place for runs
+    runs = Path(os.path.realpath(RUNS))
+    if file in (runs, *runs.parents):  # a file there would leave no place for runs
         raise SpecError(f"tracking address {uri!r} cannot be opened: {file} has to be a folder")
     if create:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -186,7 +189,8 @@ def _open_sqlite(file: Path, uri: str, *, create: bool) -> MlflowClient:
             raise SpecError(f"tracking address {uri!r} cannot be opened: {path} is read-only")
     address = sqlite_url(file)
     with _first_use(file.parent):
-        _check_tables(address, uri, create=create)
+        if not _check_tables(address, uri, create=create):
+            _make_tables(address, file.parent / "artifacts")
         client = _client(address)
         point_at_own_artifacts(file)
     return client
@@ -200,14 +204,23 @@ def _client(uri: str) -> MlflowClient:
     return client
 
 
-def _check_tables(address: str, given: str, *, create: bool) -> None:
-    """Raises what is wrong with a database at once: MLflow would try for two minutes."""
+def _make_tables(address: str, artifacts: Path) -> None:
+    """Makes MLflow's tables. MLflow writes the folder into SQL as it is, so it gets one without quotes."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    SqlAlchemyStore(address, artifacts.as_uri())
+
+
+def _check_tables(address: str, given: str, *, create: bool) -> bool:
+    """Whether MLflow's tables are there. Raises what is wrong at once: MLflow would try for two minutes."""
     import sqlalchemy
 
     options = {"connect_timeout": _CONNECT_SECONDS} if address.startswith("postgresql") else {}
     engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, connect_args=options)
-    if not sqlalchemy.inspect(engine).has_table("experiments") and not create:
+    there = sqlalchemy.inspect(engine).has_table("experiments")
+    if not there and not create:
         raise EmptyStore(_nothing_in(given))
+    return there
 
 
 def _nothing_in(uri: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from ezm_pl.sweeps.storage import open_storage
 
 
-@pytest.mark.parametrize("name", ["feature%2Fwalk? {x}"])
+@pytest.mark.parametrize("name", ["feature%2Fwalk? {x}", "'\" :y\\n"])
 def test_a_folder_of_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / name
     folder.mkdir()

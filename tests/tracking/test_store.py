@@ -33,7 +33,7 @@ FOLDERS = ["plain", "feature%2Fwalk", "what? a%20b", "100% #1", "ü&;=@:+{x}", "
 @pytest.fixture(scope="module")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with MLflow's tables, which take seconds to make; its own folder has a difficult name."""
-    folder = tmp_path_factory.mktemp("new") / "feature%2Fwalk? {x}"
+    folder = tmp_path_factory.mktemp("new") / "feature%2Fwalk? {x} '\" :y\\n"
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -98,6 +98,11 @@ def test_experiments_are_made_once_with_artifacts_beside(workplace: Path) -> Non
         ("sqlite:///mlruns", "a folder"),  # which of two reasons: whether an earlier test has made it
         ("sqlite:///mlruns/runs", "has to be a folder"),
         ("sqlite:///broken.db/x.db", "cannot be opened"),
+        ("sqlite:///circle/x.db", "cannot be opened"),
+        (
+            "sqlite:///file:x.db?mode=ro&uri=true",
+            "sqlite:///FILE, http://HOST:PORT or postgresql://... expected",
+        ),
         ("weird://x", "cannot be opened"),
         ("http://[::1", "cannot be opened"),
         ("weird://[::1", "cannot be opened"),
@@ -112,6 +117,8 @@ def test_addresses_that_do_not_open(
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("tries again"))
     (workplace / "broken.db").write_text("not a database " * 100)
     (workplace / "folder").mkdir(exist_ok=True)
+    if not os.path.lexists(workplace / "circle"):
+        (workplace / "circle").symlink_to("circle")
     with pytest.raises(SpecError) as error:
         open_store(uri, create=create)
     assert reason in str(error.value) or (not create and "no runs yet" in str(error.value))
