@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import subprocess
 import sys
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,20 @@ from gymnasium.utils.env_checker import check_env
 import ezm_pl.envs as envs
 from ezm_pl.envs.core import ControlEnv, _on_warning
 from ezm_pl.envs.robots.humanoid import HumanoidEnv, Task, Terms
+from ezm_pl.envs.tasks.locomotion import Stand
 from ezm_pl.envs.tasks.scene import BOX, add_solid
 from ezm_pl.spec.tasks import HUMANOID_BENCH
 
 HUMANOIDS = list(HUMANOID_BENCH)
 DMC = ["dmc-cartpole-balance", "dmc-walker-walk"]
+
+
+@pytest.fixture(scope="module", params=HUMANOIDS)
+def humanoid(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A task at a time; its model lasts from one of its tests to the next."""
+    env = envs.make(request.param)
+    yield request.param
+    env.close()
 
 
 def rollout(env: gymnasium.Env[Any, Any], seed: int, steps: int = 20) -> list[Any]:
@@ -42,10 +54,9 @@ def test_gymnasiums_checker_passes(task: str) -> None:
     env.close()
 
 
-@pytest.mark.parametrize("task", HUMANOIDS)
-def test_sizes_are_the_tables(task: str) -> None:
-    facts = HUMANOID_BENCH[task]
-    env = gymnasium.make(f"ezm_pl/{task}-v0")
+def test_sizes_are_the_tables(humanoid: str) -> None:
+    facts = HUMANOID_BENCH[humanoid]
+    env = gymnasium.make(f"ezm_pl/{humanoid}-v0")
     simulation = env.unwrapped
     assert isinstance(simulation, HumanoidEnv)
     obs, _ = env.reset(seed=0)
@@ -73,9 +84,8 @@ def test_a_seed_gives_the_same_episode(task: str) -> None:
     np.testing.assert_array_equal(envs.make(task, seed=5).reset()[0], envs.make(task).reset(seed=5)[0])
 
 
-@pytest.mark.parametrize("task", HUMANOIDS)
-def test_a_seed_gives_the_same_episode_on_every_task(task: str) -> None:
-    a, b = envs.make(task), envs.make(task)
+def test_a_seed_gives_the_same_episode_on_every_task(humanoid: str) -> None:
+    a, b = envs.make(humanoid), envs.make(humanoid)
     rollout(b, 1, steps=1)
     for seed in (3, 4):
         for x, y in zip(rollout(a, seed, steps=3), rollout(b, seed, steps=3), strict=True):
@@ -219,9 +229,8 @@ def test_other_warnings_of_mujoco_are_seen(caplog: pytest.LogCaptureFixture) -> 
     ]
 
 
-@pytest.mark.parametrize("task", HUMANOIDS)
-def test_noise_at_the_limits_stays_finite(task: str) -> None:
-    env = envs.make(task, protocol="ezm", seed=0)
+def test_noise_at_the_limits_stays_finite(humanoid: str) -> None:
+    env = envs.make(humanoid, protocol="ezm", seed=0)
     rng = np.random.default_rng(0)
     env.reset()
     for _ in range(100):
@@ -292,17 +301,25 @@ def test_a_newcomers_task_is_short() -> None:
     assert reward == pytest.approx(1 - info["reward_terms"]["gap"])
 
 
-@pytest.mark.parametrize("task", HUMANOIDS)
-def test_a_task_is_described(task: str) -> None:
+def test_a_task_is_described(humanoid: str) -> None:
     from ezm_pl.envs import catalogue
 
-    sentence = catalogue.description(task)
+    sentence = catalogue.description(humanoid)
     assert sentence[0].isupper() and sentence.endswith(".") and len(sentence) < 110
-    family = catalogue.family(task)  # a family is named after its task, but for the first
-    assert family == "locomotion" or task.split("-")[1].startswith(family)
+    family = catalogue.family(humanoid)  # a family is named after its task, but for the first
+    assert family == "locomotion" or humanoid.split("-")[1].startswith(family)
 
 
-def test_environments_of_a_task_share_the_model() -> None:
-    a, b = envs.make("h1-walk").unwrapped, envs.make("h1-walk").unwrapped
-    assert isinstance(a, HumanoidEnv) and isinstance(b, HumanoidEnv)
+def test_environments_of_a_task_share_the_model_as_long_as_there_are_any() -> None:
+    class Alone(Stand):
+        """A task that no other test has environments of."""
+
+    a, b = HumanoidEnv("h1", Alone), HumanoidEnv("h1", Alone)
     assert a.model is b.model and a.data is not b.data
+    model = weakref.ref(a.model)
+    del a
+    gc.collect()
+    assert model() is b.model
+    del b
+    gc.collect()
+    assert model() is None, "50 MB that nobody uses"

@@ -11,6 +11,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Unpack
+from weakref import WeakValueDictionary
 
 import mujoco
 import numpy as np
@@ -122,7 +123,7 @@ class Task:
         return False
 
 
-_models: dict[tuple[str, type[Task]], mujoco.MjModel] = {}
+_models: WeakValueDictionary[tuple[str, type[Task]], mujoco.MjModel] = WeakValueDictionary()
 _models_lock = threading.Lock()
 
 
@@ -147,12 +148,15 @@ def build_spec(robot: str, task: type[Task]) -> mujoco.MjSpec:
 
 
 def compiled_model(robot: str, task: type[Task]) -> mujoco.MjModel:
-    """The compiled model of a robot in a task's scene: one per process, as no task changes it."""
+    """The compiled model of a robot in a task's scene, which no task changes: its environments share one.
+
+    It takes 50 MB, most of them the robot's meshes, as long as there is such an environment.
+    """
     with _models_lock:
-        key = (robot, task)
-        if key not in _models:
-            _models[key] = build_spec(robot, task).compile()
-        return _models[key]
+        model = _models.get((robot, task))
+        if model is None:
+            model = _models[robot, task] = build_spec(robot, task).compile()
+        return model
 
 
 def standing_qpos(model: mujoco.MjModel, task: type[Task], robot_nq: int) -> FloatArray:
