@@ -86,6 +86,13 @@ def add_search_settings(command: Parser) -> None:
     )
 
 
+def add_published(command: Parser, text: str) -> None:
+    """Adds `--published`, files of published curves."""
+    command.add_argument(
+        "--published", type=Path, action="append", default=[], metavar="JSON", help=f"{text}; repeatable"
+    )
+
+
 def add_spec(command: Parser) -> None:
     """Adds the arguments that name an experiment and lay settings over it."""
     command.add_argument("spec", metavar="SPEC", help="a YAML file, such as experiments/quickstart.yaml")

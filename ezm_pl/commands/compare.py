@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from ezm_pl.commands import outputs
-from ezm_pl.commands.arguments import Group, command, new_console, number
+from ezm_pl.commands.arguments import Group, add_published, command, new_console, number
 
 
 def add(group: Group) -> None:
@@ -18,14 +17,7 @@ def add(group: Group) -> None:
         metavar="RUN",
         help="last, a run id, a run folder, a checkpoint, or a record (JSON); equal settings are one agent",
     )
-    compare.add_argument(
-        "--published",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="published curves as JSON; repeatable",
-    )
+    add_published(compare, "published curves as JSON")
     compare.add_argument(
         "--at",
         type=number(1, 10**12),

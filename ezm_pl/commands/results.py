@@ -8,6 +8,7 @@ from pathlib import Path
 from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import (
     Group,
+    add_published,
     add_search_settings,
     add_seed,
     command,
@@ -35,14 +36,7 @@ def add(group: Group) -> None:
         help="last, a run id, a run folder, a checkpoint, a record (JSON)",
     )
     collect.add_argument("--sweep", metavar="SWEEP", help="in place of runs: last, a run id, a sweep's name")
-    collect.add_argument(
-        "--published",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="published curves to record beside them, at the runs' last steps; repeatable",
-    )
+    add_published(collect, "published curves to record beside them, at the runs' last steps")
     collect.add_argument(
         "--episodes", type=number(1, MOST_EPISODES), help="per task, played with each last checkpoint"
     )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ezm_pl.commands import outputs
-from ezm_pl.commands.arguments import Group, add_run, command, new_console, number
+from ezm_pl.commands.arguments import Group, add_published, add_run, command, new_console, number
 
 PORT = 5000
 
@@ -21,14 +21,7 @@ def add(group: Group) -> None:
     report.add_argument(
         "sweep", nargs="?", default="last", metavar="SWEEP", help="last (default), a run id, a sweep's name"
     )
-    report.add_argument(
-        "--published",
-        type=Path,
-        action="append",
-        default=[],
-        metavar="JSON",
-        help="published curves to draw beside its own; repeatable",
-    )
+    add_published(report, "published curves to draw beside its own")
     report.add_argument("--out", type=outputs.folder, metavar="DIR", help="default: mlruns/reports/SWEEP-RUN")
     ui = command(group, "ui", _ui, "serve MLflow's UI on this machine")
     ui.add_argument("--port", type=number(1, 65535), default=PORT, help=f"default: {PORT}")

@@ -87,19 +87,7 @@ class Teacher:
 
     def environments(self, num_envs: int, seed: int) -> MultiTaskVectorEnv:
         """`num_envs` training environments per task, at full episode length."""
-        env = self.experiment.env
-        return MultiTaskVectorEnv(
-            self.experiment.tasks,
-            num_envs=num_envs,
-            backend=env.backend,
-            protocol=env.protocol,
-            seed=seed,
-            mode=env.workers,
-            action_repeat=env.action_repeat,
-            without_quirks=self.experiment.without_quirks,
-            worker_timeout=env.worker_timeout,
-            max_worker_restarts=env.max_worker_restarts,
-        )
+        return MultiTaskVectorEnv.of(self.experiment, num_envs=num_envs, seed=seed)
 
     def replay(self, count: int) -> list[NDArray[np.float32]] | None:
         """The newest observations of each task in the replay beside the checkpoint, `[at most count, O]`.

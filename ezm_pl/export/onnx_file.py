@@ -179,15 +179,7 @@ def visited(
     policy: nn.Module, experiment: Experiment
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64]]]:
     """`CHECKED` observations or some more, in batches `[B, O]` with their tasks `[B]`."""
-    envs = MultiTaskVectorEnv(
-        experiment.tasks,
-        num_envs=1,
-        seed=experiment.seed,
-        backend=experiment.env.backend,
-        action_repeat=experiment.env.action_repeat,
-        without_quirks=experiment.without_quirks,
-        mode="sync",
-    )
+    envs = MultiTaskVectorEnv.of(experiment, num_envs=1, seed=experiment.seed, protocol="ezm", mode="sync")
     try:
         observation, _ = envs.reset()
         task = np.asarray(envs.task_ids)

@@ -93,18 +93,7 @@ class Collector(BackgroundThread):
     def _work(self) -> None:
         experiment = self.experiment
         seed = stream_int(experiment.seed, f"environments from step {self._resumed_at}", self._rank)
-        envs = MultiTaskVectorEnv(
-            experiment.tasks,
-            num_envs=experiment.env.num_envs,
-            backend=experiment.env.backend,
-            protocol=experiment.env.protocol,
-            seed=seed,
-            mode=experiment.env.workers,
-            action_repeat=experiment.env.action_repeat,
-            without_quirks=experiment.without_quirks,
-            worker_timeout=experiment.env.worker_timeout,
-            max_worker_restarts=experiment.env.max_worker_restarts,
-        )
+        envs = MultiTaskVectorEnv.of(experiment, num_envs=experiment.env.num_envs, seed=seed)
         envs.set_episode_steps(self._episode_steps())
         try:
             self._loop(envs)

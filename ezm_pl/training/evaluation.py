@@ -91,18 +91,10 @@ def evaluation_envs(
         tasks: indices of the tasks to make; None: all.
         render_mode: as in `MultiTaskVectorEnv`.
     """
-    return MultiTaskVectorEnv(
-        experiment.tasks if tasks is None else [experiment.tasks[task] for task in tasks],
-        num_envs=episodes,
-        backend=experiment.env.backend,
-        protocol="ezm",
-        seed=0,  # each rollout resets them with its own
-        render_mode=render_mode,
-        mode=experiment.env.workers,
-        action_repeat=experiment.env.action_repeat,
-        without_quirks=experiment.without_quirks,
-        worker_timeout=experiment.env.worker_timeout,
-        max_worker_restarts=experiment.env.max_worker_restarts,
+    names = experiment.tasks if tasks is None else [experiment.tasks[task] for task in tasks]
+    # Each rollout resets them with a seed of its own.
+    return MultiTaskVectorEnv.of(
+        experiment, num_envs=episodes, seed=0, tasks=names, protocol="ezm", render_mode=render_mode
     )
 
 

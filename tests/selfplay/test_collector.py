@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ezm_pl.envs import TaskSizes
+from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
 from ezm_pl.replay import ReplayBuffer
 from ezm_pl.selfplay import Collector, CollectorError, Pacing, WeightStore, collector
 from ezm_pl.spec import Experiment, build_experiment
@@ -45,6 +45,7 @@ class FakeEnvs:
 
     made: ClassVar[list[FakeEnvs]] = []
     worker_restarts = 0
+    of = classmethod(MultiTaskVectorEnv.of.__func__)  # type: ignore[attr-defined]
 
     def __init__(self, tasks: tuple[str, ...], *, num_envs: int, **settings: Any) -> None:
         self.settings = settings

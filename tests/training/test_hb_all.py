@@ -17,8 +17,10 @@ from ezm_pl.training import evaluation, fit
 @pytest.mark.parametrize("updates", [1, pytest.param(6, marks=pytest.mark.slow)])
 def test_hb_all_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int) -> None:
     # Full episodes of 46 tasks would take most of the time, and say nothing about training.
-    brief = functools.partial(MultiTaskVectorEnv, episode_steps=20)
-    monkeypatch.setattr(evaluation, "MultiTaskVectorEnv", brief)
+    brief = functools.partialmethod(MultiTaskVectorEnv.__init__, episode_steps=20)
+    monkeypatch.setattr(
+        evaluation, "MultiTaskVectorEnv", type("Brief", (MultiTaskVectorEnv,), {"__init__": brief})
+    )
     document = {
         "name": "hb-all",
         "preset": "smoke",

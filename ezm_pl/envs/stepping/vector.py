@@ -25,6 +25,7 @@ from ezm_pl.envs.registry import Backend, sizes
 from ezm_pl.envs.stepping.env_group import Batch, EnvGroup
 from ezm_pl.envs.stepping.thread_pool import ThreadPool
 from ezm_pl.envs.stepping.workers import Workers
+from ezm_pl.spec import Experiment
 
 Mode = Literal["auto", "threads", "async", "sync"]
 MODES: tuple[Mode, ...] = ("auto", "threads", "async", "sync")
@@ -144,6 +145,22 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
             raise ValueError(f"seed must be a whole number of at least 0, not {seed!r}")
         state = np.random.SeedSequence(int(seed)).generate_state(self.num_envs)
         return [int(word) for word in state]
+
+    @classmethod
+    def of(cls, experiment: Experiment, *, num_envs: int, seed: int, **other: Any) -> MultiTaskVectorEnv:
+        """The environments that a spec describes; `other` arguments take the place of the spec's."""
+        env = experiment.env
+        settings: dict[str, Any] = {
+            "tasks": experiment.tasks,
+            "backend": env.backend,
+            "protocol": env.protocol,
+            "mode": env.workers,
+            "action_repeat": env.action_repeat,
+            "without_quirks": experiment.without_quirks,
+            "worker_timeout": env.worker_timeout,
+            "max_worker_restarts": env.max_worker_restarts,
+        }
+        return cls(num_envs=num_envs, seed=seed, **(settings | other))
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None

@@ -47,6 +47,15 @@ def add_legend(figure: Figure, axes: Sequence[Axes], *, columns: int, frame: boo
     )
 
 
+def save_both(figure: Figure, stem: Path) -> Path:
+    """Writes a PNG and an SVG, whose path is returned; their folder is made."""
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=150)
+    svg = stem.with_name(f"{stem.name}.svg")
+    figure.savefig(svg, metadata={"Date": None})
+    return svg
+
+
 def save(figure: Figure, path: Path) -> None:
     """Writes the figure in the format that the file's name says; its folder is made.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 
-from ezm_pl.tracking.results.panels import add_legend, new_panels
+from ezm_pl.tracking.results.panels import add_legend, new_panels, save_both
 from ezm_pl.tracking.sweep.ablations import Ablation
 from ezm_pl.tracking.sweep.scores import Score
 from ezm_pl.tracking.sweep.statistics import Interval
@@ -65,11 +65,7 @@ def ablation_figure(label: str, score: Score, variants: Sequence[Ablation], stem
     right.set_xlabel("probability")
     right.set_title(f"Probability that {label} scores higher", fontsize="medium")
     add_legend(figure, [left, right], columns=3, frame=False)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=150)
-    svg = stem.with_name(f"{stem.name}.svg")
-    figure.savefig(svg, metadata={"Date": None})
-    return svg
+    return save_both(figure, stem)
 
 
 def _name(variant: Ablation, variants: Sequence[Ablation]) -> str:

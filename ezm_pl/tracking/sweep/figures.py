@@ -14,7 +14,7 @@ from matplotlib.ticker import EngFormatter
 from ezm_pl.spec.tasks import task_facts
 from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results.curves import Curve
-from ezm_pl.tracking.results.panels import add_legend, new_panels
+from ezm_pl.tracking.results.panels import add_legend, new_panels, save_both
 from ezm_pl.tracking.sweep.scores import Band, PointScore
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -253,8 +253,4 @@ def _save(figure: Figure, axis: Axes, stem: Path) -> Path:
     _, labels = axis.get_legend_handles_labels()
     columns = 2 if max(map(len, labels), default=0) <= _WIDEST_OF_TWO else 1
     add_legend(figure, [axis], columns=columns, frame=False)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(stem.with_name(f"{stem.name}.png"), dpi=150)
-    svg = stem.with_name(f"{stem.name}.svg")
-    figure.savefig(svg, metadata={"Date": None})
-    return svg
+    return save_both(figure, stem)
