@@ -66,6 +66,13 @@ def _problem(path: Path, folder: bool) -> str | None:
     there = next(p for p in (path, *path.absolute().parents) if p.exists())
     if max(map(len, map(os.fsencode, path.parts)), default=0) > os.pathconf(there, "PC_NAME_MAX"):
         return "cannot be written: a name in it is too long"
+    for each in (path, *path.absolute().parents):
+        target = Path(os.path.realpath(each))
+        lost = target == each.absolute() or not target.parent.is_dir()
+        if each.is_symlink() and not each.exists() and (folder or each != path or lost):
+            return f"cannot be written: {each} is a link that leads nowhere"
+    if there == path and (there.is_fifo() or there.is_socket()):
+        return "a pipe; a file name expected"
     if there == path and there.is_dir() != folder:
         return "a file; a folder expected" if folder else "a folder; a file name expected"
     if there != path and not there.is_dir():
