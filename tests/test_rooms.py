@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,9 +37,6 @@ BARRED: dict[str, tuple[str, ...]] = {
 
 COMMAND = ("agent", "export", "cli", "commands")
 """What people use: below all rooms, none of which may import it."""
-
-CLI_LINES, CLI_FUNCTION_STATEMENTS = 200, 12
-"""How long a file of the command may be, and how much one of its functions may do, those that add aside."""
 
 
 def imported(tree: ast.AST, module: str) -> Iterator[tuple[str, int]]:
@@ -173,35 +171,15 @@ def test_the_check_lets_pass_what_is_allowed(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     "path", [PACKAGE / "cli.py", *sorted((PACKAGE / "commands").glob("*.py"))], ids=module_of
 )
-def test_the_command_is_thin(path: Path) -> None:
-    """It parses arguments and calls rooms: nothing heavy at the top, no long functions, no classes."""
-    source = path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
-    assert len(source.splitlines()) <= CLI_LINES
+def test_the_command_imports_rooms_where_it_needs_them(path: Path) -> None:
+    """Bad input is answered at once: what is imported at the top is light."""
     at_the_top = {
         name
-        for node in tree.body
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
         if isinstance(node, ast.Import | ast.ImportFrom)
         for name, _ in imported(node, module_of(path))
     }
     ours = {name for name in at_the_top if name.startswith("ezm_pl.")}
     assert all(name.startswith(("ezm_pl.spec.", "ezm_pl.commands.")) for name in ours)
-    assert {name.partition(".")[0] for name in at_the_top - ours} <= {
-        "__future__",
-        "argparse",
-        "contextlib",
-        "io",
-        "os",
-        "re",
-        "sys",
-        "collections",
-        "pathlib",
-        "typing",
-        "rich",
-    }
-    for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef) and not function.name.strip("_").startswith("add"):
-            statements = sum(isinstance(node, ast.stmt) for node in ast.walk(function)) - 1
-            assert statements <= CLI_FUNCTION_STATEMENTS, f"{function.name} has {statements} statements"
-    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-    assert classes == (["Parser"] if path.stem == "arguments" else [])
+    others = {name.partition(".")[0] for name in at_the_top - ours}
+    assert others <= {*sys.stdlib_module_names, "rich"}
