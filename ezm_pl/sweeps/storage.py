@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ezm_pl.spec import SpecError
-from ezm_pl.tracking.store import SQLITE, shown, sqlite_file, sqlite_url
+from ezm_pl.tracking.store import SQLITE, has_tables, shown, sqlite_file, sqlite_url
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
@@ -57,6 +57,7 @@ def open_storage(url: str | None) -> Storage:
     given = url or DEFAULT_STORAGE
     address = _address(given)
     import optuna
+    import sqlalchemy
     from optuna.exceptions import OptunaError
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -65,6 +66,8 @@ def open_storage(url: str | None) -> Storage:
     try:
         with _lock(address), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # heartbeats are marked experimental
+            engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, **options)
+            has_tables(engine, "studies")
             storage = optuna.storages.RDBStorage(
                 address,
                 engine_kwargs={"pool_pre_ping": True, **options},

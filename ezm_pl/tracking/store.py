@@ -17,6 +17,7 @@ from ezm_pl.tracking.runs.run_lookup import RUNS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from sqlalchemy import Engine
 
 DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 SQLITE = "sqlite:///"
@@ -217,9 +218,24 @@ def _check_tables(address: str, given: str, *, create: bool) -> bool:
 
     options = {"connect_timeout": _CONNECT_SECONDS} if address.startswith("postgresql") else {}
     engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.pool.NullPool, connect_args=options)
-    there = sqlalchemy.inspect(engine).has_table("experiments")
+    there = has_tables(engine, "experiments")
     if not there and not create:
         raise EmptyStore(_nothing_in(given))
+    return there
+
+
+def has_tables(engine: Engine, table: str) -> bool:
+    """Whether a database holds the tables of the program that makes `table`.
+
+    Raises:
+        ValueError: it holds those of another. MLflow and Optuna keep their versions under one name.
+    """
+    import sqlalchemy
+
+    inspector = sqlalchemy.inspect(engine)
+    there = inspector.has_table(table)
+    if not there and inspector.has_table("alembic_version"):
+        raise ValueError("it holds another program's tables; MLflow and Optuna need a database each")
     return there
 
 

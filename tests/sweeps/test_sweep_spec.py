@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import optuna
 import pytest
 from sweep_helpers import write
+from workplaces import empty_store
 
 from ezm_pl.cli import main
 from ezm_pl.spec import SpecError
@@ -184,6 +186,7 @@ def test_a_bad_spec_is_one_line_and_exit_code_2(
         "mysql://host/db": "sqlite:///FILE or postgresql://USER@HOST/DATABASE expected",
         "sqlite:///notes.db": "cannot be opened: file is not a database",
         "sqlite:////proc/nowhere/optuna.db": "cannot be opened: ",
+        "sqlite:///mlflow.db": "cannot be opened: it holds another program's tables; MLflow and Optuna need",
     }.items(),
 )
 def test_a_storage_that_cannot_be_opened(
@@ -195,10 +198,12 @@ def test_a_storage_that_cannot_be_opened(
 ) -> None:
     monkeypatch.chdir(folder)
     (folder / "notes.db").write_text("not a database " * 100)
+    shutil.copy(empty_store(), folder / "mlflow.db")
     assert main(["sweep", "run", "sweep.yaml", "--storage", storage]) == 2
     (only,) = capsys.readouterr().err.splitlines()
     assert only.startswith(f"ezm: STORAGE {storage!r}")
     assert line in only
+    assert (folder / "mlflow.db").read_bytes() == empty_store().read_bytes()
 
 
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)

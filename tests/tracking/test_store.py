@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
 from collections import OrderedDict
+from contextlib import closing
 from pathlib import Path
 
 import fork_server
@@ -99,6 +101,7 @@ def test_experiments_are_made_once_with_artifacts_beside(workplace: Path) -> Non
         ("sqlite:///mlruns/runs", "has to be a folder"),
         ("sqlite:///broken.db/x.db", "cannot be opened"),
         ("sqlite:///circle/x.db", "cannot be opened"),
+        ("sqlite:///optuna.db", "it holds another program's tables"),
         (
             "sqlite:///file:x.db?mode=ro&uri=true",
             "sqlite:///FILE, http://HOST:PORT or postgresql://... expected",
@@ -117,6 +120,8 @@ def test_addresses_that_do_not_open(
     monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("tries again"))
     (workplace / "broken.db").write_text("not a database " * 100)
     (workplace / "folder").mkdir(exist_ok=True)
+    with closing(sqlite3.connect(workplace / "optuna.db")) as database:
+        database.execute("CREATE TABLE IF NOT EXISTS alembic_version (version_num TEXT)")
     if not os.path.lexists(workplace / "circle"):
         (workplace / "circle").symlink_to("circle")
     with pytest.raises(SpecError) as error:
