@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -173,7 +174,7 @@ def serve(address: str) -> None:
     while sys.stdin not in (found := select.select([listener, sys.stdin], [], [])[0]):
         assert found == [listener]
         connection, _ = listener.accept()
-        if os.fork() == 0:
+        if _fork() == 0:
             listener.close()
             _attend(connection)
             return
@@ -188,7 +189,7 @@ def _attend(connection: socket.socket) -> None:
     _, descriptors, _, _ = socket.recv_fds(connection, 1, 2)
     request = json.loads(connection.makefile("r").read())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    pid = os.fork()
+    pid = _fork()
     if pid:
         for descriptor in descriptors:
             os.close(descriptor)
@@ -211,6 +212,12 @@ def _attend(connection: socket.socket) -> None:
     sys.path[:1] = [request["cwd"], *filter(None, known)]
     sys.argv[1:] = request["arguments"]
     random.seed()
+
+
+def _fork() -> int:
+    with warnings.catch_warnings():  # Python 3.12 warns of a library's idle thread
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def _run_as_asked() -> int:

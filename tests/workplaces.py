@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import shutil
 import tempfile
@@ -23,9 +24,10 @@ TASKS = ["dmc-cartpole-balance", "dmc-pendulum-swingup"]
 @functools.cache
 def empty_store() -> Path:
     """A database with MLflow's tables, which take seconds to make; for copies."""
-    file = Path(tempfile.mkdtemp(prefix="ezm-store-")) / "mlflow.db"
-    open_store(f"sqlite:///{file}")
-    return file
+    folder = tempfile.mkdtemp(prefix="ezm-store-")
+    atexit.register(shutil.rmtree, folder)
+    open_store(f"sqlite:///{folder}/mlflow.db")
+    return Path(folder) / "mlflow.db"
 
 
 def new_project(folder: Path) -> Path:
