@@ -250,6 +250,18 @@ def test_another_number_of_ranks_is_refused_with_the_reason(folder: Path) -> Non
     assert run(without, folder, checkpoint=last(folder)).updates == UPDATES
 
 
+def test_a_moved_run_keeps_its_best_checkpoint(folder: Path) -> None:
+    class Falls(Callback):
+        def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:
+            module.log("eval/score", -1.0)
+
+    best = folder / "checkpoints" / "best.ckpt"
+    before = best.read_bytes()
+    longer = fit_experiment(THREE | {"optim": {"total_updates": 9}})
+    assert run(longer, folder, Falls(), checkpoint=last(folder)).updates == 9
+    assert best.read_bytes() == before
+
+
 def test_a_replay_outside_the_run_is_not_read(folder: Path) -> None:
     rewritten(last(folder), lambda inside: inside.update(replay={"save": "../../etc/passwd", "ranks": 1}))
     with pytest.raises(CheckpointError) as caught:

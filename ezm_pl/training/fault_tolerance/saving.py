@@ -81,6 +81,23 @@ class BestCheckpoint(ModelCheckpoint):
         if trainer.strategy.broadcast(refusal) is not None:
             self.load_state_dict(before)
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from the best score so far, also where the run's folder has been moved or copied.
+
+        Lightning forgets the score of another folder, and a worse checkpoint would replace the best one.
+        """
+        if state_dict["dirpath"] != self.dirpath:
+            if not self.path.exists():
+                return
+            here = str(self.path)
+            state_dict = state_dict | {
+                "dirpath": self.dirpath,
+                "best_model_path": here,
+                "kth_best_model_path": here,
+                "best_k_models": {here: score for score in state_dict["best_k_models"].values()},
+            }
+        super().load_state_dict(state_dict)
+
 
 class LastCheckpoint(Checkpoint):
     """Keeps `last.ckpt`, `previous.ckpt` and the replay of both: every few updates, at the end, on an error.
