@@ -94,7 +94,7 @@ class BestCheckpoint(ModelCheckpoint):
                 "dirpath": self.dirpath,
                 "best_model_path": here,
                 "kth_best_model_path": here,
-                "best_k_models": {here: score for score in state_dict["best_k_models"].values()},
+                "best_k_models": dict.fromkeys([here], state_dict["best_model_score"]),
             }
         super().load_state_dict(state_dict)
 
