@@ -22,7 +22,7 @@ from ezm_pl.replay import atomic_write
 from ezm_pl.spec import dump_experiment
 from ezm_pl.training import CheckpointError, EZMModule, FitResult, evaluate, newest_valid
 from ezm_pl.training.fault_tolerance.checkpoint import check_usable, read_checkpoint, write_checkpoint
-from ezm_pl.training.fault_tolerance.saving import SHORT_WAIT, LastCheckpoint
+from ezm_pl.training.fault_tolerance.saving import SHORT_WAIT, BestCheckpoint, LastCheckpoint
 
 THREE: dict[str, Any] = {"trainer": {"checkpoint_every": 6}, "eval": {"every": 3}}
 
@@ -257,6 +257,9 @@ def test_a_moved_run_keeps_its_best_checkpoint(folder: Path) -> None:
 
     best = folder / "checkpoints" / "best.ckpt"
     before = best.read_bytes()
+    here = BestCheckpoint(best.parent)
+    here.load_state_dict(BestCheckpoint(folder / "elsewhere").state_dict())
+    assert not here.best_k_models  # none yet
     longer = fit_experiment(THREE | {"optim": {"total_updates": 9}})
     assert run(longer, folder, Falls(), checkpoint=last(folder)).updates == 9
     assert best.read_bytes() == before

@@ -87,7 +87,7 @@ class BestCheckpoint(ModelCheckpoint):
         Lightning forgets the score of another folder, and a worse checkpoint would replace the best one.
         """
         if state_dict["dirpath"] != self.dirpath:
-            if not self.path.exists():
+            if not self.path.exists() or not state_dict["best_k_models"]:
                 return
             here = str(self.path)
             state_dict = state_dict | {
