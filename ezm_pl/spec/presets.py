@@ -34,6 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             "max_action": 0.98,
             "search_value_after": 2_000,
             "search_value_age": 20_000,
+            "search_every": 5,
         },
         "optim": {
             "batch_size": 96,
