@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import time
@@ -166,6 +167,26 @@ def test_a_changed_teacher_is_refused(
     finally:
         aside.rename(teacher_checkpoint)
     assert "is not there any more" in capsys.readouterr().err
+
+
+def test_a_moved_project_has_its_teacher(
+    workplace: Path,
+    student_checkpoint: Path,
+    teacher_checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(workplace / "mlruns", tmp_path / "mlruns")
+    monkeypatch.chdir(tmp_path)
+    student = tmp_path / student_checkpoint.resolve().relative_to(workplace.resolve())
+    longer = load_student(student).updates + 5
+    aside = teacher_checkpoint.with_name("aside.ckpt")
+    teacher_checkpoint.rename(aside)
+    try:
+        assert main(["distill", "--resume", student.parts[-3], "--set", f"updates={longer}"]) == 0
+    finally:
+        aside.rename(teacher_checkpoint)
+    assert load_student(student).updates == longer
 
 
 def test_other_commands_do_not_see_distilled_runs(

@@ -79,12 +79,14 @@ def _resumed(
     for name in _FIXED:
         if getattr(spec, name) != getattr(before.spec, name):
             raise SpecError(f"--resume: {name} cannot change; distil the run anew")
-    if not before.teacher.is_file():
-        raise SpecError(f"--resume: its teacher {before.teacher} is not there any more")
-    teacher = Teacher(before.teacher, spec.seed)
+    beside = saved.directory.parent.joinpath(*before.teacher.parts[-3:])  # where the project has moved, too
+    checkpoint = beside if beside.is_file() else before.teacher
+    if not checkpoint.is_file():
+        raise SpecError(f"--resume: its teacher {checkpoint} is not there any more")
+    teacher = Teacher(checkpoint, spec.seed)
     if (teacher.run_id, teacher.updates) != (before.teacher_run, before.teacher_updates):
         raise SpecError(
-            f"--resume: its teacher {before.teacher} has changed since ({before.teacher_updates:,} updates "
+            f"--resume: its teacher {checkpoint} has changed since ({before.teacher_updates:,} updates "
             f"then, {teacher.updates:,} now); distil it anew"
         )
     return spec, teacher, None
