@@ -13,6 +13,7 @@ from typing import Literal, NoReturn
 
 from rich.console import Console
 
+from ezm_pl.commands.interrupts import hear_dropped_interrupts
 from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.spec.bases import Chain, read_chain
 from ezm_pl.spec.seeds import MAX_SEED
@@ -149,7 +150,7 @@ def check_tasks(tasks: Iterable[str], backend: Literal["auto", "builtin", "human
 
 
 def prepare_process() -> None:
-    """Output escapes what its encoding lacks, such as bytes of a file's name; figures are files.
+    """Output escapes what its encoding lacks, such as bytes of file names; figures are files; Ctrl-C is heard.
 
     Raises:
         SpecError: the working directory has been removed, and relative paths lead nowhere.
@@ -157,6 +158,7 @@ def prepare_process() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
             stream.reconfigure(errors="backslashreplace")
+    hear_dropped_interrupts()
     os.environ["MPLBACKEND"] = "agg"  # `!ezm` inherits the notebook's, which may not be installed here
     try:
         os.getcwd()

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
+import sys
+import time
+from collections.abc import Callable
 
 import pytest
 
+from ezm_pl.commands.interrupts import hear_dropped_interrupts
 from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
 
 
@@ -51,3 +55,24 @@ def test_sigterm_is_heard_where_ctrl_c_is_ignored() -> None:
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_python_drops_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a finalizer, as of weak references; what else is raised there is printed as before."""
+
+    class Ends:
+        def __init__(self, end: Callable[[], object]) -> None:
+            self.end = end
+
+        def __del__(self) -> None:
+            self.end()
+
+    monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
+    hear_dropped_interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        Ends(lambda: signal.raise_signal(signal.SIGINT))
+        time.sleep(60)
+    printed: list[object] = []
+    monkeypatch.setattr(sys, "__unraisablehook__", printed.append)
+    Ends(lambda: 1 / 0)
+    assert len(printed) == 1
