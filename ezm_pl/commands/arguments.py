@@ -150,7 +150,7 @@ def check_tasks(tasks: Iterable[str], backend: Literal["auto", "builtin", "human
 
 
 def prepare_process() -> None:
-    """Output escapes what its encoding lacks, such as bytes of file names; figures are files; Ctrl-C is heard.
+    """Output escapes what its encoding lacks, as bytes of file names; figures are files; Ctrl-C is heard.
 
     Raises:
         SpecError: the working directory has been removed, and relative paths lead nowhere.
