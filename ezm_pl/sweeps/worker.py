@@ -17,7 +17,7 @@ from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
 from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage
 from ezm_pl.tracking.console import say
-from ezm_pl.tracking.fault_tolerance.signals import INTERRUPTED_EXIT, signals_as_sigint
+from ezm_pl.tracking.fault_tolerance.signals import signals_as_sigint
 from ezm_pl.tracking.store import shown
 from ezm_pl.tracking.sweep import tags
 
@@ -35,7 +35,7 @@ def run_sweep(plan: SweepPlan, *, storage_url: str | None, console: Console, rep
         report: whether to write its report then (see `make_report`).
 
     Returns:
-        The exit code: 0, 1 where every trial failed, or 130 when interrupted.
+        The exit code: 0; 1 where every trial failed; 130 after Ctrl-C, 75 where a scheduler has stopped it.
 
     Raises:
         SpecError: a storage that cannot be opened, or that holds the sweep with another spec.
@@ -81,17 +81,17 @@ def _find(storage: Storage, reference: str, where: str) -> SweepPlan:
 
 
 def _work(queue: Queue, where: str, console: Console) -> int:
-    try:
-        with signals_as_sigint():
+    with signals_as_sigint() as stopped:
+        try:
             return _work_through(queue, where, console)
-    except KeyboardInterrupt:
-        say(
-            console,
-            f"sweep {queue.plan.spec.name} interrupted; the same command continues it: its trial, from the "
-            "last checkpoint",
-            "yellow",
-        )
-        return INTERRUPTED_EXIT
+        except KeyboardInterrupt:
+            say(
+                console,
+                f"sweep {queue.plan.spec.name} interrupted; the same command continues it: its trial, from "
+                "the last checkpoint",
+                "yellow",
+            )
+            return stopped.exit_code
 
 
 def _work_through(queue: Queue, where: str, console: Console) -> int:

@@ -161,12 +161,15 @@ def test_one_of_two_workers_is_killed_and_nothing_is_lost_or_counted_twice(folde
 
 
 @pytest.mark.slow
-def test_interrupted_a_trial_goes_back_and_the_same_command_goes_on(folder: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_interrupted_a_trial_goes_back_and_the_same_command_goes_on(
+    number: signal.Signals, code: int, folder: Path
+) -> None:
     write(folder, **ONE_POINT)
     process = start(folder, "run", "sweep.yaml")
     wait_for(folder, "mlruns/runs/*/checkpoints/last.ckpt", process)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=PATIENCE) == 130
+    process.send_signal(number)
+    assert process.wait(timeout=PATIENCE) == code
     assert "the same command continues it" in (folder / "log.txt").read_text()
     assert states(folder) == {"WAITING": 1}
     assert [run.info.status for run in runs(folder, tags.SWEEP)] == ["KILLED"]

@@ -17,9 +17,10 @@ from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sig
 def test_they_interrupt(number: signal.Signals) -> None:
     before = signal.signal(number, signal.SIG_DFL)  # `nohup pytest` ignores one of them
     try:
-        with pytest.raises(KeyboardInterrupt), signals_as_sigint():
+        with pytest.raises(KeyboardInterrupt), signals_as_sigint() as sweep, signals_as_sigint() as trial:
             signal.raise_signal(number)
         assert signal.getsignal(number) is signal.SIG_DFL
+        assert sweep.by == trial.by == [number]
     finally:
         signal.signal(number, before)
 

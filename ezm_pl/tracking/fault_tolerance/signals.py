@@ -32,10 +32,15 @@ class Stopped:
         return RESUME_EXIT if {signal.SIGTERM, signal.SIGUSR1} & set(self.by) else INTERRUPTED_EXIT
 
 
+_entered: list[Stopped] = []
+"""Of the blocks that this process is in, the outermost first: a sweep's, its trial's."""
+
+
 @contextmanager
 def signals_as_sigint() -> Iterator[Stopped]:
     """Inside, SIGTERM, SIGUSR1 and SIGHUP act as Ctrl-C does. One that was ignored (`nohup`) stays ignored.
 
+    Each of several blocks in one another knows what has ended the run.
     SLURM sends SIGUSR1 ahead of the time limit if asked to (`--signal=USR1@120`).
     """
     stopped = Stopped()
@@ -45,7 +50,8 @@ def signals_as_sigint() -> Iterator[Stopped]:
             signal.default_int_handler(number, frame)
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        stopped.by.append(number)
+        for each in _entered:
+            each.by.append(number)
         signal.raise_signal(signal.SIGINT)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)}
@@ -56,9 +62,11 @@ def signals_as_sigint() -> Iterator[Stopped]:
         signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     ):  # by a shell script that runs this in the background
         before[signal.SIGINT] = signal.signal(signal.SIGINT, sigint)
+    _entered.append(stopped)
     try:
         yield stopped
     finally:
+        _entered.pop()
         for number, handler in before.items():
             signal.signal(number, handler)
 
