@@ -140,7 +140,9 @@ class Agent:
             raise ValueError(f"{self.checkpoint}: is of agent {self.experiment.agent}, which has no search")
         assert isinstance(self.model, InferenceModel)
         index = self._index(task)
-        found = self._planner(self.model, *self._batch(observation, index), self._generator)
+        batch = self._batch(observation, index)
+        with torch.inference_mode():
+            found = self._planner(self.model, *batch, self._generator)
         return Plan(
             actions=self._cut(found.actions[0], index),
             visits=found.visits[0].cpu().numpy(),

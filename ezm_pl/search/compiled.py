@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -108,7 +109,7 @@ class CompiledSearch:
     when it takes over, and it adds in another order.
 
     Args:
-        search: of (model, observation `[B, O]`, task `[B]`, generator), uncompiled.
+        search: of (model, observation `[B, O]`, task `[B]`, generator, roots), uncompiled.
         spec, discount, evaluation: of the `Planner`.
         width: most leaves per root that one network call expands.
     """
@@ -123,25 +124,28 @@ class CompiledSearch:
         self._of: WeakKeyDictionary[InferenceModel, dict[torch.dtype, _Program]] = WeakKeyDictionary()
 
     def __call__(
-        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator
+        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator, roots: int
     ) -> SearchResult:
-        roots = observation.shape[0]
         dtype = self._dtype(model, roots) if observation.device.type == "cpu" else None
         if dtype is None:
-            return self._search(model, observation, task, generator)
+            return self._search(model, observation, task, generator, roots)
+        if roots < len(observation):  # a program searches from all
+            found = self(model, observation[:roots], task[:roots], generator, roots)
+            _, others = model.root(observation[roots:], task[roots:])
+            return replace(found, root_value=torch.cat([found.root_value, others]))
         program = self._program(model, dtype)
         draws, start = program.draws.get(roots), time.thread_time()
         if draws is None:
             with Draws() as draws:
-                found = self._search(model, observation, task, generator)
+                found = self._search(model, observation, task, generator, roots)
             program.draws[roots] = draws
         elif program.run is not None:
             tensors = model.prepare(dtype)
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():
                 rows = observation.contiguous(), task.contiguous()  # a program reads no strides
                 return SearchResult(*program.run(*rows, *draws.again(generator), *tensors))
         else:
-            found = self._search(model, observation, task, generator)
+            found = self._search(model, observation, task, generator, roots)
         program.earn(time.thread_time() - start)
         return found
 

@@ -18,7 +18,7 @@ from ezm_pl.search.tree import SearchResult
 
 log = logging.getLogger(__name__)
 
-Search = Callable[[Any, Tensor, Tensor, torch.Generator], SearchResult]
+Search = Callable[[Any, Tensor, Tensor, torch.Generator, int], SearchResult]
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,15 @@ class GraphedSearch:
     it would without; so it does from then on where a capture fails, which one line says.
 
     Args:
-        search: of (model, observation `[B, O]`, task `[B]`, generator), one static program.
+        search: of (model, observation `[B, O]`, task `[B]`, generator, roots), one static program.
     """
 
     def __init__(self, search: Search) -> None:
         self._search, self._fails = search, False
-        self._captured: WeakKeyDictionary[Any, dict[tuple[int, int], _Captured]] = WeakKeyDictionary()
+        self._captured: WeakKeyDictionary[Any, dict[tuple[int, int, int], _Captured]] = WeakKeyDictionary()
 
     def __call__(
-        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator
+        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator, roots: int
     ) -> SearchResult:
         if (
             self._fails
@@ -56,25 +56,26 @@ class GraphedSearch:
             or not hasattr(model, "prepare")
             or torch.cuda.is_current_stream_capturing()
         ):
-            return self._search(model, observation, task, generator)
+            return self._search(model, observation, task, generator, roots)
         model.prepare()
         graphs = self._captured.setdefault(model, {})
-        key = (len(observation), id(generator))
+        key = (len(observation), roots, id(generator))
         if key not in graphs:
             try:
-                graphs[key] = self._capture(model, observation, task, generator)
+                graphs[key] = self._capture(model, observation, task, generator, roots)
             except RuntimeError as error:
                 self._fails = True
                 log.warning("searches run without CUDA graphs: %s", str(error).partition("\n")[0])
-                return self._search(model, observation, task, generator)
+                return self._search(model, observation, task, generator, roots)
         captured = graphs[key]
         captured.observation.copy_(observation)
         captured.task.copy_(task)
         captured.graph.replay()
-        return captured.result
+        # The graph writes the next result where this one is.
+        return SearchResult(**{name: tensor.clone() for name, tensor in vars(captured.result).items()})
 
     def _capture(
-        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator
+        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator, roots: int
     ) -> _Captured:
         """The search as a graph; the generator is as before."""
         observation, task = observation.clone(), task.clone()
@@ -82,12 +83,12 @@ class GraphedSearch:
         stream.wait_stream(torch.cuda.current_stream(observation.device))
         with torch.cuda.stream(stream):
             for _ in range(2):  # constants, workspaces and the choice of kernels
-                self._search(model, observation, task, generator)
+                self._search(model, observation, task, generator, roots)
         torch.cuda.current_stream(observation.device).wait_stream(stream)
         generator.set_state(state)
         graph = torch.cuda.CUDAGraph()
         graph.register_generator_state(generator)
         # Other threads, such as the collector's, may use the device meanwhile.
         with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            result = self._search(model, observation, task, generator)
+            result = self._search(model, observation, task, generator, roots)
         return _Captured(graph, observation, task, generator, result)

@@ -77,7 +77,8 @@ class SearchResult:
         best: `[B]` index of the chosen candidate.
         action: `[B, A]` the chosen candidate.
         value: `[B]` the search value (mean backed-up value of the root).
-        root_value: `[B]` the network's own value of the root.
+        root_value: `[B]` the network's own value of the root; behind them those of observations that were
+            not searched.
     """
 
     actions: Tensor
@@ -299,6 +300,7 @@ def search(
     task: Tensor,
     settings: SearchSettings,
     generator: torch.Generator,
+    roots: int | None = None,
 ) -> SearchResult:
     """Plans from every observation at once.
 
@@ -309,9 +311,11 @@ def search(
         task: `[B]` int64.
         settings: see `SearchSettings`.
         generator: of all noise, on the observations' device.
+        roots: search the first so many observations only; the network values all of them.
     """
-    batch, slots = observation.shape[0], settings.num_simulations + 1
-    root_state, root_value = model.root(observation, task)
+    batch, slots = roots or observation.shape[0], settings.num_simulations + 1
+    root_state, network_value = model.root(observation, task)
+    root_state, root_value, task = root_state[:batch], network_value[:batch], task[:batch]
     candidates, prior = proposal.root(model, root_state, task, generator)
     noise = proposal.interior_noise(batch, slots, generator, root_state.device)
     considered = min(settings.max_considered, candidates.shape[1])
@@ -357,7 +361,7 @@ def search(
         best=best,
         action=_take(candidates, best.unsqueeze(1)).squeeze(1),
         value=value,
-        root_value=root.value,
+        root_value=network_value.float(),
     )
 
 

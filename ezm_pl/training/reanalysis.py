@@ -5,6 +5,9 @@ Source: MuZero Reanalyse (Schrittwieser et al. 2021); mixed value targets: Effic
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -39,31 +42,63 @@ def reanalyse(
     unroll, td = spec.unroll_steps, spec.td_steps
     positions = unroll + 1
     size = batch.task.shape[0]
-    task = batch.task.repeat_interleave(positions)
-
-    _, bootstrap = model.root(batch.observation[:, td : td + positions].flatten(0, 1), task)
+    searched = range(positions)[spec.policy_positions] if spec.reanalyse else ()
+    rows = _rows(size, tuple(searched), range(td, td + positions), unroll + td + 1, batch.task.device)
+    observation = batch.observation.flatten(0, 1).index_select(0, rows.observation)
+    task = batch.task.index_select(0, rows.window)
 
     reward = batch.reward / batch.return_scale.unsqueeze(1) if spec.return_scaling else batch.reward
-    value = n_step_returns(
-        reward, bootstrap.view(size, positions), batch.length, batch.terminated, spec.discount
-    )
     real = masks(batch.length, batch.terminated, unroll)
+
+    def returns(network_value: Tensor) -> Tensor:
+        bootstrap = network_value.index_select(0, rows.bootstrap).view(size, positions)
+        return n_step_returns(reward, bootstrap, batch.length, batch.terminated, spec.discount)
+
     if not spec.reanalyse:
+        value = returns(model.root(observation, task)[1])
         taken = batch.action.unsqueeze(2)
         return _targets(spec, reward, value, taken, torch.ones_like(taken[..., 0]), real)
-    searched = spec.policy_positions
-    seen = batch.observation[:, :positions][:, searched]
-    found = planner(model, seen.flatten(0, 1), batch.task.repeat_interleave(seen.shape[1]), generator)
+    found = planner(model, observation, task, generator, roots=size * len(searched))
+    value = returns(found.root_value)
     if updates >= spec.search_value_after:
-        old = (batch.age >= spec.search_value_age).unsqueeze(1) & real.policy[:, searched].bool()
-        value[:, searched] = torch.where(old, found.value.view(size, -1), value[:, searched])
+        of_search = value[:, spec.policy_positions]
+        old = real.policy[:, spec.policy_positions] * (batch.age >= spec.search_value_age).unsqueeze(1)
+        of_search.lerp_(found.value.view(size, -1), old)
 
     if spec.policy == "improved" or planner.random_choice:
         action, weight = found.actions, found.weights
     else:
         action, weight = found.action.unsqueeze(1), torch.ones_like(found.value).unsqueeze(1)
     candidates = action.view(size, -1, *action.shape[1:])
-    return _targets(spec, reward, value, candidates, weight.view(size, seen.shape[1], -1), real)
+    return _targets(spec, reward, value, candidates, weight.view(size, len(searched), -1), real)
+
+
+class _Rows(NamedTuple):
+    """Which observations of a batch the network sees, each once: first those that are searched.
+
+    Attributes:
+        observation: `[N]`, among all `B * (U + n + 1)`. window: `[N]`, whose they are.
+        bootstrap: `[B * (U + 1)]`, where among the `N` those are whose values are bootstrapped.
+    """
+
+    observation: Tensor
+    window: Tensor
+    bootstrap: Tensor
+
+
+@lru_cache
+def _rows(
+    windows: int, searched: tuple[int, ...], bootstrap: range, length: int, device: torch.device
+) -> _Rows:
+    """Of windows with `length` observations, at positions in them."""
+    others = [position for position in bootstrap if position not in searched]
+    seen = [(window, position) for part in (searched, others) for window in range(windows) for position in part]
+    places = {place: row for row, place in enumerate(seen)}
+    return _Rows(
+        torch.tensor([window * length + position for window, position in seen], device=device),
+        torch.tensor([window for window, _ in seen], device=device),
+        torch.tensor([places[w, p] for w in range(windows) for p in bootstrap], device=device),
+    )
 
 
 def _targets(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -22,11 +23,16 @@ def masks(length: Tensor, terminated: Tensor, unroll: int) -> Masks:
 
     After a termination rewards and values are known to be zero; after a time limit nothing is known.
     """
-    position = torch.arange(unroll + 1, device=length.device)
-    inside = position < length.unsqueeze(1)
-    known = inside | terminated.unsqueeze(1)
-    latent = position[1:] <= length.unsqueeze(1)
-    return Masks(known[:, :unroll].float(), known.float(), inside.float(), latent.float())
+    inside = _positions(unroll + 1, length.device) < length.unsqueeze(1)
+    value = (inside | terminated.unsqueeze(1)).float()
+    policy = inside.float()
+    # The observation after a step is real where the step is.
+    return Masks(value[:, :unroll], value, policy, policy[:, :unroll])
+
+
+@lru_cache
+def _positions(count: int, device: torch.device) -> Tensor:
+    return torch.arange(count, device=device)
 
 
 def n_step_returns(
@@ -41,7 +47,7 @@ def n_step_returns(
         reward: `[B, U + n]`, zero past the end of the episode.
         bootstrap: `[B, U + 1]` values of the observation `n` steps after each position, or of the
             episode's last observation if that comes first.
-        length: `[B]` real steps in the window.
+        length: `[B]` real steps in the window, at most `U + 1 + n`.
         terminated: `[B]` whether the window's last real step terminated the episode.
         discount: a step.
 
@@ -50,10 +56,18 @@ def n_step_returns(
     """
     positions = bootstrap.shape[1]
     steps = reward.shape[1] - positions + 1
-    powers = discount ** torch.arange(steps, device=reward.device, dtype=reward.dtype)
+    powers, of_bootstrap = _discounts(positions, steps, discount, reward.device)
+    rows = torch.add(length, terminated, alpha=len(of_bootstrap) // 2)
     sums = (reward.unfold(1, steps, 1) * powers).sum(-1)
-    left = (length.unsqueeze(1) - torch.arange(positions, device=length.device)).clamp(0, steps)
-    ends = terminated.unsqueeze(1) & (
-        length.unsqueeze(1) <= torch.arange(positions, device=length.device) + steps
-    )
-    return sums + torch.where(ends, 0.0, discount ** left.to(reward.dtype) * bootstrap)
+    return torch.addcmul(sums, of_bootstrap.index_select(0, rows), bootstrap)
+
+
+@lru_cache
+def _discounts(positions: int, steps: int, discount: float, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Of `n` rewards `[n]`; and of the bootstraps `[2 * L, U + 1]` by length, then by length of terminated windows."""
+    powers = discount ** torch.arange(steps + 1, dtype=torch.float32)
+    position = torch.arange(positions)
+    length = torch.arange(positions + steps + 1).unsqueeze(1)
+    bootstrap = powers[(length - position).clamp(0, steps)]
+    terminated = bootstrap * (length > position + steps)
+    return powers[:steps].to(device), torch.cat([bootstrap, terminated]).to(device)

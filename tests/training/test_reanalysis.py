@@ -30,22 +30,23 @@ class Table:
 class Known:
     """A planner that finds the value `x + 7` and the candidates `(x, 1)` and `(0.5, -1)`, choosing the first.
 
-    `x` may lie beyond 1; `seen` keeps what it was asked.
+    `x` may lie beyond 1; `seen` keeps what it was asked to search.
     """
 
     random_choice: bool = False
     seen: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     def __call__(
-        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator
+        self, model: Any, observation: Tensor, task: Tensor, generator: torch.Generator, roots: int
     ) -> SearchResult:
-        self.seen.append((observation, task))
-        x = observation[:, 0]
+        _, root_value = model.root(observation, task)
+        self.seen.append((observation[:roots], task[:roots]))
+        x = observation[:roots, 0]
         one = torch.ones_like(x)
         actions = torch.stack([torch.stack([x, one], -1), torch.stack([0.5 * one, -one], -1)], 1)
         weights = torch.tensor([0.25, 0.75]).expand(len(x), 2)
         best = torch.zeros(len(x), dtype=torch.long)
-        return SearchResult(actions, best, x, weights, best, actions[:, 0], x + 7, 100 * x)
+        return SearchResult(actions, best, x, weights, best, actions[:, 0], x + 7, root_value)
 
 
 def known_targets(
