@@ -33,7 +33,7 @@ from ezm_pl.world_model import InferenceModel
 
 log = logging.getLogger(__name__)
 
-Search = Callable[[Any, Tensor, Tensor, torch.Generator], SearchResult]
+Search = Callable[[Any, Tensor, Tensor, torch.Generator, int], SearchResult]
 
 EARNED = 240.0
 """Seconds of processor time that searches must have taken before a program is made: what making two programs

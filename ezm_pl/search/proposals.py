@@ -25,8 +25,8 @@ class Proposal(Protocol):
     ) -> tuple[Tensor, Tensor | None]:
         """Candidates `[B, R, A]` and prior logits `[B, R]` of root states `[B, D]`."""
 
-    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
-        """`log policy - log proposal` of root candidates `[B, R, A]`: `[B, R]`.
+    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor | None:
+        """`log policy - log proposal` of root candidates `[B, R, A]`: `[B, R]`; None where all are zero.
 
         What the candidates' weights must be corrected by, to be an estimate of the improved policy
         and not of an improved proposal.
@@ -47,7 +47,7 @@ class Proposal(Protocol):
 class GaussianProposal:
     """Draws from the model's policy, some with a wider std. Draws have equal priors.
 
-    The model's `policy(state, task)` gives a distribution with `action(noise, std_scale)`.
+    The model's `policy(state, task)` gives a distribution with `action(noise)`.
 
     Attributes:
         action_size: `A`.
@@ -116,15 +116,15 @@ class GaussianProposal:
             noise = F.pad(noise[:, 1:], (0, 0, 1, 0))  # not in place: a compiled search's input
         return self.draw(model, state, task, noise, self.root_scales)
 
-    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
+    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor | None:
         """Against the mixture of all root scales (the balance heuristic, Veach & Guibas 1995).
 
         Sampled MuZero (Hubert et al. 2021) corrects by the same ratio. Without it candidates drawn with
         a wider std teach the policy that width; with it wide candidates hardly count where there are
-        many actuators. Zero where `corrected` is off, as published.
+        many actuators. None where `corrected` is off, as published.
         """
         if not self.corrected:
-            return actions.new_zeros(actions.shape[:2])
+            return None
         policy = model.policy(state, task)
         spread = (torch.atanh(actions) - policy.mean.unsqueeze(1)) / policy.log_std.exp().unsqueeze(1)
         square = (spread**2 * policy.mask.unsqueeze(1)).sum(-1, keepdim=True)
@@ -137,20 +137,29 @@ class GaussianProposal:
         self, batch: int, slots: int, generator: torch.Generator, device: torch.device
     ) -> Tensor:
         shape = (batch, slots, len(self.interior_scales), self.action_size)
-        return torch.randn(shape, generator=generator, device=device)
+        noise = torch.randn(shape, generator=generator, device=device)
+        return noise * _on_device(self.interior_scales, device).unsqueeze(1)
 
     def interior(self, model: Any, state: Tensor, task: Tensor, noise: Tensor) -> tuple[Tensor, None]:
-        return self.draw(model, state, task, noise, self.interior_scales)
+        return self.draw(model, state, task, noise)
 
     def draw(
-        self, model: Any, state: Tensor, task: Tensor, noise: Tensor, scales: tuple[float, ...]
+        self,
+        model: Any,
+        state: Tensor,
+        task: Tensor,
+        noise: Tensor,
+        scales: tuple[float, ...] | None = None,
     ) -> tuple[Tensor, None]:
-        """Candidates `[B, R, A]` for standard-normal noise `[B, R, A]` and std scales `[R]`; no priors."""
+        """Candidates `[B, R, A]` for standard-normal noise `[B, R, A]` and std scales `[R]`; no priors.
+
+        Without scales, the noise has been multiplied by them.
+        """
+        if scales is not None:
+            noise = noise * _on_device(scales, state.device).unsqueeze(1)
         policy = model.policy(state, task)
-        scale = _on_device(scales, state.device).view(1, -1, 1)
         wide = type(policy)(policy.mean.unsqueeze(1), policy.log_std.unsqueeze(1), policy.mask.unsqueeze(1))
-        actions = wide.action(noise, scale)
-        return actions, None
+        return wide.action(noise), None
 
 
 @dataclass(frozen=True)
@@ -164,9 +173,8 @@ class DiscreteProposal:
     ) -> tuple[Tensor, Tensor]:
         return self._all(model, state, task)
 
-    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> Tensor:
-        """Zero: nothing is sampled."""
-        return actions.new_zeros(actions.shape[:2])
+    def log_ratio(self, model: Any, state: Tensor, task: Tensor, actions: Tensor) -> None:
+        """None: nothing is sampled."""
 
     def interior_noise(
         self, batch: int, slots: int, generator: torch.Generator, device: torch.device

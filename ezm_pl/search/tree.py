@@ -125,20 +125,22 @@ class _Tree:
         self.visits = self.q = self.low = self.high = self.span = self.rows
 
     def parents(self, node: Tensor) -> Tensor:
-        """The rows of nodes `[B, W]`, `[B, W, K]`."""
-        rows = (node + self.offsets).flatten()
-        return self.rows.flatten(0, 1).index_select(0, rows).view(*node.shape, -1)
+        """The rows of nodes `[B, W]`, `[B * W, K]`."""
+        return self.rows.flatten(0, 1).index_select(0, (node + self.offsets).flatten())
 
     def expand(self, parent: Tensor, state: Tensor, reward: Tensor, value: Tensor, floor: float) -> None:
         """New leaves in the next free slots, backed up to all nodes above them.
 
         Args:
-            parent: the rows of their parents, `[B, W, K]`.
+            parent: the rows of their parents, `[B * W, K]`.
             state, reward, value: of the leaves, `[B * W, D]`, `[B * W]` and `[B * W]`.
             floor: least range of Q.
         """
-        (batch, width, _), slots, first = parent.shape, self.slots, self.used
-        state, reward, value = (x.view(batch, width, -1) for x in (state, reward, value))
+        batch, slots, first = len(self.rows), self.slots, self.used
+        parent, state, reward, value = (
+            x.view(batch, -1, x.shape[1:].numel()) for x in (parent, state, reward, value)
+        )
+        width = parent.shape[1]
         _, lineage, _, rewards = parent.split([self.size + 2, 2 * slots, slots, slots], -1)
         rewards = torch.addcmul(rewards, lineage[..., :slots], reward)
         itself = self.constants.itself[first : first + width]
@@ -172,10 +174,10 @@ class _Tree:
         children = self.children[:, : self.used]
         prior = None if self.prior is None else self.prior[:, : self.used]
         visits, q = (x.gather(1, children.flatten(1)).view_as(children) for x in (self.visits, self.q))
-        visited, own = visits > 0.5, self.visits.unsqueeze(-1)
-        seen = visits.clamp(max=1) if prior is None else prior.softmax(-1) * visited
+        visited, own = visits.clamp(max=1), self.visits.unsqueeze(-1)
+        seen = visited if prior is None else prior.softmax(-1) * visited
         value = self.rows[:, : self.used, self.size + 1 : self.size + 2]
-        completed = torch.where(visited, q, _mixed_value(q, seen, own, value))
+        completed = torch.lerp(_mixed_value(q, seen, own, value), q, visited)
         scaled = self.sigma(completed, visits.amax(-1, keepdim=True), settings)
         improved = (scaled if prior is None else prior + scaled).softmax(-1)
         return (improved - visits / own).argmax(-1)
@@ -184,7 +186,7 @@ class _Tree:
         """From root children `[B, W]` with `visit` visits to nodes whose chosen edge has no child."""
         if visit == 1:  # nothing hangs below them yet
             if self.prior is None:
-                return node, torch.zeros_like(node)
+                return node, self.constants.slots[:1].expand_as(node)
             return node, self.prior[:, : self.used].argmax(-1).gather(1, node)
         choices = self.choices(settings)
         child = self.children[:, : self.used].gather(2, choices.unsqueeze(-1)).squeeze(-1)
@@ -285,8 +287,11 @@ class _Root:
 
     def choose(self, tree: _Tree, wave: Wave, most: int, settings: SearchSettings) -> Tensor:
         """The slots `[B, W]` of the best candidates with `wave.visit` visits; one has `most`."""
-        scores = tree.sigma(self.completed(tree), most, settings)[:, : self.visited]
-        scores = scores if self.fixed is None else scores + self.fixed
+        if self.fixed is None and settings.c_scale:  # sigma keeps the order
+            scores = tree.q[:, 1 : self.visited + 1]
+        else:
+            scores = tree.sigma(self.completed(tree), most, settings)[:, : self.visited]
+            scores = scores if self.fixed is None else scores + self.fixed
         other = tree.visits[:, 1 : self.visited + 1] != wave.visit
         scores = scores.masked_fill(other, -torch.inf)
         return scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width] + 1
@@ -324,23 +329,24 @@ def search(
     tree = _Tree(root_state, slots, noise.shape[2], candidates.shape[2], settings.discount)
 
     waves = plan_waves(considered, settings.num_simulations, settings.wave)
+    tasks = {wave.width: task.repeat_interleave(wave.width) for wave in waves}
     most, node = 0, tree.constants.slots[1 : root.visited + 1].expand(batch, -1)
     for wave in waves:
         first = tree.used
         if wave.visit == 0:
-            parent = tree.rows[:, :1].expand(-1, wave.width, -1)
+            parent = tree.rows[:, :1].expand(-1, wave.width, -1).flatten(0, 1)
             action = root.actions[:, first - 1 : first - 1 + wave.width].flatten(0, 1)
         else:
             if settings.wave or wave.width < node.shape[1]:  # otherwise the same ones again
                 node = root.choose(tree, wave, most, settings)
             at, edge = tree.descend(node, wave.visit, settings)
             parent, action = tree.parents(at), tree.grow(at, edge)
-        tasks = task.unsqueeze(1).expand(-1, wave.width).flatten()
-        state, reward, value = model.step(parent[..., : tree.size].flatten(0, 1), action, tasks)
+        state, reward, value = model.step(parent[:, : tree.size], action, tasks[wave.width])
         tree.expand(parent, state, reward, value, settings.range_floor)
         most = max(most, wave.visit + 1)
         if tree.used < slots:
-            tree.know(*proposal.interior(model, state, tasks, noise[:, first : tree.used].flatten(0, 1)))
+            seen = noise[:, first : tree.used].flatten(0, 1)
+            tree.know(*proposal.interior(model, state, tasks[wave.width], seen))
 
     # As many visits as any: the last survivors of the halving, best of them by sigma(q).
     completed = root.completed(tree)
@@ -352,7 +358,7 @@ def search(
     scores = scaled if fixed is None else fixed + scaled
     best = scores.masked_fill(visits != most, -torch.inf).argmax(1)
     ratio = proposal.log_ratio(model, root_state, task, candidates)
-    weights = (scaled + (ratio if prior is None else prior + ratio)).softmax(-1)
+    weights = sum([x for x in (prior, ratio) if x is not None], scaled).softmax(-1)
     return SearchResult(
         actions=candidates,
         visits=visits.long(),

@@ -96,7 +96,9 @@ class AgentModule(L.LightningModule):
         """Inside, operations run in the precision of their inputs: Lightning's autocast is for the losses."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _step_if_finite(self, loss: Tensor, norm: Tensor, before: Tensor) -> Tensor:
+    def _step_if_finite(
+        self, loss: Tensor, norm: Tensor, before: Tensor, grad_scale: Tensor | None = None
+    ) -> Tensor:
         """An optimiser step, or none where loss or gradients are not finite on any rank.
 
         `found_inf` tells a fused optimiser to skip its step, so nothing is read back from the device.
@@ -104,27 +106,30 @@ class AgentModule(L.LightningModule):
         Args:
             loss, norm: `[]`, of the update and of its gradients.
             before: `_statistics` before its forward pass, put back if it is skipped.
+            grad_scale: `[]`, what gradients are divided by; None for 1.
 
         Returns:
-            `[]`, 1 where the update was skipped.
+            `[]` bool, whether the update was skipped.
         """
         # Gradients are those of all ranks already.
-        loss = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
-        skipped = (~torch.isfinite(norm + loss)).float()
+        found = self.trainer.strategy.reduce(loss.detach() + norm, reduce_op="sum")
+        skip = found * 0 != 0  # infinite or NaN
+        skipped = skip.float()
         optimizer = self.optimizers()
         assert isinstance(optimizer, L.pytorch.core.optimizer.LightningOptimizer)
         optimizer.optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        optimizer.optimizer.grad_scale = grad_scale  # type: ignore[attr-defined]
         optimizer.step()
         optimizer.zero_grad()
         if (schedule := self.lr_schedulers()) is not None:
             schedule.step()  # type: ignore[union-attr]
         self.nonfinite_updates += skipped
-        self._skipped_in_a_row.add_(1).mul_(skipped)
+        torch.addcmul(skipped, skipped, self._skipped_in_a_row, out=self._skipped_in_a_row)
         moved = self._statistics
-        kept = torch.where(skipped.bool(), before, torch.cat([x.flatten() for x in moved]))
+        kept = torch.where(skip, before, torch.cat([x.flatten() for x in moved]))
         parts = kept.split([x.numel() for x in moved])
         torch._foreach_copy_(moved, [part.view_as(x) for part, x in zip(parts, moved, strict=True)])
-        return skipped
+        return skip
 
     def _log_update(self, found: Losses, norm: Tensor) -> None:
         """Every term and diagnostic of an update, under `train/`."""

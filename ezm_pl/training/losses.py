@@ -12,13 +12,15 @@ from functools import cache, cached_property, partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from ezm_pl.spec.experiment import LossSpec, TargetSpec
 from ezm_pl.spec.extension import load_extension
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.pathwise import QSpread, action_gradient
 from ezm_pl.world_model import SquashedGaussian, WorldModel
+from ezm_pl.world_model.closed_form import Cosine
+from ezm_pl.world_model.learning import Network, learning_form
+from ezm_pl.world_model.synchronised import count_batches
 from ezm_pl.world_model.unrolled import unrolled
 
 
@@ -27,7 +29,7 @@ class Unroll:
     """A batch of `B` windows and what the model predicts along `U` imagined steps.
 
     Attributes:
-        model: the learning copy.
+        model: the learning copy, in the form of `learning_form`.
         batch, targets: the windows and what to compare with.
         discount: per decision.
         searched: the positions that have a policy target.
@@ -35,6 +37,7 @@ class Unroll:
         spread: of Q, per task; None where no term needs it.
         task: `[B, E]`, the embeddings of the windows' tasks: one description for each window.
         latents: `[B, U + 1, S]`, imagined after the first.
+        seen: `[B, U, S]`, the latents of the observations after the first, without gradient.
         rewards: `[B, U]`, without gradient.
         reward_log_probability: `[B, U, Z]`.
         reward_target: `[B, U, Z]`, two-hot; zero where the reward is not known.
@@ -55,6 +58,7 @@ class Unroll:
     spread: QSpread | None
     task: Tensor
     latents: Tensor
+    seen: Tensor
     rewards: Tensor
     reward_log_probability: Tensor
     reward_target: Tensor
@@ -107,27 +111,33 @@ def term(function: Term) -> Term:
     return function
 
 
-def halve_gradient(x: Tensor) -> Tensor:
-    """`x` itself, whose gradient is halved."""
-    if x.requires_grad:
-        x.register_hook(lambda gradient: gradient * 0.5)
-    return x
-
-
-def imagine(model: WorldModel, batch: Batch, steps: int, task: Tensor | None = None) -> Tensor:
-    """Latents `[B, U + 1, S]`: the first observation's, then imagined ones along the window's actions.
+def imagine(
+    model: WorldModel, batch: Batch, steps: int, task: Tensor | None = None, first: Tensor | None = None
+) -> Tensor:
+    """Latents `[B, U + 1, S]`: the first observation's, then imagined ones, whose gradients are halved.
 
     Args:
-        model, batch, steps: what to unroll, and how far.
-        task: the embeddings of the tasks, if there are any yet.
+        model, batch, steps: what to unroll along the window's actions, and how far.
+        task, first: the embeddings of the tasks and the first latents, if there are any yet.
     """
     task = model.embed(batch.task) if task is None else task
-    latents = [model.encode(batch.observation[:, 0], task)]
-    action, task = (x.to(latents[0].dtype) for x in (batch.action, task))
-    stepping = unrolled(model, "dynamics")
-    for k in range(steps):
-        latents.append(halve_gradient(stepping.next_latent(latents[-1], action[:, k], task)))
-    return torch.stack([s.to(latents[-1].dtype) for s in latents], 1)
+    first = model.encode(batch.observation[:, 0], task) if first is None else first
+    extras = [batch.action]
+    if model.embedding_used["dynamics"]:
+        extras.append(task.unsqueeze(1).expand(-1, steps, -1))
+    imagined = unrolled(model.dynamics).unroll(first, *extras, share=0.5)
+    return torch.cat([first.to(imagined.dtype).unsqueeze(1), imagined], 1)
+
+
+def encode_windows(model: WorldModel, batch: Batch, steps: int, task: Tensor) -> tuple[Tensor, Tensor]:
+    """The latents of the first observations `[B, S]`; without gradient those of the next `[B, U, S]`."""
+    assert isinstance(model.encoder, Network)
+    x = model.normalizer(batch.observation[:, : steps + 1].transpose(0, 1))
+    first = x[0]
+    if model.embedding_used["representation"]:
+        x, first = torch.cat([x, task.expand(steps + 1, -1, -1)], -1), torch.cat([first, task], -1)
+    latent, seen = model.encoder.split(x.flatten(0, 1), first)
+    return latent, seen.view(steps, *latent.shape).transpose(0, 1)
 
 
 def unroll(
@@ -141,8 +151,10 @@ def unroll(
     """Runs the model along the windows. Each head sees all unroll steps in one pass."""
     size, steps = targets.reward.shape
     positions = steps + 1
+    model = learning_form(model)
     embedded = model.embed(batch.task, generator)
-    latents = imagine(model, batch, steps, embedded)
+    first, seen = encode_windows(model, batch, steps, embedded)
+    latents = imagine(model, batch, steps, embedded, first)
     embedded = embedded.to(latents.dtype)
     task = embedded.unsqueeze(1).expand(-1, positions, -1)
     reward_logits = model.reward_logits(
@@ -159,13 +171,14 @@ def unroll(
         scalars = model.scalar.expectation(log_probability.exp())
         values = scalars[: heads * rows].view(heads, size, positions).mean(0)
         rewards = scalars[heads * rows :].view(size, steps)
-        imagined = rewards + spec.discount * values[:, 1:]
+        imagined = torch.add(rewards, values[:, 1:], alpha=spec.discount)
         known = torch.cat([targets.reward_mask, targets.value_mask, targets.policy_mask[:, :steps]], 1)
         two_hot = model.scalar.two_hot(torch.cat([targets.reward, targets.value, imagined], 1))
         reward_target, value_target, path_target = (two_hot * known.unsqueeze(-1)).split(
             [steps, positions, steps], 1
         )
     policy = model.policy(features, batch.task.repeat_interleave(positions))
+    count_batches(model.reward_head, model.value_heads, model.policy_head)
     noise = torch.randn(policy.mean.shape, generator=generator, device=policy.mean.device)
     return Unroll(
         model=model,
@@ -177,6 +190,7 @@ def unroll(
         spread=spread,
         task=embedded,
         latents=latents,
+        seen=seen,
         rewards=rewards,
         reward_log_probability=reward_log_probability.view(size, steps, -1),
         reward_target=reward_target,
@@ -223,12 +237,10 @@ def entropy(x: Unroll) -> Tensor:
 def temporal(x: Unroll) -> Tensor:
     """Negative cosine similarity of imagined and encoded latents (SimSiam)."""
     model, steps = x.model, x.targets.reward.shape[1]
-    # With gradients first: before torch 2.11, autocast keeps a weight that it cast under no_grad.
-    guess = model.predict(model.project(x.latents[:, 1:].flatten(0, 1)))
-    with torch.no_grad():
-        seen = x.batch.observation[:, 1 : steps + 1].flatten(0, 1)
-        goal = model.project(model.encode(seen, x.task.repeat_interleave(steps, 0)))
-    similarity = F.cosine_similarity(guess.float(), goal.float(), dim=-1).view(-1, steps)
+    assert isinstance(model.projector, Network)
+    following = x.latents[:, 1:]
+    imagined, goal = model.projector.split(torch.cat([following, x.seen]).flatten(0, 1), following)
+    similarity = Cosine.apply(model.predict(imagined), goal).view(-1, steps)
     return (-similarity * x.targets.latent_mask).sum(1)
 
 
@@ -280,8 +292,8 @@ def losses(x: Unroll, weights: LossSpec) -> Losses:
     if UNWEIGHTED & used.keys():
         plain = torch.ones_like(importance)
         importance = torch.stack([plain if name in UNWEIGHTED else importance for name in used])
-    each = torch.stack([function(x) for function, _ in used.values()]) * importance  # [terms, B]
-    each = each / (steps * each.shape[1])
+    share = importance / (steps * importance.shape[-1])
+    each = torch.stack([function(x) for function, _ in used.values()]) * share  # [terms, B]
     constants = _constants(tuple(weight for _, weight in used.values()), each.device)
     windows = (each * constants.unsqueeze(1)).sum(0)
     return Losses(

@@ -145,15 +145,14 @@ class EZMModule(AgentModule):
                     observe(found, batch)
                 self.manual_backward(found.total)
         with timer("optimizer"), self._own_precision():
-            norm = torch.nn.utils.clip_grad_norm_(
-                self._learning, self.experiment.optim.max_grad_norm, foreach=True
-            )
-            skipped = self._step_if_finite(found.total, norm, before)
+            gradients = [x.grad for x in self._learning if x.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+            # Clipped as the optimiser reads them, which divides them by this.
+            scale = (norm / self.experiment.optim.max_grad_norm).clamp(min=1)
+            skip = self._step_if_finite(found.total, norm, before, scale)
         with timer("refresh"):
             # The buffer leaves the priorities of errors that are not finite as they are.
-            self._priorities.write(
-                prepared.windows, torch.where(skipped.bool(), torch.nan, found.value_error)
-            )
+            self._priorities.write(prepared.windows, found.value_error.masked_fill(skip, torch.nan))
             if self.global_step % self.experiment.optim.refresh_every == 0:
                 self.refresh()
         self.data.pacing.updated(self.global_step)

@@ -92,7 +92,9 @@ def _rows(
 ) -> _Rows:
     """Of windows with `length` observations, at positions in them."""
     others = [position for position in bootstrap if position not in searched]
-    seen = [(window, position) for part in (searched, others) for window in range(windows) for position in part]
+    seen = [
+        (window, position) for part in (searched, others) for window in range(windows) for position in part
+    ]
     places = {place: row for row, place in enumerate(seen)}
     return _Rows(
         torch.tensor([window * length + position for window, position in seen], device=device),

@@ -64,7 +64,7 @@ def n_step_returns(
 
 @lru_cache
 def _discounts(positions: int, steps: int, discount: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of `n` rewards `[n]`; and of the bootstraps `[2 * L, U + 1]` by length, then by length of terminated windows."""
+    """Of `n` rewards `[n]`; of bootstraps `[2 * L, U + 1]` by length, then the same of terminated windows."""
     powers = discount ** torch.arange(steps + 1, dtype=torch.float32)
     position = torch.arange(positions)
     length = torch.arange(positions + steps + 1).unsqueeze(1)

@@ -36,28 +36,57 @@ class _Residual:
         weight = weight * norm.weight.float()
         if columns is not None:
             weight = weight[:, columns]
-        self.inner, self.outer = residual_pair(weight, bias, plain.outer.weight, plain.outer.bias, kind)
+        self.products = residual_pair(weight, bias, plain.outer.weight, plain.outer.bias, kind)
 
     def __call__(self, x: Tensor, other: Tensor) -> Tensor:
         """`x` `[B, in]`, `other` `[B, out]`."""
-        return self.outer.added_to(
-            other, self.inner.relu(torch.layer_norm(x, self.shape, None, None, self.eps))
-        )
+        inner, outer = self.products
+        return outer.added_to(other, inner.relu(torch.layer_norm(x, self.shape, None, None, self.eps)))
 
 
-class _Transition:
-    """A `Transition` whose inputs come as one."""
+class _Transitions:
+    """The `Transition`s of dynamics and reward, whose blocks have one shape, from inputs that come as one.
 
-    def __init__(self, plain: Transition, kind: Kind, columns: Tensor) -> None:
-        self.first = _Residual(plain, kind, columns)
-        self.blocks = _blocks(plain.blocks, kind)
+    BLAS products of both blocks are one batch. oneDNN has none on packed weights, so there they are apart.
 
-    def __call__(self, x: Tensor, latent: Tensor) -> Tensor:
-        """Inputs `[B, S + ...]` and their first part, latents `[B, S]`."""
-        latent = self.first(x, latent)
-        for block in self.blocks:
-            latent = block(latent, latent)
-        return latent
+    Args:
+        plain: both. columns: the orders in which their inputs come here.
+    """
+
+    def __init__(self, plain: Sequence[Transition], kind: Kind, columns: Sequence[Tensor]) -> None:
+        self.first = [_Residual(each, kind, order) for each, order in zip(plain, columns, strict=True)]
+        blocks = list(zip(*(_blocks(each.blocks, kind) for each in plain), strict=True))
+        self.apart = blocks if kind.packed else []
+        self.together = [] if kind.packed else [_Pair(*both) for both in blocks]
+
+    def __call__(self, dynamics: Tensor, reward: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
+        """Both inputs `[B, S + ...]` and their first part, latents `[B, S]`, to both outputs `[B, S]`."""
+        found = [layer(x, latent) for layer, x in zip(self.first, (dynamics, reward), strict=True)]
+        for both in self.apart:
+            found = [layer(x, x) for layer, x in zip(both, found, strict=True)]
+        if self.together:
+            x = torch.stack(found)
+            for pair in self.together:
+                x = pair(x)
+            found = list(x.unbind())
+        return found[0], found[1]
+
+
+class _Pair:
+    """Two residual blocks of BLAS products as one batch."""
+
+    def __init__(self, first: _Residual, second: _Residual) -> None:
+        self.shape, self.eps = first.shape, first.eps
+        parts = [
+            (inner.weight, inner.bias, outer.weight) for inner, outer in (first.products, second.products)
+        ]
+        self.inner, bias, self.outer = (torch.stack(part) for part in zip(*parts, strict=True))
+        self.bias = bias.unsqueeze(1)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """`[2, B, S]`."""
+        normed = torch.layer_norm(x, self.shape, None, None, self.eps)
+        return torch.baddbmm(x, torch.baddbmm(self.bias, normed, self.inner).relu_(), self.outer)
 
 
 def _blocks(layers: nn.Sequential, kind: Kind) -> list[_Residual]:
@@ -91,12 +120,13 @@ class FusedNetworks:
         self.encoder, self.encoder_norm = linear(first.weight, first.bias, kind), _Norm(norm, kind)
         self.encoder_blocks = _blocks(model.encoder, kind)
         # The world model's inputs end with the embedding, the search state's come before the action.
-        self.dynamics = _Transition(
-            model.dynamics, kind, _columns(latent, actions, self.uses["dynamics"], mask)
-        )
-        encoded = spec.action_embedding_size
-        self.reward_trunk = _Transition(
-            model.reward_trunk, kind, _columns(latent, encoded, self.uses["reward"], mask)
+        self.transitions = _Transitions(
+            [model.dynamics, model.reward_trunk],
+            kind,
+            [
+                _columns(latent, actions, self.uses["dynamics"], mask),
+                _columns(latent, spec.action_embedding_size, self.uses["reward"], mask),
+            ],
         )
         first, norm = model.action_encoder[0], model.action_encoder[1]
         assert isinstance(first, nn.Linear) and isinstance(norm, nn.LayerNorm)
@@ -107,16 +137,17 @@ class FusedNetworks:
         norm = model.trunk[-1]
         assert isinstance(norm, nn.LayerNorm)
         self.features_eps = norm.eps
-        self.heads = heads_of(model.value_heads, model.policy_head, model.reward_head, norm, kind)
-
         bounds = model.bounds
         half = (bounds.max_log_std - bounds.min_log_std) / 2
         ones = torch.ones_like(mask[0])
         bound = bounds.max_mean or 1.0
         self.bounded_mean = bounds.max_mean is not None
-        # (mean, log_std) = offset + scale * tanh(slope * raw + shift)
-        self.policy_slope = torch.cat([ones / bound, ones])
-        self.policy_shift = torch.cat([0 * ones, ones * bounds.shift])
+        # (mean, log_std) = offset + scale * tanh(slope * raw + shift), or the mean is the raw one.
+        slope, shift = torch.cat([ones / bound, ones]), torch.cat([0 * ones, ones * bounds.shift])
+        policy = copy.deepcopy(model.policy_head).float()
+        policy.weights[2].mul_(slope.unsqueeze(1))
+        policy.biases[2].mul_(slope).add_(shift)
+        self.heads = heads_of(model.value_heads, policy, model.reward_head, norm, kind)
         self.policy_scale = torch.cat([ones * bound, ones * half])
         self.policy_offset = torch.cat([0 * ones, ones * (bounds.min_log_std + half)])
         self.tensors = list(_tensors(vars(self)))
@@ -163,16 +194,13 @@ class FusedNetworks:
 
     def step(self, state: Tensor, action: Tensor, heads: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """As `InferenceModel.step`."""
-        size, dtype = self.latent + self.embedding, self.kind.dtype
-        known, mask = state[:, :size].to(dtype), state[:, -self.actions :]
-        latent, action = known[:, : self.latent], action.to(dtype)
-        x = torch.cat([known if self.uses["dynamics"] else latent, action], -1)
-        base = known if self.uses["reward"] else latent
-        same = self.uses["dynamics"] == self.uses["reward"]
-        encoded = x[:, self.latent :] if same else torch.cat([base[:, self.latent :], action], -1)
+        size, mask = self.latent + self.embedding, state[:, -self.actions :]
+        whole = torch.cat([state[:, :size], action], -1).to(self.kind.dtype)
+        known, latent, action = whole[:, :size], whole[:, : self.latent], whole[:, size:]
+        x = whole if self.uses["dynamics"] else torch.cat([latent, action], -1)
+        base, encoded = (known, whole[:, self.latent :]) if self.uses["reward"] else (latent, action)
         encoded = self.action_norm(self.action_encoder(encoded)).tanh_()
-        reward = self.reward_trunk(torch.cat([base, encoded], -1), latent)
-        latent = self.dynamics(x, latent)
+        latent, reward = self.transitions(x, torch.cat([base, encoded], -1), latent)
         features, known = self.features(latent, known[:, self.latent :])
         logits, raw = self.heads(features, reward, heads)
         scalars = self._decode(logits)
@@ -187,16 +215,14 @@ class FusedNetworks:
         return torch.cat([self._policy(self.heads.policy(features), mask), mask], -1)
 
     def _policy(self, raw: Tensor, mask: Tensor) -> Tensor:
-        """Raw outputs and a mask `[B, A]` to mean and log-std `[B, 2A]`, zero where padded."""
-        x = torch.addcmul(self.policy_shift, raw.float(), self.policy_slope).tanh_()
-        x = torch.addcmul(self.policy_offset, x, self.policy_scale)
-        if not self.bounded_mean:
-            x = torch.cat([raw[:, : self.actions].float(), x[:, self.actions :]], -1)
+        """Raw outputs, overwritten here, and a mask `[B, A]` to mean and log-std `[B, 2A]`, 0 if padded."""
+        (raw if self.bounded_mean else raw[:, self.actions :]).tanh_()
+        x = torch.addcmul(self.policy_offset, raw, self.policy_scale)
         return (x.view(-1, 2, self.actions) * mask.unsqueeze(1)).flatten(1)
 
     def _decode(self, logits: Tensor) -> Tensor:
         """As `CategoricalScalar.decode`, with a product for the expectation: no autocast rounds it here."""
-        return unsquash(logits.softmax(-1, dtype=torch.float32) @ self.atoms)
+        return unsquash(logits.softmax(-1) @ self.atoms)
 
     def _value(self, each: Tensor) -> Tensor:
         """Values `[H, B]` of single heads to what the search uses of them, `[B]`."""

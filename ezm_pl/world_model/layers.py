@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ezm_pl.world_model.closed_form import CapNorm
 from ezm_pl.world_model.synchronised import BatchNorm, moments, ranks
 
 
@@ -37,7 +38,8 @@ def encoder_layers(inputs: int, latent: int, blocks: int) -> nn.Sequential:
 
 def cap_norm(embedding: Tensor) -> Tensor:
     """Task embeddings `[T, E]` scaled down to an L2 norm of at most 1."""
-    return embedding / embedding.norm(dim=-1, keepdim=True).clamp(min=1.0)
+    capped: Tensor = CapNorm.apply(embedding)
+    return capped
 
 
 class Transition(nn.Module):

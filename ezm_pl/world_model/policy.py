@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+from ezm_pl.world_model.closed_form import Entropy, LogDensity
+
 MAX_ACTION = 0.999
 """Actions are kept inside +-0.999, where the inverse of tanh is finite."""
 
@@ -57,12 +58,14 @@ class SquashedGaussian:
         if bounds.max_mean is not None:
             mean = bounds.max_mean * torch.tanh(mean / bounds.max_mean)
         half = (bounds.max_log_std - bounds.min_log_std) / 2
-        log_std = bounds.min_log_std + half * (torch.tanh(log_std + bounds.shift) + 1)
+        centre = bounds.min_log_std + half
+        log_std = torch.rsub(torch.tanh(log_std + bounds.shift), centre, alpha=-half)  # centre + half * tanh
         return cls(mean * mask, log_std * mask, mask)
 
     def action(self, noise: Tensor, std_scale: Tensor | float = 1.0) -> Tensor:
         """Actions for standard-normal `noise` `[..., A]`, std widened by `std_scale`; zero where padded."""
-        u = torch.addcmul(self.mean, noise * std_scale, self.log_std.exp())
+        scaled = noise if isinstance(std_scale, float) and std_scale == 1 else noise * std_scale
+        u = torch.addcmul(self.mean, scaled, self.log_std.exp())
         return torch.tanh(u).clamp(-MAX_ACTION, MAX_ACTION) * self.mask
 
     @property
@@ -71,17 +74,12 @@ class SquashedGaussian:
         return torch.tanh(self.mean).clamp(-MAX_ACTION, MAX_ACTION) * self.mask
 
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density of actions `[..., A]`, summed over real dimensions: `[...]`."""
+        """Log-density of actions `[..., A]`, summed over real dimensions: `[...]`; no gradient for them."""
         action = action.clamp(-MAX_ACTION, MAX_ACTION)
-        z = (torch.atanh(action) - self.mean) * torch.exp(-self.log_std)
-        gaussian = torch.add(self.log_std, z.square(), alpha=0.5)  # minus its logarithm, without a constant
-        constant = torch.log1p(-action * action) + _HALF_LOG_TWO_PI
-        return -((gaussian + constant) * self.mask).sum(-1)
+        density: Tensor = LogDensity.apply(self.mean, self.log_std, self.mask, action)
+        return density
 
     def entropy(self, noise: Tensor) -> Tensor:
         """Entropy over real dimensions, `[...]`: exact for the Gaussian, one sample for tanh's share."""
-        u = torch.addcmul(self.mean, noise, self.log_std.exp())
-        # log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), which stays finite for large |u|
-        half_slope = -u - torch.nn.functional.softplus(-2 * u)
-        constant = 0.5 + _HALF_LOG_TWO_PI + 2 * math.log(2)
-        return ((torch.add(self.log_std, half_slope, alpha=2) + constant) * self.mask).sum(-1)
+        entropy: Tensor = Entropy.apply(self.mean, self.log_std, self.mask, noise)
+        return entropy

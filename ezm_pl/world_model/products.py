@@ -43,6 +43,9 @@ def packs(weight: Tensor) -> bool:
 class Linear(Protocol):
     """`W x + b`, `[B, in] -> [B, out]`."""
 
+    weight: Tensor
+    bias: Tensor
+
     def __call__(self, x: Tensor) -> Tensor: ...
 
     def relu(self, x: Tensor) -> Tensor:
@@ -112,6 +115,8 @@ class Heads(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Logits `[H', B, Z]` of the value heads, then of the reward where it is given; the raw policy.
 
+        All in float32.
+
         Args:
             features: `[B, S + E]`. reward: the reward trunk's output `[B, S]`.
         """
@@ -149,7 +154,10 @@ class _SeparateHeads:
 
         self.drawn = ()
         self.values = [mlp(values, index, norm) for index in range(values.heads)]
-        self.policy, self.reward = mlp(policy, 0, norm), mlp(reward, 0, None)
+        self._policy, self.reward = mlp(policy, 0, norm), mlp(reward, 0, None)
+
+    def policy(self, features: Tensor) -> Tensor:
+        return self._policy(features).float()
 
     def draw(self, heads: Sequence[int]) -> None:
         """Nothing: each head is by itself."""
@@ -160,7 +168,7 @@ class _SeparateHeads:
         each = [self.values[head](features) for head in heads]
         if reward is not None:
             each.append(self.reward(reward))
-        return torch.stack(each), self.policy(features)
+        return torch.stack(each).float(), self.policy(features)
 
 
 class _Mlp:
@@ -251,7 +259,7 @@ class _BatchedHeads:
         """From the first layer's outputs `[n, B, H]` of the first heads to their outputs."""
         second, last, second_bias, last_bias, *affine = self.later[len(x)]
         x = torch.baddbmm(second_bias, self._activated(x, affine[0::2]), second)
-        return torch.baddbmm(last_bias, self._activated(x, affine[1::2]), last)
+        return torch.baddbmm(last_bias, self._activated(x, affine[1::2]), last).float()
 
     def _activated(self, x: Tensor, affine: Sequence[Tensor]) -> Tensor:
         if affine:

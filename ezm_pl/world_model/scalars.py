@@ -18,10 +18,10 @@ def unsquash(y: Tensor) -> Tensor:
     """The inverse of `squash`, any shape."""
     # With w = sqrt(|x| + 1) - 1: |y| = w + 0.001 w (w + 2). Solved without a difference of near equals,
     # which in float32 would cost 1e-4 around zero.
-    slope = 1 + 2 * _EPSILON
-    # `half` is w / 2 with the sign of y.
-    half = y / (torch.sqrt(torch.rsub(y.abs(), slope**2, alpha=-4 * _EPSILON)) + slope)
-    return 4 * torch.addcmul(half, half, half.abs())
+    slope = (1 + 2 * _EPSILON) / 4
+    # `double` is 2 w with the sign of y.
+    double = y / (torch.sqrt(torch.rsub(y.abs(), slope**2, alpha=-_EPSILON / 4)) + slope)
+    return torch.addcmul(double, double, double.abs(), value=0.25)
 
 
 class CategoricalScalar(nn.Module):

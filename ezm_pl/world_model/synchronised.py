@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional as F
 
 
 def ranks() -> int:
@@ -59,16 +60,26 @@ class BatchNorm(nn.BatchNorm1d):
     """`nn.BatchNorm1d` over the batches of all ranks (torch's SyncBatchNorm needs a GPU)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, C] -> [N, C]`."""
+        """`[N, C] -> [N, C]`. `num_batches_tracked` is left to `count_batches`."""
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
         if not self.training or ranks() == 1:
-            return super().forward(x)
-        assert self.running_mean is not None and self.running_var is not None
-        assert self.num_batches_tracked is not None and self.momentum is not None
+            moments_of = self.running_mean, self.running_var
+            return F.batch_norm(
+                x, *moments_of, self.weight, self.bias, self.training, self.momentum, self.eps
+            )
         wide = x.float()
         mean, variance, count = moments(wide)
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)).float(), self.momentum)
-            self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
         return ((wide - mean) * scale + self.bias).to(x.dtype)
+
+
+def count_batches(*heads: nn.Module) -> None:
+    """Counts one more batch of every BatchNorm in `heads`, as torch's own do one by one."""
+    norms = [
+        norm for head in heads for norm in head.modules() if isinstance(norm, BatchNorm) and norm.training
+    ]
+    if norms:
+        torch._foreach_add_([norm.get_buffer("num_batches_tracked") for norm in norms], 1)

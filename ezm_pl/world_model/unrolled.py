@@ -1,85 +1,98 @@
-"""A module that is applied at every unroll step, with one gradient for each of its linear layers.
-
-Autograd would give a layer as many gradients as there are steps, and add them up one by one.
-"""
+"""Transitions as the learner computes them: all steps of an unroll in one node of the graph."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-_Module = TypeVar("_Module", bound=nn.Module)
-_Tape = list[tuple[Tensor, Tensor]]
-"""Inputs `[B, in]` of a layer and gradients `[B, out]` of its outputs, one pair for each use."""
-
-
-def unrolled(model: _Module, part: str) -> _Module:
-    """`model` with the same weights, whose part of that name may be applied at every step of one unroll."""
-    shallow = copy.copy(model)
-    shallow._modules = model._modules | {part: _recording(model.get_submodule(part))}
-    return shallow
+from ezm_pl.world_model.layers import ResidualBlock, Transition
+from ezm_pl.world_model.residual import (
+    PARAMETERS,
+    Residuals,
+    parameters_of,
+    weights_wanted,
+    working_dtype,
+)
 
 
-def _recording(module: nn.Module) -> nn.Module:
-    if isinstance(module, nn.Linear):
-        return _Linear(module)
-    shallow = copy.copy(module)
-    shallow._modules = {name: part and _recording(part) for name, part in module._modules.items()}
-    return shallow
+class UnrolledTransition(nn.Module):
+    """A `Transition` in few operations, for one step or for several in a row.
 
+    Args:
+        plain: whose parameters it reads.
+    """
 
-class _Linear(nn.Module):
-    """A linear layer whose uses are recorded in the backward pass."""
-
-    def __init__(self, layer: nn.Linear) -> None:
+    def __init__(self, plain: Transition) -> None:
         super().__init__()
-        tape: _Tape = []
-        device = layer.weight.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else layer.weight.dtype
-        weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
-        self._tape, self._parts = tape, _Gather.apply(tape, weight, bias)
+        self._plain = [plain]  # its parameters are not this module's
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight, bias = self._parts
-        return _Use.apply(self._tape, x.to(weight.dtype), weight, bias)
+    def forward(self, latent: Tensor, *extras: Tensor) -> Tensor:
+        """As `Transition`."""
+        return self.unroll(latent, *(x.unsqueeze(1) for x in extras)).squeeze(1)
 
+    def unroll(self, latent: Tensor, *extras: Tensor, share: float = 1.0) -> Tensor:
+        """Latents `[B, U, S]` of `U` steps, from `[B, S]` and extras `[B, U, *]`.
 
-class _Gather(torch.autograd.Function):
-    """Weight and bias themselves; their gradient is that of all uses on the tape."""
-
-    @staticmethod
-    def forward(ctx: Any, tape: _Tape, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.tape = tape
-        ctx.set_materialize_grads(False)
-        return weight.view_as(weight), bias.view_as(bias)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-        if not ctx.tape:
-            return None, None, None
-        inputs, gradients = (torch.cat(part) for part in zip(*ctx.tape, strict=True))
-        ctx.tape.clear()
-        return None, gradients.t() @ inputs, gradients.sum(0)
+        Args:
+            latent, extras: where it starts, and what each step reads beside the latent.
+            share: what each latent passes on of its gradient.
+        """
+        (plain,) = self._plain
+        blocks = [each for each in plain.blocks if isinstance(each, ResidualBlock)]
+        dtype = working_dtype(plain.inner.weight)
+        layers: list[Transition | ResidualBlock] = [plain, *blocks]
+        parameters = [p for layer in layers for p in parameters_of(layer, dtype)]
+        inputs = latent.to(dtype), torch.cat(extras, -1).to(dtype)
+        unrolled: Tensor = _Unroll.apply(plain.norm.eps, share, *inputs, *parameters)
+        return unrolled
 
 
-class _Use(torch.autograd.Function):
-    """`W x + b`. Its backward pass gives `x` its gradient and leaves that of `W` and `b` to `_Gather`."""
+def unrolled(transition: nn.Module) -> UnrolledTransition:
+    """A transition in this form, if it is not already."""
+    if isinstance(transition, UnrolledTransition):
+        return transition
+    assert isinstance(transition, Transition)
+    return UnrolledTransition(transition)
 
-    @staticmethod
-    def forward(ctx: Any, tape: _Tape, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.tape = tape
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
+
+class _Unroll(torch.autograd.Function):
+    """The steps of a transition and of the blocks behind it."""
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        gather = ctx.next_functions[1][0]  # of the weight
-        # Not where only the gradient of a latent was asked for: then nobody would take it off the tape.
-        if gather is not None and torch._C._will_engine_execute_node(gather):
-            ctx.tape.append((x, gradient))
-        return None, gradient @ weight, None, None
+    def forward(
+        ctx: Any, eps: float, share: float, latent: Tensor, extras: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        rows, steps, ctx.extras = extras.shape
+        first = Residuals(parameters[:PARAMETERS], eps, steps, rows)
+        blocks = Residuals(parameters[PARAMETERS:], eps, steps, rows)
+        latents = latent.new_empty(rows, steps, latent.shape[1])
+        last = len(blocks.layers) - 1
+        for k, (beside, out) in enumerate(zip(extras.unbind(1), latents.unbind(1), strict=True)):
+            latent = first.forward(0, k, torch.cat([latent, beside], 1), latent)
+            for i in range(last + 1):
+                latent = blocks.forward(i, k, latent, latent, out if i == last else None)
+        ctx.first, ctx.blocks, ctx.share = first, blocks, share
+        return latents
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | float | None, ...]:
+        first, blocks, share = ctx.first, ctx.blocks, ctx.share
+        (_, of_first), (whole, of_blocks) = first.begin_backward(), blocks.begin_backward()
+        layers, steps, _, size = whole.shape
+        torch.mul(gradients[0].transpose(0, 1), share, out=whole[-1])
+        of_extras, of_latent = [], None
+        for k in reversed(range(steps)):
+            if of_latent is not None:
+                of_blocks[-1][k].add_(of_latent, alpha=share)
+            for i in reversed(range(layers)):
+                before = of_blocks[i - 1][k] if i else of_first[0][k]
+                torch.add(of_blocks[i][k], blocks.backward(i, k), out=before)
+            beside, extras = first.backward(0, k).split([size, ctx.extras], 1)
+            of_latent = of_first[0][k] + beside
+            of_extras.append(extras)
+        extras = torch.stack(of_extras[::-1], 1) if ctx.needs_input_grad[3] else None
+        if not weights_wanted(ctx, 2):
+            return None, None, of_latent, extras, *[None] * (PARAMETERS * (1 + layers))
+        return None, None, of_latent, extras, *first.gradients(), *blocks.gradients()

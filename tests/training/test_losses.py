@@ -298,22 +298,6 @@ def test_temporal_consistency_has_no_gradient_through_its_target() -> None:
         assert not torch.allclose(found[name], leaky[name], rtol=1e-2), name  # type: ignore[arg-type]
 
 
-def test_every_layer_is_first_used_with_gradients() -> None:
-    """Or autocast casts its weights without, and before torch 2.11 uses that copy for all of the update."""
-    model, batch, targets = world()
-    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    first: dict[str, bool] = {}
-
-    def note(module: nn.Module, _: Any) -> None:
-        first.setdefault(names[module], torch.is_grad_enabled())  # type: ignore[index]
-
-    for module in names:
-        module.register_forward_pre_hook(note)
-    loss(model, batch, targets)
-    assert {"projector.0", "predictor.0", "encoder.0"} <= first.keys()
-    assert [name for name, with_gradients in first.items() if not with_gradients] == []
-
-
 def test_path_consistency_has_no_gradient_through_its_target() -> None:
     """Only the value at k learns: equal to the gradient against constant `r + discount v'`."""
     model, batch, targets = world()

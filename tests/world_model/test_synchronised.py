@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed, multiprocessing, nn
 
 from ezm_pl.world_model.layers import RunningNorm
-from ezm_pl.world_model.synchronised import BatchNorm
+from ezm_pl.world_model.synchronised import BatchNorm, count_batches
 
 ROWS, WIDTH = 12, 5
 
@@ -42,6 +42,7 @@ def everything(own: slice, norm: nn.BatchNorm1d) -> dict[str, Any]:
     passes = []
     for x in batches():
         passes.append(through(norm, x[own]))
+        count_batches(norm)
         normalizer.update(x[own])
     norm.eval()
     return {

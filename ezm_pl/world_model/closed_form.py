@@ -1,0 +1,98 @@
+"""Functions whose gradient is written out, because autograd would take twice as many operations for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+class CapNorm(torch.autograd.Function):
+    """Rows `[T, E]` scaled down to an L2 norm of at most 1."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = norm.clamp(min=1.0)
+        capped = x / scale
+        ctx.save_for_backward(capped, norm, scale)
+        return capped
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        capped, norm, scale = ctx.saved_tensors
+        # A row of norm 1 moves along the sphere only.
+        along = (gradients[0] * capped).sum(-1, keepdim=True) * (norm > 1)
+        return torch.addcmul(gradients[0], capped, along, value=-1) / scale
+
+
+class Cosine(torch.autograd.Function):
+    """The cosine `[N]` of the angles between rows `[N, P]`, in float32; `goal` gets no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, goal: Tensor) -> Tensor:
+        wide = x.float()
+        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp_(min=1e-8)
+        unit, goal = wide / norm, F.normalize(goal.float(), dim=-1, eps=1e-8)
+        cosine = (unit * goal).sum(-1, keepdim=True)
+        ctx.save_for_backward(unit, goal, norm, cosine)
+        ctx.dtype = x.dtype
+        return cosine.squeeze(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        unit, goal, norm, cosine = ctx.saved_tensors
+        across = torch.addcmul(goal, unit, cosine, value=-1)
+        return (across * (gradients[0].unsqueeze(-1) / norm)).to(ctx.dtype), None
+
+
+class LogDensity(torch.autograd.Function):
+    """Log-density `[...]` of `tanh(u)`, `u ~ N(mean, std)`, for actions `[..., A]`, which get no gradient.
+
+    Summed over the dimensions that `mask` has. Mean, log-std and mask are broadcast to the actions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, mask: Tensor, action: Tensor) -> Tensor:
+        inverse = torch.exp(-log_std)
+        z = (torch.atanh(action) - mean) * inverse
+        constant = torch.log1p(-action * action) + (log_std + _HALF_LOG_TWO_PI)
+        ctx.save_for_backward(inverse, z, mask)
+        return -(torch.addcmul(constant, z, z, value=0.5) * mask).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        inverse, z, mask = ctx.saved_tensors
+        gradient = gradients[0].unsqueeze(-1) * mask
+        by_z = gradient * z
+        mean = by_z.sum_to_size(inverse.shape) * inverse
+        return mean, torch.addcmul(-gradient, by_z, z).sum_to_size(inverse.shape), None, None
+
+
+class Entropy(torch.autograd.Function):
+    """Entropy `[...]` of `tanh(u)`, `u ~ N(mean, std)` `[..., A]`: exact but for one sample of tanh's share.
+
+    Summed over the dimensions that `mask` `[..., A]` has; no gradient for the noise of the sample.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, mean: Tensor, log_std: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
+        spread = noise * log_std.exp()
+        u = mean + spread
+        # log(1 - tanh(u)^2) = 2 (log 2 + logsigmoid(2u) - u), which stays finite for large |u|
+        half_slope = F.logsigmoid(2 * u) - u
+        constant = 0.5 + _HALF_LOG_TWO_PI + 2 * math.log(2)
+        ctx.save_for_backward(u, spread, mask)
+        return ((torch.add(log_std, half_slope, alpha=2) + constant) * mask).sum(-1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        u, spread, mask = ctx.saved_tensors
+        gradient = gradients[0].unsqueeze(-1) * mask
+        mean = gradient * (-2 * torch.tanh(u))
+        return mean, torch.addcmul(gradient, mean, spread), None, None

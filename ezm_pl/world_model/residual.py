@@ -1,0 +1,136 @@
+"""Residual layers with their gradients by hand: `base + W2 relu(W1 LN(x))`, several of one shape.
+
+Autograd would give every layer two matrix products and two sums for its weights at every use, and add them
+up one by one. Here what these gradients are made of is written side by side, so that all layers and all uses
+get theirs together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ezm_pl.world_model.layers import ResidualBlock, Transition
+
+PARAMETERS = 6
+"""Of a layer: LayerNorm's scale and shift, then weight and bias of the inner and of the outer layer."""
+
+_layer_norm_backward = torch.ops.aten.native_layer_norm_backward
+_relu_backward = torch.ops.aten.threshold_backward.grad_input
+
+
+def working_dtype(weight: Tensor) -> torch.dtype:
+    """The precision of matrix products with a weight: autocast's where there is one."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def weight_and_bias(layer: nn.Linear | nn.LayerNorm, dtype: torch.dtype) -> list[Tensor]:
+    """Of a layer whose inputs have a dtype; the weight is no leaf, for `weights_wanted`."""
+    if isinstance(layer, nn.LayerNorm) and layer.weight.device.type == "cpu":
+        # A processor keeps LayerNorm's statistics in their precision.
+        return [layer.weight, layer.bias]
+    weight, bias = layer.weight.to(dtype), layer.bias.to(dtype)
+    return [weight.view_as(weight) if weight.is_leaf else weight, bias]
+
+
+def parameters_of(layer: ResidualBlock | Transition, dtype: torch.dtype) -> list[Tensor]:
+    """A layer's parameters, in the order in which `Residuals` takes them."""
+    return [p for part in (layer.norm, layer.inner, layer.outer) for p in weight_and_bias(part, dtype)]
+
+
+def weights_wanted(ctx: Any, first: int) -> bool:
+    """Whether a node's weights, from its `first` tensor on, get a gradient.
+
+    They do not where only that of a latent or an action was asked for.
+    """
+    nodes = (node for node, _ in ctx.next_functions[first:] if node is not None)
+    node = next((each for each in nodes if not hasattr(each, "variable")), None)  # not a leaf's
+    return node is not None and torch._C._will_engine_execute_node(node)
+
+
+class Residuals:
+    """One forward pass of `n` residual layers of one shape, each used `U` times, and its backward pass.
+
+    Args:
+        parameters: of all layers, layer by layer.
+        eps: of their LayerNorms.
+        uses: `U`.
+        rows: `B`, of a use.
+        graded: how many of the rows, the first ones, will get a gradient; None for all.
+    """
+
+    def __init__(
+        self, parameters: Sequence[Tensor], eps: float, uses: int, rows: int, graded: int | None = None
+    ) -> None:
+        self.layers = [parameters[i : i + PARAMETERS] for i in range(0, len(parameters), PARAMETERS)]
+        self.eps, self.graded = eps, rows if graded is None else graded
+        weight = parameters[2]
+        self._hidden = weight.new_empty(len(self.layers), uses, rows, weight.shape[0])
+        self._each_hidden = _each(self._hidden)
+        self._inputs: dict[tuple[int, int], tuple[Tensor, ...]] = {}
+
+    def forward(self, layer: int, use: int, x: Tensor, base: Tensor, out: Tensor | None = None) -> Tensor:
+        """`base` `[B, out]` plus what a layer makes of `x` `[B, in]`."""
+        scale, shift, inner, inner_bias, outer, outer_bias = self.layers[layer]
+        normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, self.eps)
+        kept = x, normed, mean, rstd
+        self._inputs[layer, use] = kept if self.graded == len(x) else tuple(p[: self.graded] for p in kept)
+        hidden = torch._addmm_activation(inner_bias, normed, inner.t(), out=self._each_hidden[layer][use])
+        return torch.add(torch.addmm(outer_bias, hidden, outer.t()), base, out=out)
+
+    def begin_backward(self) -> tuple[Tensor, list[list[Tensor]]]:
+        """Where the gradients of outputs have to be written before `backward`: `[n, U, B, out]`, and each."""
+        self._hidden = self._hidden[:, :, : self.graded]
+        self._gradient, self._of_hidden = (torch.empty_like(self._hidden) for _ in range(2))
+        self._each_hidden, self._each_of_hidden = _each(self._hidden), _each(self._of_hidden)
+        self._each_gradient = _each(self._gradient)
+        self._of_norm: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
+        return self._gradient, self._each_gradient
+
+    def backward(self, layer: int, use: int) -> Tensor:
+        """The gradient of a use's input `[B, in]`, but for what its `base` gets."""
+        scale, shift, inner, _, outer, _ = self.layers[layer]
+        x, _, mean, rstd = self._inputs[layer, use]
+        gradient = self._each_gradient[layer][use] @ outer
+        hidden, out = self._each_hidden[layer][use], self._each_of_hidden[layer][use]
+        gradient = _relu_backward(gradient, hidden, 0, grad_input=out) @ inner
+        of_x, *self._of_norm[layer, use] = _layer_norm_backward(
+            gradient, x, scale.shape, mean, rstd, scale, shift, [True, True, True]
+        )
+        return of_x
+
+    def gradients(self) -> list[Tensor]:
+        """Of all parameters, once all uses are through `backward`."""
+        layers, uses = len(self.layers), len(self._inputs) // len(self.layers)
+        order = [(layer, use) for layer in range(layers) for use in range(uses)]
+        normed = torch.stack([self._inputs[each][1] for each in order])
+        hidden, of_hidden, of_output = (
+            x.reshape(layers, -1, x.shape[-1]) for x in (self._hidden, self._of_hidden, self._gradient)
+        )
+        inner = _weights(of_hidden, normed.view(layers, -1, normed.shape[-1]))
+        outer = _weights(of_output, hidden)
+        if uses == 1:
+            norms = [self._of_norm.pop(each) for each in order]  # held by nobody, or they would be copied
+        else:
+            stacked = torch.stack([part for each in order for part in self._of_norm[each]])
+            norms = stacked.view(layers, uses, 2, -1).sum(1)  # type: ignore[assignment]
+        linear = [x.unbind() for x in (inner, of_hidden.sum(1), outer, of_output.sum(1))]
+        return [
+            gradient for norm, *others in zip(norms, *linear, strict=True) for gradient in (*norm, *others)
+        ]
+
+
+def _weights(gradient: Tensor, x: Tensor) -> Tensor:
+    """Gradients of weights `[n, out, in]`, from those of outputs `[n, N, out]` and inputs `[n, N, in]`."""
+    if len(x) == 1:  # faster than a batch of one
+        return (gradient[0].t() @ x[0]).unsqueeze(0)
+    return gradient.transpose(1, 2) @ x
+
+
+def _each(stacked: Tensor) -> list[list[Tensor]]:
+    """The parts `[B, *]` of `[n, U, B, *]`."""
+    return [list(of_layer.unbind()) for of_layer in stacked.unbind()]
