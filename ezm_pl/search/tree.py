@@ -122,7 +122,7 @@ class _Tree:
         self.children = torch.zeros(batch, slots, edges, dtype=torch.long, device=device)
         self.actions = torch.empty(batch, slots, edges, action_size, device=device)
         self.prior: Tensor | None = None
-        self.visits = self.q = self.low = self.high = self.span = self.rows
+        self.visits = self.q = self.both = self.low = self.high = self.span = self.rows
 
     def parents(self, node: Tensor) -> Tensor:
         """The rows of nodes `[B, W]`, `[B * W, K]`."""
@@ -151,9 +151,10 @@ class _Tree:
         rows = [state, reward, value, lineage, returns, rewards]
         torch.cat(rows, -1, out=self.rows[:, first:used])
 
-        sums = self.rows[:, :used, self.size + 2 + slots : -slots].sum(1)
-        self.visits, returned = sums[:, :used], sums[:, slots : slots + used]
-        self.q = torch.addcdiv(self.rows[:, :used, self.size], returned, self.visits, value=self.discount)
+        sums = self.rows[:, :used, self.size + 2 + slots : -slots].sum(1).view(batch, 2, slots)[..., :used]
+        self.visits, self.q = sums.unbind(1)
+        torch.addcdiv(self.rows[:, :used, self.size], self.q, self.visits, value=self.discount, out=self.q)
+        self.both = sums
         # A node whose Q has not moved was counted when it did.
         low, high = torch.aminmax(self.q[:, 1:], dim=1, keepdim=True)
         if first > 1:
@@ -173,7 +174,8 @@ class _Tree:
         """The edge that the interior rule takes below every node in use, `[B, used]`."""
         children = self.children[:, : self.used]
         prior = None if self.prior is None else self.prior[:, : self.used]
-        visits, q = (x.gather(1, children.flatten(1)).view_as(children) for x in (self.visits, self.q))
+        index = children.flatten(1).unsqueeze(1).expand(-1, 2, -1)
+        visits, q = self.both.gather(2, index).view(len(index), 2, *children.shape[1:]).unbind(1)
         visited, own = visits.clamp(max=1), self.visits.unsqueeze(-1)
         seen = visited if prior is None else prior.softmax(-1) * visited
         value = self.rows[:, : self.used, self.size + 1 : self.size + 2]

@@ -89,7 +89,7 @@ def statistics_gap(model: WorldModel, windows: Batch, steps: int) -> Tensor:
         steps: `U`.
     """
     heads, mode = model.value_heads, model.value_heads.training
-    latents = imagine(model, windows, steps)
+    latents = imagine(model, windows)
     task = windows.task.repeat_interleave(steps + 1)
     features = model.features(latents.flatten(0, 1), task)
     values = []

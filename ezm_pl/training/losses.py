@@ -36,15 +36,14 @@ class Unroll:
         generator: of the policy's noise, and of the descriptions where tasks are given in words.
         spread: of Q, per task; None where no term needs it.
         task: `[B, E]`, the embeddings of the windows' tasks: one description for each window.
-        latents: `[B, U + 1, S]`, imagined after the first.
+        latents: `[B, U + 1, S]`, `imagined` `[B, U, S]` after the first.
         seen: `[B, U, S]`, the latents of the observations after the first, without gradient.
         rewards: `[B, U]`, without gradient.
-        reward_log_probability: `[B, U, Z]`.
-        reward_target: `[B, U, Z]`, two-hot; zero where the reward is not known.
         values: `[B, U + 1]`, the mean of the value heads, without gradient.
-        value_log_probability: `[B, U + 1, Z]`, the mean over the value heads.
-        value_target: `[B, U + 1, Z]`, two-hot; zero where the value is not known.
-        path_target: `[B, U, Z]`, the model's own one-step return; zero where no decision was taken.
+        reward_error: `[B, U]`, the cross-entropy of the reward against the observed one; 0 where that is not
+            known.
+        value_error: `[B, U + 1]`, that of the value against its target, mean over the heads.
+        path_error: `[B, U]`, that of the value against the model's own one-step return.
         policy: `[B * (U + 1), A]`.
         entropy: `[B, U + 1]`, of the policy.
     """
@@ -58,14 +57,13 @@ class Unroll:
     spread: QSpread | None
     task: Tensor
     latents: Tensor
+    imagined: Tensor
     seen: Tensor
     rewards: Tensor
-    reward_log_probability: Tensor
-    reward_target: Tensor
     values: Tensor
-    value_log_probability: Tensor
-    value_target: Tensor
-    path_target: Tensor
+    reward_error: Tensor
+    value_error: Tensor
+    path_error: Tensor
     policy: SquashedGaussian
     entropy: Tensor
 
@@ -111,22 +109,25 @@ def term(function: Term) -> Term:
     return function
 
 
-def imagine(
-    model: WorldModel, batch: Batch, steps: int, task: Tensor | None = None, first: Tensor | None = None
-) -> Tensor:
-    """Latents `[B, U + 1, S]`: the first observation's, then imagined ones, whose gradients are halved.
+def imagine(model: WorldModel, batch: Batch) -> Tensor:
+    """Latents `[B, U + 1, S]`: the first observation's, then imagined ones."""
+    task = model.embed(batch.task)
+    first = model.encode(batch.observation[:, 0], task)
+    imagined = imagine_from(model, first, batch.action, task)
+    return torch.cat([first.to(imagined.dtype).unsqueeze(1), imagined], 1)
+
+
+def imagine_from(model: WorldModel, first: Tensor, action: Tensor, task: Tensor) -> Tensor:
+    """Latents `[B, U, S]` after `first` `[B, S]`, each with its gradient halved.
 
     Args:
-        model, batch, steps: what to unroll along the window's actions, and how far.
-        task, first: the embeddings of the tasks and the first latents, if there are any yet.
+        model: its dynamics are unrolled.
+        first: where that begins. action: `[B, U, A]`. task: embeddings `[B, E]`.
     """
-    task = model.embed(batch.task) if task is None else task
-    first = model.encode(batch.observation[:, 0], task) if first is None else first
-    extras = [batch.action]
+    extras = [action]
     if model.embedding_used["dynamics"]:
-        extras.append(task.unsqueeze(1).expand(-1, steps, -1))
-    imagined = unrolled(model.dynamics).unroll(first, *extras, share=0.5)
-    return torch.cat([first.to(imagined.dtype).unsqueeze(1), imagined], 1)
+        extras.append(task.unsqueeze(1).expand(-1, action.shape[1], -1))
+    return unrolled(model.dynamics).unroll(first, *extras, share=0.5)
 
 
 def encode_windows(model: WorldModel, batch: Batch, steps: int, task: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,29 +155,29 @@ def unroll(
     model = learning_form(model)
     embedded = model.embed(batch.task, generator)
     first, seen = encode_windows(model, batch, steps, embedded)
-    latents = imagine(model, batch, steps, embedded, first)
+    imagined = imagine_from(model, first, batch.action, embedded)
+    latents = torch.cat([first.to(imagined.dtype).unsqueeze(1), imagined], 1)
     embedded = embedded.to(latents.dtype)
     task = embedded.unsqueeze(1).expand(-1, positions, -1)
-    reward_logits = model.reward_logits(
-        latents[:, :steps].flatten(0, 1), batch.action.flatten(0, 1), task[:, :steps].flatten(0, 1)
-    )
-    features = model.features(latents.flatten(0, 1), task.flatten(0, 1))
+    reward_logits = model.reward_logits(latents[:, :steps], batch.action, task[:, :steps])
+    features = model.features(latents, task)
     value_logits = model.value_logits(features)  # [H, B * (U + 1), Z]
     heads, rows = value_logits.shape[:2]
     log_probability = torch.cat([value_logits.flatten(0, 1), reward_logits]).float().log_softmax(-1)
     value_log_probability, reward_log_probability = log_probability.split([heads * rows, size * steps])
-    # The heads' mean cross-entropy against one target is that of their mean log-probability.
-    value_log_probability = value_log_probability.view(heads, size, positions, -1).mean(0)
     with torch.no_grad():
         scalars = model.scalar.expectation(log_probability.exp())
         values = scalars[: heads * rows].view(heads, size, positions).mean(0)
         rewards = scalars[heads * rows :].view(size, steps)
-        imagined = torch.add(rewards, values[:, 1:], alpha=spec.discount)
+        one_step = torch.add(rewards, values[:, 1:], alpha=spec.discount)
+        two_hot = model.scalar.two_hot(torch.cat([targets.reward, targets.value, one_step], 1))
         known = torch.cat([targets.reward_mask, targets.value_mask, targets.policy_mask[:, :steps]], 1)
-        two_hot = model.scalar.two_hot(torch.cat([targets.reward, targets.value, imagined], 1))
-        reward_target, value_target, path_target = (two_hot * known.unsqueeze(-1)).split(
-            [steps, positions, steps], 1
-        )
+    # The heads' mean cross-entropy against one target is that of their mean log-probability.
+    value_log_probability = value_log_probability.view(heads, size, positions, -1).mean(0)
+    predicted = [reward_log_probability.view(size, steps, -1), value_log_probability]
+    predicted.append(value_log_probability[:, :steps])
+    errors = (two_hot * torch.cat(predicted, 1)).sum(-1) * -known
+    reward_error, value_error, path_error = errors.split([steps, positions, steps], 1)
     policy = model.policy(features, batch.task.repeat_interleave(positions))
     count_batches(model.reward_head, model.value_heads, model.policy_head)
     noise = torch.randn(policy.mean.shape, generator=generator, device=policy.mean.device)
@@ -190,14 +191,13 @@ def unroll(
         spread=spread,
         task=embedded,
         latents=latents,
+        imagined=imagined,
         seen=seen,
         rewards=rewards,
-        reward_log_probability=reward_log_probability.view(size, steps, -1),
-        reward_target=reward_target,
         values=values,
-        value_log_probability=value_log_probability,
-        value_target=value_target,
-        path_target=path_target,
+        reward_error=reward_error,
+        value_error=value_error,
+        path_error=path_error,
         policy=policy,
         entropy=policy.entropy(noise).view(size, positions),
     )
@@ -206,13 +206,13 @@ def unroll(
 @term
 def reward(x: Unroll) -> Tensor:
     """Cross-entropy of the predicted reward against the observed one."""
-    return -(x.reward_target * x.reward_log_probability).sum((1, 2))
+    return x.reward_error.sum(1)
 
 
 @term
 def value(x: Unroll) -> Tensor:
     """Cross-entropy of the value against its target, mean over the heads."""
-    return -(x.value_target * x.value_log_probability).sum((1, 2))
+    return x.value_error.sum(1)
 
 
 @term
@@ -222,15 +222,15 @@ def policy(x: Unroll) -> Tensor:
     shape = (size, positions, 1, -1)
     parts = (x.policy.mean, x.policy.log_std, x.policy.mask)
     searched = SquashedGaussian(*(part.view(shape)[:, x.searched] for part in parts))
-    likelihood = (x.targets.action_weight * searched.log_prob(x.targets.action)).sum(-1)
     decided = x.targets.policy_mask[:, x.searched]
-    return (-likelihood * decided).sum(1) * (positions / decided.shape[1])
+    weight = x.targets.action_weight * decided.unsqueeze(-1) * (positions / decided.shape[1])
+    return (weight * searched.surprise(x.targets.action)).sum((1, 2))
 
 
 @term
 def entropy(x: Unroll) -> Tensor:
     """The policy's negative entropy."""
-    return (-x.entropy * x.targets.policy_mask).sum(1)
+    return (x.entropy * -x.targets.policy_mask).sum(1)
 
 
 @term
@@ -238,16 +238,16 @@ def temporal(x: Unroll) -> Tensor:
     """Negative cosine similarity of imagined and encoded latents (SimSiam)."""
     model, steps = x.model, x.targets.reward.shape[1]
     assert isinstance(model.projector, Network)
-    following = x.latents[:, 1:]
-    imagined, goal = model.projector.split(torch.cat([following, x.seen]).flatten(0, 1), following)
-    similarity = Cosine.apply(model.predict(imagined), goal).view(-1, steps)
-    return (-similarity * x.targets.latent_mask).sum(1)
+    both = torch.cat([x.imagined, x.seen]).flatten(0, 1)
+    guess, goal = model.projector.split(both, x.imagined)
+    similarity = Cosine.apply(model.predict(guess), goal).view(-1, steps)
+    return (similarity * -x.targets.latent_mask).sum(1)
 
 
 @term
 def path(x: Unroll) -> Tensor:
     """Cross-entropy of the value against the model's own one-step return (Farquhar et al. 2021)."""
-    return -(x.path_target * x.value_log_probability[:, : x.path_target.shape[1]]).sum((1, 2))
+    return x.path_error.sum(1)
 
 
 @term
@@ -255,7 +255,7 @@ def observation(x: Unroll) -> Tensor:
     """Mean squared error of the normalised observation decoded from imagined latents."""
     steps, model = x.targets.reward.shape[1], x.model
     seen = model.normalizer(x.batch.observation[:, 1 : steps + 1])
-    decoded = model.decode_observation(x.latents[:, 1:]).float()
+    decoded = model.decode_observation(x.imagined).float()
     used = model.observation_mask.index_select(0, x.batch.task).unsqueeze(1)
     error = ((decoded - seen).square() * used).sum(-1) / used.sum(-1)
     return (error * x.targets.latent_mask).sum(1)

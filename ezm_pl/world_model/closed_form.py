@@ -51,27 +51,28 @@ class Cosine(torch.autograd.Function):
         return (across * (gradients[0].unsqueeze(-1) / norm)).to(ctx.dtype), None
 
 
-class LogDensity(torch.autograd.Function):
-    """Log-density `[...]` of `tanh(u)`, `u ~ N(mean, std)`, for actions `[..., A]`, which get no gradient.
+class Surprise(torch.autograd.Function):
+    """Minus the log-density `[...]` of `tanh(u)`, `u ~ N(mean, std)`, for actions `[..., A]`.
 
-    Summed over the dimensions that `mask` has. Mean, log-std and mask are broadcast to the actions.
+    Summed over the dimensions that `mask` has. Mean, log-std and mask are broadcast to the actions, which get
+    no gradient.
     """
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, log_std: Tensor, mask: Tensor, action: Tensor) -> Tensor:
         inverse = torch.exp(-log_std)
-        z = (torch.atanh(action) - mean) * inverse
+        z = (mean - torch.atanh(action)) * inverse
         constant = torch.log1p(-action * action) + (log_std + _HALF_LOG_TWO_PI)
         ctx.save_for_backward(inverse, z, mask)
-        return -(torch.addcmul(constant, z, z, value=0.5) * mask).sum(-1)
+        return (torch.addcmul(constant, z, z, value=0.5) * mask).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         inverse, z, mask = ctx.saved_tensors
         gradient = gradients[0].unsqueeze(-1) * mask
         by_z = gradient * z
-        mean = by_z.sum_to_size(inverse.shape) * inverse
-        return mean, torch.addcmul(-gradient, by_z, z).sum_to_size(inverse.shape), None, None
+        log_std = torch.addcmul(gradient, by_z, z, value=-1)
+        return by_z.sum_to_size(inverse.shape) * inverse, log_std.sum_to_size(inverse.shape), None, None
 
 
 class Entropy(torch.autograd.Function):

@@ -38,10 +38,10 @@ class _Residual:
             weight = weight[:, columns]
         self.products = residual_pair(weight, bias, plain.outer.weight, plain.outer.bias, kind)
 
-    def __call__(self, x: Tensor, other: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, other: Tensor, out: Tensor | None = None) -> Tensor:
         """`x` `[B, in]`, `other` `[B, out]`."""
         inner, outer = self.products
-        return outer.added_to(other, inner.relu(torch.layer_norm(x, self.shape, None, None, self.eps)))
+        return outer.added_to(other, inner.relu(torch.layer_norm(x, self.shape, None, None, self.eps)), out)
 
 
 class _Transitions:
@@ -56,20 +56,23 @@ class _Transitions:
     def __init__(self, plain: Sequence[Transition], kind: Kind, columns: Sequence[Tensor]) -> None:
         self.first = [_Residual(each, kind, order) for each, order in zip(plain, columns, strict=True)]
         blocks = list(zip(*(_blocks(each.blocks, kind) for each in plain), strict=True))
-        self.apart = blocks if kind.packed else []
+        self.packed, self.apart = kind.packed, blocks if kind.packed else []
         self.together = [] if kind.packed else [_Pair(*both) for both in blocks]
 
     def __call__(self, dynamics: Tensor, reward: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Both inputs `[B, S + ...]` and their first part, latents `[B, S]`, to both outputs `[B, S]`."""
-        found = [layer(x, latent) for layer, x in zip(self.first, (dynamics, reward), strict=True)]
-        for both in self.apart:
-            found = [layer(x, x) for layer, x in zip(both, found, strict=True)]
-        if self.together:
-            x = torch.stack(found)
-            for pair in self.together:
-                x = pair(x)
-            found = list(x.unbind())
-        return found[0], found[1]
+        first, second = self.first
+        if self.packed:
+            dynamics, reward = first(dynamics, latent), second(reward, latent)
+            for one, other in self.apart:
+                dynamics, reward = one(dynamics, dynamics), other(reward, reward)
+            return dynamics, reward
+        both = latent.new_empty(2, *latent.shape)
+        first(dynamics, latent, both[0])
+        second(reward, latent, both[1])
+        for pair in self.together:
+            both = pair(both)
+        return both[0], both[1]
 
 
 class _Pair:

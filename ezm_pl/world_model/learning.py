@@ -52,8 +52,8 @@ class Network(nn.Module):
             self._parts += [layers] if blocks else [[layer] for layer in layers]
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the layers one after another, `[N, in] -> [N, out]`."""
-        return self.split(x, x)[0]
+        """As the layers one after another, `[..., in] -> [N, out]`."""
+        return self.split(x.flatten(0, -2), x)[0]
 
     def split(self, x: Tensor, graded: Tensor) -> tuple[Tensor, Tensor]:
         """The outputs `[N, out]` of rows `[N, in]` in two parts, of which the second gets no gradient.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ezm_pl.world_model.closed_form import Entropy, LogDensity
+from ezm_pl.world_model.closed_form import Entropy, Surprise
 
 MAX_ACTION = 0.999
 """Actions are kept inside +-0.999, where the inverse of tanh is finite."""
@@ -75,9 +75,13 @@ class SquashedGaussian:
 
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-density of actions `[..., A]`, summed over real dimensions: `[...]`; no gradient for them."""
+        return -self.surprise(action)
+
+    def surprise(self, action: Tensor) -> Tensor:
+        """Minus the log-density of actions."""
         action = action.clamp(-MAX_ACTION, MAX_ACTION)
-        density: Tensor = LogDensity.apply(self.mean, self.log_std, self.mask, action)
-        return density
+        surprise: Tensor = Surprise.apply(self.mean, self.log_std, self.mask, action)
+        return surprise
 
     def entropy(self, noise: Tensor) -> Tensor:
         """Entropy over real dimensions, `[...]`: exact for the Gaussian, one sample for tanh's share."""

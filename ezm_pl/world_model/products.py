@@ -51,8 +51,8 @@ class Linear(Protocol):
     def relu(self, x: Tensor) -> Tensor:
         """`relu(W x + b)`."""
 
-    def added_to(self, other: Tensor, x: Tensor) -> Tensor:
-        """`other + W x + b`."""
+    def added_to(self, other: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """`other + W x + b`, written to `out` if there is one."""
 
 
 class _Blas:
@@ -66,9 +66,9 @@ class _Blas:
     def relu(self, x: Tensor) -> Tensor:
         return torch._addmm_activation(self.bias, x, self.weight)
 
-    def added_to(self, other: Tensor, x: Tensor) -> Tensor:
+    def added_to(self, other: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Without `b`, which `residual_pair` has put into the weights."""
-        return torch.addmm(other, x, self.weight)
+        return torch.addmm(other, x, self.weight, out=out)
 
 
 class _OneDnn:
@@ -83,8 +83,9 @@ class _OneDnn:
     def relu(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise.default(x, self.weight, self.bias, "relu", [], "")
 
-    def added_to(self, other: Tensor, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
+    def added_to(self, other: Tensor, x: Tensor, out: Tensor | None = None) -> Tensor:
+        found: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, other, self.weight, self.bias, "add")
+        return found if out is None else out.copy_(found)
 
 
 def linear(weight: Tensor, bias: Tensor, kind: Kind) -> Linear:

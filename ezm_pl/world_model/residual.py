@@ -107,7 +107,8 @@ class Residuals:
         """Of all parameters, once all uses are through `backward`."""
         layers, uses = len(self.layers), len(self._inputs) // len(self.layers)
         order = [(layer, use) for layer in range(layers) for use in range(uses)]
-        normed = torch.stack([self._inputs[each][1] for each in order])
+        inputs = [self._inputs[each][1] for each in order]
+        normed = torch.stack(inputs) if len(inputs) > 1 else inputs[0]
         hidden, of_hidden, of_output = (
             x.reshape(layers, -1, x.shape[-1]) for x in (self._hidden, self._of_hidden, self._gradient)
         )

@@ -45,7 +45,8 @@ class CategoricalScalar(nn.Module):
     def two_hot(self, scalar: Tensor) -> Tensor:
         """Scalars `[...]` to probabilities `[..., Z]`, at most two of them non-zero; NaN stays NaN."""
         last = self.atoms.numel() - 1
-        position = ((squash(scalar.float()) - self.low) / self.spacing).clamp(0, last)
+        atom_zero = -self.low / self.spacing
+        position = torch.rsub(squash(scalar.float()), atom_zero, alpha=-1 / self.spacing).clamp(0, last)
         return (1 - (position.unsqueeze(-1) - self.index).abs()).clamp(min=0)
 
     def decode(self, logits: Tensor) -> Tensor:

@@ -29,8 +29,9 @@ class UnrolledTransition(nn.Module):
         self._plain = [plain]  # its parameters are not this module's
 
     def forward(self, latent: Tensor, *extras: Tensor) -> Tensor:
-        """As `Transition`."""
-        return self.unroll(latent, *(x.unsqueeze(1) for x in extras)).squeeze(1)
+        """As `Transition`, from `[..., S]` and extras `[..., *]` (or `[N, *]`) to `[N, S]`."""
+        beside = [x.flatten(0, -2).unsqueeze(1) for x in extras]
+        return self.unroll(latent.flatten(0, -2), *beside).squeeze(1)
 
     def unroll(self, latent: Tensor, *extras: Tensor, share: float = 1.0) -> Tensor:
         """Latents `[B, U, S]` of `U` steps, from `[B, S]` and extras `[B, U, *]`.

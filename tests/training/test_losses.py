@@ -279,7 +279,7 @@ def test_temporal_consistency_has_no_gradient_through_its_target() -> None:
     steps = 3
 
     def by_hand(goal: Tensor) -> dict[str, Tensor | None]:
-        guess = model.predict(model.project(imagine(model, batch, steps)[:, 1:].flatten(0, 1)))
+        guess = model.predict(model.project(imagine(model, batch)[:, 1:].flatten(0, 1)))
         similarity = nn.functional.cosine_similarity(guess, goal, dim=-1).view(-1, steps)
         total = -((similarity * targets.latent_mask).sum(1)).mean() / steps
         parameters = dict(model.named_parameters())
@@ -305,7 +305,7 @@ def test_path_consistency_has_no_gradient_through_its_target() -> None:
     loss(model, batch, targets, only(path=1.0)).total.backward()
     found = {name: p.grad for name, p in model.named_parameters()}
     assert found["reward_head.weights.2"] is None or not found["reward_head.weights.2"].any()
-    latents = imagine(model, batch, steps)
+    latents = imagine(model, batch)
     task = batch.task.repeat_interleave(steps + 1)
     logits = model.value_logits(model.features(latents.flatten(0, 1), task)).unflatten(1, (-1, steps + 1))
     with torch.no_grad():

@@ -63,7 +63,7 @@ def test_gradients_of_an_unroll_are_those_of_a_plain_loop_halved_at_every_step()
 
     direction = torch.randn(plain().shape, generator=torch.Generator().manual_seed(2))
     found: list[dict[str, Any]] = []
-    for latents in (plain(), imagine(model, batch, 3)):
+    for latents in (plain(), imagine(model, batch)):
         model.zero_grad()
         (latents * direction).sum().backward()
         found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})

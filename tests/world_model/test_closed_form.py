@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ezm_pl.world_model.closed_form import CapNorm, Cosine, Entropy, LogDensity
+from ezm_pl.world_model.closed_form import CapNorm, Cosine, Entropy, Surprise
 
 
 def draw(*shape: int, seed: int = 0, gradient: bool = True) -> Tensor:
@@ -40,16 +40,16 @@ MASK = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 1.0]], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("candidates", [1, 4])
-def test_log_density_of_several_actions_of_each_policy(candidates: int) -> None:
+def test_surprise_of_several_actions_of_each_policy(candidates: int) -> None:
     mean, log_std = draw(2, 1, 3), draw(2, 1, 3, seed=1)
     action = draw(2, candidates, 3, seed=2, gradient=False).tanh()
 
-    def density(mean: Tensor, log_std: Tensor) -> Tensor:
-        found: Tensor = LogDensity.apply(mean, log_std, MASK.unsqueeze(1), action)
+    def surprise(mean: Tensor, log_std: Tensor) -> Tensor:
+        found: Tensor = Surprise.apply(mean, log_std, MASK.unsqueeze(1), action)
         return found
 
-    assert density(mean, log_std).shape == (2, candidates)
-    assert torch.autograd.gradcheck(density, (mean, log_std))
+    assert surprise(mean, log_std).shape == (2, candidates)
+    assert torch.autograd.gradcheck(surprise, (mean, log_std))
 
 
 def test_entropy() -> None:
