@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ezm_pl.search.halving import Wave, plan_waves
+from ezm_pl.search.halving import plan_waves
 from ezm_pl.search.proposals import Proposal
+from ezm_pl.search.roots import Root, fixed_scores, mixed_value, take
 
 
 class SearchModel(Protocol):
@@ -108,7 +109,7 @@ class _Tree:
 
     Of a node's edges, `children` `[B, slots, C]` are slots, `actions` `[B, slots, C, A]`, and `prior`
     `[B, slots, C]` logits, None where all are equal. `visits` and `q` `[B, used]` (of the edge above:
-    reward plus discounted mean value) are those after the last wave, `low`, `high` and `span` the range of Q.
+    reward plus discounted mean value) are those after the last wave, `low` and `high` the range of Q.
     """
 
     def __init__(self, state: Tensor, slots: int, edges: int, action_size: int, discount: float) -> None:
@@ -122,19 +123,18 @@ class _Tree:
         self.children = torch.zeros(batch, slots, edges, dtype=torch.long, device=device)
         self.actions = torch.empty(batch, slots, edges, action_size, device=device)
         self.prior: Tensor | None = None
-        self.visits = self.q = self.both = self.low = self.high = self.span = self.rows
+        self.visits = self.q = self.both = self.low = self.high = self.rows
 
     def parents(self, node: Tensor) -> Tensor:
         """The rows of nodes `[B, W]`, `[B * W, K]`."""
         return self.rows.flatten(0, 1).index_select(0, (node + self.offsets).flatten())
 
-    def expand(self, parent: Tensor, state: Tensor, reward: Tensor, value: Tensor, floor: float) -> None:
+    def expand(self, parent: Tensor, state: Tensor, reward: Tensor, value: Tensor) -> None:
         """New leaves in the next free slots, backed up to all nodes above them.
 
         Args:
             parent: the rows of their parents, `[B * W, K]`.
             state, reward, value: of the leaves, `[B * W, D]`, `[B * W]` and `[B * W]`.
-            floor: least range of Q.
         """
         batch, slots, first = len(self.rows), self.slots, self.used
         parent, state, reward, value = (
@@ -159,7 +159,7 @@ class _Tree:
         low, high = torch.aminmax(self.q[:, 1:], dim=1, keepdim=True)
         if first > 1:
             low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        self.low, self.high, self.span = low, high, (high - low).clamp_(min=floor)
+        self.low, self.high = low, high
 
     def know(self, actions: Tensor, prior: Tensor | None) -> None:
         """The edges below the newest leaves: actions `[B * W, C, A]`, prior logits `[B * W, C]` or None."""
@@ -179,7 +179,8 @@ class _Tree:
         visited, own = visits.clamp(max=1), self.visits.unsqueeze(-1)
         seen = visited if prior is None else prior.softmax(-1) * visited
         value = self.rows[:, : self.used, self.size + 1 : self.size + 2]
-        completed = torch.lerp(_mixed_value(q, seen, own, value), q, visited)
+        weighted = q if prior is None else seen * q  # Q of missing children is 0
+        completed = torch.lerp(mixed_value(weighted, seen, own, value), q, visited)
         scaled = self.sigma(completed, visits.amax(-1, keepdim=True), settings)
         improved = (scaled if prior is None else prior + scaled).softmax(-1)
         return (improved - visits / own).argmax(-1)
@@ -203,7 +204,7 @@ class _Tree:
         index = torch.add(edge, node, alpha=self.children.shape[2])
         leaves = self.constants.slots[self.used : self.used + node.shape[1]]
         self.children.flatten(1).scatter_(1, index, leaves.expand_as(node))
-        return _take(self.actions.flatten(1, 2), index).flatten(0, 1)
+        return take(self.actions.flatten(1, 2), index).flatten(0, 1)
 
     def sigma(self, completed: Tensor, most: Tensor | int, settings: SearchSettings) -> Tensor:
         """`sigma(q)` of completed Q `[B, ..., C]`; `most` visits has one of them, `[B, ..., 1]`."""
@@ -212,7 +213,8 @@ class _Tree:
             scaled = (completed - low) / (high - low).clamp_(min=settings.range_floor)
         else:
             shape = (-1,) + (1,) * (completed.dim() - 1)
-            scaled = ((completed - self.low.view(shape)) / self.span.view(shape)).clamp_(0, 1)
+            span = (self.high - self.low).clamp_(min=settings.range_floor)
+            scaled = ((completed - self.low.view(shape)) / span.view(shape)).clamp_(0, 1)
         return scaled * ((settings.c_visit + most) * settings.c_scale)
 
 
@@ -245,60 +247,6 @@ def _constants(slots: int, discount: float, device: torch.device) -> _Constants:
     )
 
 
-class _Root:
-    """The candidates of the roots, best first where not all of them are visited.
-
-    Their children are slots 1 to `visited`: the first phase visits them in this order.
-
-    Args:
-        actions: `[B, R, A]`.
-        prior: logits `[B, R]`, or None where all are equal.
-        fixed: the part of their scores that visits do not change, `[B, R]`, or None.
-        value: the network's, `[B]`.
-        visited: how many will be.
-    """
-
-    def __init__(
-        self, actions: Tensor, prior: Tensor | None, fixed: Tensor | None, value: Tensor, visited: int
-    ) -> None:
-        self.visited, self.value, self.count = visited, value, actions.shape[1]
-        self.actions, self.prior, self.fixed, self.place = actions, prior, fixed, None
-        if visited < self.count:
-            batch, device = actions.shape[0], actions.device
-            order = torch.arange(visited, device=device).expand(batch, -1)
-            if fixed is not None:
-                order = fixed.argsort(dim=1, descending=True, stable=True)[:, :visited]
-                self.fixed, self.actions = fixed.gather(1, order), _take(actions, order)
-                self.prior = None if prior is None else prior.softmax(-1).gather(1, order)
-            place = torch.full((batch, self.count), visited, device=device)
-            self.place = place.scatter_(1, order, torch.arange(visited, device=device).expand(batch, -1))
-
-    def completed(self, tree: _Tree) -> Tensor:
-        """Completed Q `[B, visited]`, behind it that of the others where there are any."""
-        q = tree.q[:, 1 : self.visited + 1]
-        if self.place is None:
-            return q
-        visits = tree.visits[:, 1 : self.visited + 1]
-        seen = torch.ones_like(q) if self.prior is None else self.prior
-        mixed = _mixed_value(q, seen, visits.sum(-1, keepdim=True) + 1, self.value.unsqueeze(-1))
-        return torch.cat([q, mixed], 1)
-
-    def scattered(self, ranked: Tensor) -> Tensor:
-        """What `completed` has of candidates, in their own order `[B, R]`."""
-        return ranked if self.place is None else ranked.gather(1, self.place)
-
-    def choose(self, tree: _Tree, wave: Wave, most: int, settings: SearchSettings) -> Tensor:
-        """The slots `[B, W]` of the best candidates with `wave.visit` visits; one has `most`."""
-        if self.fixed is None and settings.c_scale:  # sigma keeps the order
-            scores = tree.q[:, 1 : self.visited + 1]
-        else:
-            scores = tree.sigma(self.completed(tree), most, settings)[:, : self.visited]
-            scores = scores if self.fixed is None else scores + self.fixed
-        other = tree.visits[:, 1 : self.visited + 1] != wave.visit
-        scores = scores.masked_fill(other, -torch.inf)
-        return scores.argsort(dim=1, descending=True, stable=True)[:, : wave.width] + 1
-
-
 @torch.no_grad()
 def search(
     model: SearchModel,
@@ -326,12 +274,12 @@ def search(
     candidates, prior = proposal.root(model, root_state, task, generator)
     noise = proposal.interior_noise(batch, slots, generator, root_state.device)
     considered = min(settings.max_considered, candidates.shape[1])
-    fixed = _fixed_scores(candidates, prior, settings.gumbel_scale, generator)
-    root = _Root(candidates, prior, fixed, root_value.float(), min(considered, settings.num_simulations))
+    fixed = fixed_scores(candidates, prior, settings.gumbel_scale, generator)
+    root = Root(candidates, prior, fixed, root_value.float(), min(considered, settings.num_simulations))
     tree = _Tree(root_state, slots, noise.shape[2], candidates.shape[2], settings.discount)
 
     waves = plan_waves(considered, settings.num_simulations, settings.wave)
-    tasks = {wave.width: task.repeat_interleave(wave.width) for wave in waves}
+    tasks = {width: task.repeat_interleave(width) for width in {wave.width for wave in waves}}
     most, node = 0, tree.constants.slots[1 : root.visited + 1].expand(batch, -1)
     for wave in waves:
         first = tree.used
@@ -344,7 +292,7 @@ def search(
             at, edge = tree.descend(node, wave.visit, settings)
             parent, action = tree.parents(at), tree.grow(at, edge)
         state, reward, value = model.step(parent[:, : tree.size], action, tasks[wave.width])
-        tree.expand(parent, state, reward, value, settings.range_floor)
+        tree.expand(parent, state, reward, value)
         most = max(most, wave.visit + 1)
         if tree.used < slots:
             seen = noise[:, first : tree.used].flatten(0, 1)
@@ -367,40 +315,7 @@ def search(
         q=root.scattered(completed),
         weights=weights,
         best=best,
-        action=_take(candidates, best.unsqueeze(1)).squeeze(1),
+        action=take(candidates, best.unsqueeze(1)).squeeze(1),
         value=value,
         root_value=network_value.float(),
     )
-
-
-def _fixed_scores(
-    candidates: Tensor, prior: Tensor | None, scale: float, generator: torch.Generator
-) -> Tensor | None:
-    """Prior logits plus Gumbel noise `[B, R]` of root candidates; None where both are nothing."""
-    fixed = None if prior is None else prior - prior.amax(1, keepdim=True)
-    if not scale:
-        return fixed
-    gumbel = _gumbel(candidates[..., 0], scale, generator)
-    return gumbel if fixed is None else gumbel + fixed
-
-
-def _gumbel(like: Tensor, scale: float, generator: torch.Generator) -> Tensor:
-    """Gumbel noise `[B, R]`."""
-    uniform = torch.rand(like.shape, generator=generator, device=like.device).clamp(1e-20, 1 - 1e-7)
-    return -torch.log(-torch.log(uniform)) * scale
-
-
-def _take(rows: Tensor, index: Tensor) -> Tensor:
-    """`rows[b, index[b, w]]` of rows `[B, C, A]` for an index `[B, W]`: `[B, W, A]`."""
-    return rows.gather(1, index.unsqueeze(-1).expand(-1, -1, rows.shape[2]))
-
-
-def _mixed_value(q: Tensor, seen: Tensor, visits: Tensor, value: Tensor) -> Tensor:
-    """`v_mix` (Danihelka et al. 2022, appendix D) of nodes, `[..., 1]`.
-
-    Args:
-        q, seen: Q and priors of visited actions, 0 of others, `[..., C]`.
-        visits, value: of the node itself (its actions' together and one) and the network's, `[..., 1]`.
-    """
-    mean_q = (seen * q).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_(min=1e-12)
-    return torch.addcdiv(mean_q, value - mean_q, visits)  # (value + (visits - 1) mean_q) / visits

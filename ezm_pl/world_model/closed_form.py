@@ -36,9 +36,7 @@ class Cosine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, goal: Tensor) -> Tensor:
-        wide = x.float()
-        norm = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).clamp_(min=1e-8)
-        unit, goal = wide / norm, F.normalize(goal.float(), dim=-1, eps=1e-8)
+        (unit, norm), (goal, _) = _normalised(x), _normalised(goal)
         cosine = (unit * goal).sum(-1, keepdim=True)
         ctx.save_for_backward(unit, goal, norm, cosine)
         ctx.dtype = x.dtype
@@ -49,6 +47,12 @@ class Cosine(torch.autograd.Function):
         unit, goal, norm, cosine = ctx.saved_tensors
         across = torch.addcmul(goal, unit, cosine, value=-1)
         return (across * (gradients[0].unsqueeze(-1) / norm)).to(ctx.dtype), None
+
+
+def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of length 1 and the lengths that they had, in float32."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).clamp_(min=1e-8)
+    return x / norm, norm
 
 
 class Surprise(torch.autograd.Function):

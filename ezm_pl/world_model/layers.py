@@ -186,10 +186,10 @@ class RunningNorm(nn.Module):
             mean, variance, rows = (part.float() for part in moments(x.float()))
         self.count.add_(rows)
         share = rows / self.count
-        delta = mean - self.mean
-        spread = torch.addcmul(variance, delta * (1 - share), delta)  # the batch's, about the mean so far
-        self.variance.lerp_(spread, share)
+        before = mean - self.mean
         self.mean.lerp_(mean, share)
+        spread = torch.addcmul(variance, before, mean - self.mean)  # the batch's, about both means
+        self.variance.lerp_(spread, share)
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) * torch.rsqrt(self.variance + 1e-4)).clamp(-10, 10)

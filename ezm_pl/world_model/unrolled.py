@@ -30,8 +30,8 @@ class UnrolledTransition(nn.Module):
 
     def forward(self, latent: Tensor, *extras: Tensor) -> Tensor:
         """As `Transition`, from `[..., S]` and extras `[..., *]` (or `[N, *]`) to `[N, S]`."""
-        beside = [x.flatten(0, -2).unsqueeze(1) for x in extras]
-        return self.unroll(latent.flatten(0, -2), *beside).squeeze(1)
+        together = torch.cat([x.view(*latent.shape[:-1], -1) for x in extras], -1).flatten(0, -2)
+        return self.unroll(latent.flatten(0, -2), together.unsqueeze(1)).squeeze(1)
 
     def unroll(self, latent: Tensor, *extras: Tensor, share: float = 1.0) -> Tensor:
         """Latents `[B, U, S]` of `U` steps, from `[B, S]` and extras `[B, U, *]`.
@@ -45,7 +45,7 @@ class UnrolledTransition(nn.Module):
         dtype = working_dtype(plain.inner.weight)
         layers: list[Transition | ResidualBlock] = [plain, *blocks]
         parameters = [p for layer in layers for p in parameters_of(layer, dtype)]
-        inputs = latent.to(dtype), torch.cat(extras, -1).to(dtype)
+        inputs = latent.to(dtype), (torch.cat(extras, -1) if len(extras) > 1 else extras[0]).to(dtype)
         unrolled: Tensor = _Unroll.apply(plain.norm.eps, share, *inputs, *parameters)
         return unrolled
 
@@ -68,14 +68,18 @@ class _Unroll(torch.autograd.Function):
         rows, steps, ctx.extras = extras.shape
         first = Residuals(parameters[:PARAMETERS], eps, steps, rows)
         blocks = Residuals(parameters[PARAMETERS:], eps, steps, rows)
-        latents = latent.new_empty(rows, steps, latent.shape[1])
+        size = latent.shape[1]
+        # What each step reads, `[latent, extras]`; a step's latent is written where the next one reads it.
+        inputs = latent.new_empty(steps + 1, rows, size + ctx.extras)
+        inputs[0, :, :size], inputs[:-1, :, size:] = latent, extras.transpose(0, 1)
+        latents = [each[:, :size] for each in inputs.unbind()]
         last = len(blocks.layers) - 1
-        for k, (beside, out) in enumerate(zip(extras.unbind(1), latents.unbind(1), strict=True)):
-            latent = first.forward(0, k, torch.cat([latent, beside], 1), latent)
+        for k in range(steps):
+            latent = first.forward(0, k, inputs[k], latents[k])
             for i in range(last + 1):
-                latent = blocks.forward(i, k, latent, latent, out if i == last else None)
+                latent = blocks.forward(i, k, latent, latent, latents[k + 1] if i == last else None)
         ctx.first, ctx.blocks, ctx.share = first, blocks, share
-        return latents
+        return inputs[1:, :, :size].transpose(0, 1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | float | None, ...]:

@@ -25,11 +25,11 @@ def test_rows_longer_than_one_are_capped_and_shorter_ones_are_not() -> None:
 
 
 def test_cosine() -> None:
-    """In float32, so finite differences are those of torch's own."""
-    x, goal = draw(5, 4), draw(5, 4, seed=1, gradient=False)
+    """It computes in float32, so its gradient is compared with that of torch's own."""
+    x, goal = draw(5, 4, gradient=False).float().requires_grad_(), draw(5, 4, seed=1, gradient=False).float()
     found, expected = Cosine.apply(x, goal), F.cosine_similarity(x, goal, dim=-1)
-    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-6)
-    direction = draw(5, seed=2, gradient=False)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    direction = draw(5, seed=2, gradient=False).float()
     (gradient,) = torch.autograd.grad((found * direction).sum(), x)
     torch.testing.assert_close(
         gradient, torch.autograd.grad((expected * direction).sum(), x)[0], rtol=1e-5, atol=1e-6
