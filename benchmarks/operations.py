@@ -21,7 +21,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ezm_pl.selfplay import PHASE
-from ezm_pl.training.pipeline import Pipeline
+from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.module import EZMModule
+from ezm_pl.training.pipeline import Pipeline, Prepared
+from ezm_pl.world_model.products import Kind
 
 _NAMES = {
     "matrix products": "mm addmm _addmm_activation bmm baddbmm _linear_pointwise mkldnn_linear linear matmul",
@@ -74,7 +77,7 @@ class Operations:
 
 
 class Kernels(TorchDispatchMode):
-    """Counts the operations inside that reach the device: views and allocations do not.
+    """Counts the operations inside that reach the device: views, allocations and questions do not.
 
     Attributes:
         count: so far.
@@ -89,9 +92,48 @@ class Kernels(TorchDispatchMode):
     ) -> Any:
         library, _, name = func.name().partition("::")
         allocates = name.removeprefix("new_").startswith("empty")
-        if library in ("aten", "mkldnn") and not (func.is_view or allocates or name == "_unsafe_view"):
+        asks = name.startswith("_is_")
+        if library in ("aten", "mkldnn") and not (
+            func.is_view or allocates or asks or name == "_unsafe_view"
+        ):
             self.count += 1
         return func(*args, **(kwargs or {}))
+
+
+def update(module: EZMModule, size: int) -> None:
+    """One more update of a run, on windows of its replay, from within a callback of Lightning's."""
+    windows, before = Batch.from_windows(module.data.buffer.sample(size)), module.global_step
+
+    def prepared() -> tuple[Batch, Targets]:
+        batch = Batch(*(x.to(module.device) for x in windows))
+        return batch, module.reanalyse(batch, before)
+
+    with module.trainer.precision_plugin.train_step_context():
+        module.training_step(Prepared(windows, prepared), 0)
+
+
+def count_kernels(module: EZMModule) -> int:
+    """Operations of an update that reach the device, reanalysis included; it neither logs nor refreshes.
+
+    On one window per task, which no device takes in chunks, and with the products that a GPU computes: packed
+    weights are a processor's.
+    """
+    experiment, compiled, kind = module.experiment, module.planner.compiled, module.target.kind
+    never = 10**9
+    module.experiment = experiment.model_copy(
+        update={
+            "optim": experiment.optim.model_copy(update={"refresh_every": never}),
+            "trainer": experiment.trainer.model_copy(update={"log_every": never}),
+        }
+    )
+    module.planner.compiled = None
+    module.target.kind = lambda rows: Kind(kind(0).dtype, packed=False)  # type: ignore[method-assign]
+    update(module, len(experiment.tasks))  # constants are made at the first one
+    with Kernels() as kernels:
+        update(module, len(experiment.tasks))
+    module.experiment, module.planner.compiled = experiment, compiled
+    module.target.kind = kind  # type: ignore[method-assign]
+    return kernels.count
 
 
 class Watch:

@@ -8,10 +8,10 @@ Each row is the beginning of an ordinary run (`ezm_pl.training.fit`: Lightning's
 thread, replay, reanalysis), at the preset's own sizes and pacing but for a short random warm-up. The first
 updates are not counted. Shares are of the learner's and of the collector's own time (`time/*`); some more
 updates are profiled, to tell by which operations the learner's is spent (`operations.py`). Model FLOPs are
-those of the matrix products of one update, counted by torch on one batch of the same run, and `kernels` the
-operations of that update that reach the device; `peak` is a plain matrix product on the same device with as
-many threads as training has. With `--tasks`, the first so
-many tasks of hb-29; all other sizes stay as they are.
+those of the matrix products of one update, counted by torch on one batch of the same run; `kernels` are the
+operations of an update that reach the device (`operations.count_kernels`); `peak` is a plain matrix product
+on the same device with as many threads as training has. With `--tasks`, the first so many tasks of hb-29; all
+other sizes stay as they are.
 """
 
 from __future__ import annotations
@@ -35,17 +35,14 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from operations import GROUPS, Kernels, Operations, Watch
+from operations import GROUPS, Operations, Watch, count_kernels, update
 from timing import Spread, flop_counter, machine, matmul_flops, parser, show, spread, write_json
 
 from ezm_pl.selfplay import shares
 from ezm_pl.spec import build_experiment, resolve_tasks
 from ezm_pl.spec.presets import merge
 from ezm_pl.training import fit
-from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.memory import replay_bytes
-from ezm_pl.training.module import EZMModule
-from ezm_pl.training.pipeline import Prepared
 
 
 @dataclass(frozen=True)
@@ -84,14 +81,14 @@ class Row:
 
 
 PROFILED = 3
-"""Updates; reading what the profiler saw of many kernels takes minutes."""
+"""Updates; one where it takes longer than a second. To read what the profiler saw of many takes minutes."""
 
 
 @dataclass
 class Meter(Callback):
     """Times blocks of updates for `seconds`, and at least `least` of them, after as many that do not count.
 
-    On a GPU the host runs ahead, so a block is longer there and ends with what it has queued. Then
+    On a GPU the host runs ahead, so a block is longer there and ends with what it has queued. Then up to
     `PROFILED` more updates are profiled, and the run is ended.
     """
 
@@ -115,7 +112,7 @@ class Meter(Callback):
             torch.cuda.synchronize(pl_module.device)
         if self._watch is not None:
             self._watched += block
-            if self._watched >= PROFILED:
+            if self._watched >= PROFILED or self.result["update"].median > 1:
                 self.end(trainer, pl_module, self._watch.stop(self._watched))
             return
         self._times.append(time.perf_counter())
@@ -144,32 +141,15 @@ class Meter(Callback):
 
     def end(self, trainer: Trainer, module: Any, operations: Operations) -> None:
         """Ends the run; what needs its replay, or its processor for itself, comes last."""
-        flops, kernels = one_update(module)
-        self.result |= {"operations": operations, "flops": flops, "kernels": kernels}
+        with flop_counter() as flops:
+            update(module, module.per_rank.optim.batch_size)
+        self.result |= {"operations": operations, "flops": float(flops.get_total_flops())}
+        self.result["kernels"] = count_kernels(module)
         dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
         module.data.sync.interrupted.set()  # ends the run without an evaluation
         trainer.should_stop = True
         module.data.collector.stop()
         self.result["peak"] = matmul_flops(dtype, module.device)
-
-
-def one_update(module: EZMModule) -> tuple[float, int]:
-    """Does one more update, on one batch of the run's replay.
-
-    Returns:
-        The floating-point operations of its matrix products, and how many operations reached the device.
-    """
-    windows = Batch.from_windows(module.data.buffer.sample(module.per_rank.optim.batch_size))
-    update = module.global_step
-
-    def prepared() -> tuple[Batch, Targets]:
-        batch = Batch(*(x.to(module.device) for x in windows))
-        return batch, module.reanalyse(batch, update)
-
-    context = module.trainer.precision_plugin.train_step_context()
-    with flop_counter() as flops, Kernels() as kernels, context:
-        module.training_step(Prepared(windows, prepared), 0)
-    return float(flops.get_total_flops()), kernels.count
 
 
 def measure(name: str, document: dict[str, Any], seconds: float, least: int) -> Row:
@@ -293,14 +273,14 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def main() -> None:
-    arguments = parser(__doc__, 15.0, "a row")
+    arguments = parser(__doc__, 10.0, "a row")
     arguments.add_argument(
         "--preset", nargs="+", choices=("laptop", "paper", "smoke"), help="default: laptop paper"
     )
     arguments.add_argument("--spec", nargs="+", type=Path, metavar="FILE", help="rows for specs instead")
     arguments.add_argument("--suite", default="hb-medium", help="tasks of each row (default: hb-medium)")
     arguments.add_argument("--tasks", metavar="N,N", help="rows for the first N tasks of hb-29 instead")
-    arguments.add_argument("--least", type=int, default=5, help="updates counted at least (default: 5)")
+    arguments.add_argument("--least", type=int, default=3, help="updates counted at least (default: 3)")
     arguments.add_argument("--figure", type=Path, metavar="FILE", help="with --tasks: draw them here (PNG)")
     args = arguments.parse_args()
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or the profiler tells of its every start

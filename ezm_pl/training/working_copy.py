@@ -16,7 +16,7 @@ from ezm_pl.world_model.layers import Head
 
 
 class WorkingCopy:
-    """A model with the same buffers, whose linear layers have cast weights; gradients go to the learner's.
+    """A model with the same buffers, whose layers have cast weights; gradients go to the learner's.
 
     Args:
         model: the learner, on its device.
@@ -28,13 +28,14 @@ class WorkingCopy:
         self._model = copy.deepcopy(model, {id(x): x for x in tensors}).train()
         self._dtype = dtype
         self._places: list[tuple[dict[str, Any], str]] = []
+        # A processor's LayerNorm keeps its statistics in the precision of its own parameters.
+        layers = nn.Linear if tensors[0].device.type == "cpu" else (nn.Linear, nn.LayerNorm)
         for module in self._model.modules():
-            if isinstance(module, nn.Linear):
+            if isinstance(module, layers):
                 self._places += [(module._parameters, name) for name in module._parameters]
             elif isinstance(module, Head):
-                self._places += [
-                    (x._parameters, n) for x in (module.weights, module.biases) for n in x._parameters
-                ]
+                parts = (module.weights, module.biases, module.scales, module.shifts)
+                self._places += [(x._parameters, name) for x in parts for name in x._parameters]
         self._weights = [place[name] for place, name in self._places]
 
     def __call__(self) -> WorldModel:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from search_models import TabularModel, search_tables
 
-from ezm_pl.search import SearchResult, SearchSettings, tree
+from ezm_pl.search import SearchResult, SearchSettings, roots
 
 jax = pytest.importorskip("jax", reason="the oracle extra (jax, mctx) is not installed")
 mctx = pytest.importorskip("mctx", reason="the oracle extra (jax, mctx) is not installed")
@@ -109,7 +109,7 @@ def test_sequential_search_equals_mctx(
     for gumbel_scale in (0.0, 1.0):
         theirs = oracle(gumbel_scale)
         noise = torch.from_numpy(theirs["gumbel"])
-        monkeypatch.setattr(tree, "_gumbel", lambda prior, scale, generator, noise=noise: noise)
+        monkeypatch.setattr(roots, "_gumbel", lambda prior, scale, generator, noise=noise: noise)
         ours = search_tables(model, replace(settings, gumbel_scale=gumbel_scale))
         assert_equal(ours, theirs)
         assert (ours.visits.sum(1) == simulations).all()
