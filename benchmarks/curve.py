@@ -4,8 +4,8 @@
     .venv/bin/python benchmarks/curve.py --eager --out eager.json
     .venv/bin/python benchmarks/curve.py --compare eager.json graph.json
 
-Reanalysis, losses, gradients, clipping and Adam of each update, on the same batches in both. Differences begin
-at rounding and grow, as those of two runs do whose weights differ in the last digit.
+Each update is reanalysis, losses, gradients, clipping and Adam, on the same batches in both. Differences
+begin at rounding and grow, as those of two runs do whose weights differ in the last digit.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from ezm_pl.search import Planner
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.experiment import TargetSpec
 from ezm_pl.training.batch import Batch, Targets
-from ezm_pl.training.targets import Masks, masks, n_step_returns
+from ezm_pl.training.targets import Masks, discounted_sums, ends
 from ezm_pl.world_model import InferenceModel
 
 
@@ -48,11 +48,11 @@ def reanalyse(
     task = batch.task.index_select(0, rows.window)
 
     reward = batch.reward / batch.return_scale.unsqueeze(1) if spec.return_scaling else batch.reward
-    real = masks(batch.length, batch.terminated, unroll)
+    discounts, real = ends(batch.length, batch.terminated, unroll, td, spec.discount)
 
     def returns(network_value: Tensor) -> Tensor:
         bootstrap = network_value.index_select(0, rows.bootstrap).view(size, positions)
-        return n_step_returns(reward, bootstrap, batch.length, batch.terminated, spec.discount)
+        return discounted_sums(reward, bootstrap, discounts, spec.discount)
 
     if not spec.reanalyse:
         value = returns(model.root(observation, task)[1])

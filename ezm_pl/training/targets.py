@@ -23,16 +23,34 @@ def masks(length: Tensor, terminated: Tensor, unroll: int) -> Masks:
 
     After a termination rewards and values are known to be zero; after a time limit nothing is known.
     """
-    inside = _positions(unroll + 1, length.device) < length.unsqueeze(1)
-    value = (inside | terminated.unsqueeze(1)).float()
-    policy = inside.float()
+    inside = torch.arange(unroll + 1, device=length.device) < length.unsqueeze(1)
+    value, policy = (inside | terminated.unsqueeze(1)).float(), inside.float()
     # The observation after a step is real where the step is.
     return Masks(value[:, :unroll], value, policy, policy[:, :unroll])
 
 
+def ends(length: Tensor, terminated: Tensor, unroll: int, td: int, discount: float) -> tuple[Tensor, Masks]:
+    """What follows from where windows end: the discounts `[B, U + 1]` of their bootstraps, and their masks.
+
+    Args:
+        length, terminated: as for `masks`; `length` is at most `U + 1 + n`.
+        unroll, td, discount: `U`, `n`, and that of a step.
+    """
+    table = _table(unroll, td, discount, length.device)
+    rows = table.index_select(0, torch.add(length, terminated, alpha=len(table) // 2))
+    discounts, value, policy = rows.unbind(1)
+    return discounts, Masks(value[:, :unroll], value, policy, policy[:, :unroll])
+
+
 @lru_cache
-def _positions(count: int, device: torch.device) -> Tensor:
-    return torch.arange(count, device=device)
+def _table(unroll: int, td: int, discount: float, device: torch.device) -> Tensor:
+    """Discounts, masks of values and of decisions `[2 * L, 3, U + 1]`: by length, then of terminated ones."""
+    lengths, position = torch.arange(unroll + td + 2), torch.arange(unroll + 1)
+    length, terminated = lengths.repeat(2), torch.arange(2 * len(lengths)) >= len(lengths)
+    left = length.unsqueeze(1) - position
+    discounts = discount ** left.clamp(0, td).float() * ~(terminated.unsqueeze(1) & (left <= td))
+    real = masks(length, terminated, unroll)
+    return torch.stack([discounts, real.value, real.policy], 1).to(device)
 
 
 def n_step_returns(
@@ -54,20 +72,18 @@ def n_step_returns(
     Returns:
         `[B, U + 1]`.
     """
-    positions = bootstrap.shape[1]
-    steps = reward.shape[1] - positions + 1
-    powers, of_bootstrap = _discounts(positions, steps, discount, reward.device)
-    rows = torch.add(length, terminated, alpha=len(of_bootstrap) // 2)
-    sums = (reward.unfold(1, steps, 1) * powers).sum(-1)
-    return torch.addcmul(sums, of_bootstrap.index_select(0, rows), bootstrap)
+    unroll = bootstrap.shape[1] - 1
+    discounts, _ = ends(length, terminated, unroll, reward.shape[1] - unroll, discount)
+    return discounted_sums(reward, bootstrap, discounts, discount)
+
+
+def discounted_sums(reward: Tensor, bootstrap: Tensor, discounts: Tensor, discount: float) -> Tensor:
+    """`n_step_returns` from the bootstraps' discounts that `ends` gives."""
+    steps = reward.shape[1] - bootstrap.shape[1] + 1
+    sums = (reward.unfold(1, steps, 1) * _powers(steps, discount, reward.device)).sum(-1)
+    return torch.addcmul(sums, discounts, bootstrap)
 
 
 @lru_cache
-def _discounts(positions: int, steps: int, discount: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of `n` rewards `[n]`; of bootstraps `[2 * L, U + 1]` by length, then the same of terminated windows."""
-    powers = discount ** torch.arange(steps + 1, dtype=torch.float32)
-    position = torch.arange(positions)
-    length = torch.arange(positions + steps + 1).unsqueeze(1)
-    bootstrap = powers[(length - position).clamp(0, steps)]
-    terminated = bootstrap * (length > position + steps)
-    return powers[:steps].to(device), torch.cat([bootstrap, terminated]).to(device)
+def _powers(steps: int, discount: float, device: torch.device) -> Tensor:
+    return discount ** torch.arange(steps, device=device, dtype=torch.float32)
