@@ -12,11 +12,15 @@ import fork_server
 import pytest
 
 RANK = """
-import sys
+import sys, time
 from ezm_pl.training.fault_tolerance import rendezvous
 rendezvous.QUIET_SECONDS = 0.5
-store = rendezvous.await_ranks("127.0.0.1", int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+rank, size = int(sys.argv[2]), int(sys.argv[3])
+store = rendezvous.await_ranks("127.0.0.1", int(sys.argv[1]), rank, size)
 print("met", flush=True)
+store.add("ended", 1)
+while rank == 0 and store.add("ended", 0) < size:  # where the others meet ends last
+    time.sleep(0.05)
 """
 
 
