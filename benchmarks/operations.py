@@ -127,7 +127,7 @@ def count_kernels(module: EZMModule) -> int:
         }
     )
     module.planner.compiled = None
-    module.target.kind = lambda rows: Kind(kind(0).dtype, packed=False)  # type: ignore[method-assign]
+    module.target.kind = lambda rows: Kind(kind(0).dtype, packed=False, paired=True)  # type: ignore[method-assign]
     update(module, len(experiment.tasks))  # constants are made at the first one
     with Kernels() as kernels:
         update(module, len(experiment.tasks))

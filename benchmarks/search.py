@@ -94,12 +94,12 @@ def main() -> None:
         observation, task = positions(spec, roots, device, args.seed)
         generator = torch.Generator(device).manual_seed(args.seed)
         sides: dict[str, Callable[[], object]] = {
-            name: partial(planners[name], models[dtype], observation, task, generator)
+            name: partial(planners[name].act, models[dtype], observation, task, generator)
             for name, dtype in dtypes.items()
         }
         model = models[max(dtypes.values(), key=lambda dtype: dtype == torch.bfloat16)]
         if device.type == "cpu" and by_default.compiled and by_default.compiled.wait(model, roots):
-            sides[COMPILED] = partial(by_default, model, observation, task, generator)
+            sides[COMPILED] = partial(by_default.act, model, observation, task, generator)
         if mctx_search is not None:
             sides[MCTX] = partial(mctx_search, observation.cpu(), task.cpu())
         with Products() as products:

@@ -47,7 +47,7 @@ class _Residual:
 class _Transitions:
     """The `Transition`s of dynamics and reward, whose blocks have one shape, from inputs that come as one.
 
-    BLAS products of both blocks are one batch. oneDNN has none on packed weights, so there they are apart.
+    Where `kind.paired`, both blocks are one batch of products.
 
     Args:
         plain: both. columns: the orders in which their inputs come here.
@@ -56,13 +56,13 @@ class _Transitions:
     def __init__(self, plain: Sequence[Transition], kind: Kind, columns: Sequence[Tensor]) -> None:
         self.first = [_Residual(each, kind, order) for each, order in zip(plain, columns, strict=True)]
         blocks = list(zip(*(_blocks(each.blocks, kind) for each in plain), strict=True))
-        self.packed, self.apart = kind.packed, blocks if kind.packed else []
-        self.together = [] if kind.packed else [_Pair(*both) for both in blocks]
+        self.apart = [] if kind.paired else blocks
+        self.together = [_Pair(*both) for both in blocks] if kind.paired else []
 
     def __call__(self, dynamics: Tensor, reward: Tensor, latent: Tensor) -> tuple[Tensor, Tensor]:
         """Both inputs `[B, S + ...]` and their first part, latents `[B, S]`, to both outputs `[B, S]`."""
         first, second = self.first
-        if self.packed:
+        if self.apart:
             dynamics, reward = first(dynamics, latent), second(reward, latent)
             for one, other in self.apart:
                 dynamics, reward = one(dynamics, dynamics), other(reward, reward)

@@ -123,7 +123,7 @@ class InferenceModel(nn.Module):
         """How it computes batches of `rows`."""
         weight = self.model.task_embedding
         if not packs(weight):
-            return Kind(weight.dtype, packed=False)
+            return Kind(weight.dtype, packed=False, paired=weight.device.type != "cpu")
         latent = self.model.spec.latent_size
         small = latent <= _NARROW and (weight.dtype == torch.float32 or rows * latent**2 <= _FEW)
         return Kind(torch.float32, packed=False) if small else Kind(weight.dtype, packed=True)

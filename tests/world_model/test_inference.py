@@ -253,8 +253,10 @@ def moved_norms(**changes: Any) -> WorldModel:
 
 KINDS = [
     Kind(torch.float32, False),
+    Kind(torch.float32, False, True),
     Kind(torch.float32, True),
     Kind(torch.bfloat16, False),
+    Kind(torch.bfloat16, False, True),
     Kind(torch.bfloat16, True),
 ]
 
