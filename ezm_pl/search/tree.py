@@ -136,7 +136,7 @@ class _Tree:
             parent: the rows of their parents, `[B * W, K]`.
             state, reward, value: of the leaves, `[B * W, D]`, `[B * W]` and `[B * W]`.
         """
-        batch, slots, first = len(self.rows), self.slots, self.used
+        batch, slots, first = self.rows.shape[0], self.slots, self.used
         parent, state, reward, value = (
             x.view(batch, -1, x.shape[1:].numel()) for x in (parent, state, reward, value)
         )
@@ -175,7 +175,7 @@ class _Tree:
         children = self.children[:, : self.used]
         prior = None if self.prior is None else self.prior[:, : self.used]
         index = children.flatten(1).unsqueeze(1).expand(-1, 2, -1)
-        visits, q = self.both.gather(2, index).view(len(index), 2, *children.shape[1:]).unbind(1)
+        visits, q = self.both.gather(2, index).view(index.shape[0], 2, *children.shape[1:]).unbind(1)
         visited, own = visits.clamp(max=1), self.visits.unsqueeze(-1)
         seen = visited if prior is None else prior.softmax(-1) * visited
         value = self.rows[:, : self.used, self.size + 1 : self.size + 2]

@@ -198,7 +198,7 @@ class FusedNetworks:
     def step(self, state: Tensor, action: Tensor, heads: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """As `InferenceModel.step`."""
         size, mask = self.latent + self.embedding, state[:, -self.actions :]
-        whole = state.new_empty(len(state), size + self.actions, dtype=self.kind.dtype)
+        whole = state.new_empty(state.shape[0], size + self.actions, dtype=self.kind.dtype)
         torch.cat([state[:, :size], action], -1, out=whole)
         known, latent, action = whole[:, :size], whole[:, : self.latent], whole[:, size:]
         x = whole if self.uses["dynamics"] else torch.cat([latent, action], -1)
