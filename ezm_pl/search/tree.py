@@ -152,9 +152,9 @@ class _Tree:
         torch.cat(rows, -1, out=self.rows[:, first:used])
 
         sums = self.rows[:, :used, self.size + 2 + slots : -slots].sum(1).view(batch, 2, slots)[..., :used]
-        self.visits, self.q = sums.unbind(1)
-        torch.addcdiv(self.rows[:, :used, self.size], self.q, self.visits, value=self.discount, out=self.q)
-        self.both = sums
+        self.visits, returned = sums.unbind(1)
+        self.q = torch.addcdiv(self.rows[:, :used, self.size], returned, self.visits, value=self.discount)
+        self.both = torch.stack([self.visits, self.q], 1)
         # A node whose Q has not moved was counted when it did.
         low, high = torch.aminmax(self.q[:, 1:], dim=1, keepdim=True)
         if first > 1:
@@ -279,7 +279,8 @@ def search(
     tree = _Tree(root_state, slots, noise.shape[2], candidates.shape[2], settings.discount)
 
     waves = plan_waves(considered, settings.num_simulations, settings.wave)
-    tasks = {width: task.repeat_interleave(width) for width in {wave.width for wave in waves}}
+    # No repeat_interleave, for which a compiler fixes the number of roots.
+    tasks = {w: task.unsqueeze(1).expand(-1, w).flatten() for w in {wave.width for wave in waves}}
     most, node = 0, tree.constants.slots[1 : root.visited + 1].expand(batch, -1)
     for wave in waves:
         first = tree.used

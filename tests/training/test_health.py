@@ -112,7 +112,7 @@ def test_network_gap_is_zero_between_equal_networks_only() -> None:
     assert torch.equal(network_gap(learner, target, batch.observation[:, 0], batch.task), torch.zeros(8))
     with torch.no_grad():
         for bias in model.value_heads.biases:
-            bias.normal_(std=0.5)
+            bias.normal_(std=0.5, generator=torch.Generator().manual_seed(0))
     learner.load(model)
     gap = network_gap(learner, target, batch.observation[:, 0], batch.task)
     assert float(gap.abs().min()) > 0
