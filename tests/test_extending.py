@@ -87,7 +87,7 @@ def test_the_weight_counts(importable: None) -> None:
     """The total is the weight times the new term, where all other terms have a weight of zero."""
     sys.path.insert(0, str(Path(__file__).parent / "training"))
     try:
-        from training_worlds import make_batch, make_experiment, make_model, make_sizes, make_targets
+        from training_helpers import make_batch, make_experiment, make_model, make_sizes, make_targets
     finally:
         sys.path.pop(0)
     from ezm_pl.training.losses import TERMS, losses, unroll

@@ -14,7 +14,7 @@ from torch import Tensor
 from ezm_pl.distillation.data import DistillationData
 from ezm_pl.distillation.rows import Labelled
 from ezm_pl.distillation.teacher import Teacher
-from ezm_pl.search import Act
+from ezm_pl.search import ActFn
 from ezm_pl.spec import dump_experiment
 from ezm_pl.spec.distillation import Distillation, dump_distillation
 from ezm_pl.training import Evaluation
@@ -138,7 +138,7 @@ class DistillationModule(L.LightningModule):
             action: Tensor = self.student(observation.to(self.device), task.to(self.device))
         return action
 
-    def _evaluate(self, act: Act, *, searched: bool) -> Evaluation | None:
+    def _evaluate(self, act: ActFn, *, searched: bool) -> Evaluation | None:
         """Returns of all tasks; None where the run was asked to stop."""
         teacher = self.teacher
         played = self.evaluator.play(teacher.judged, act, lambda: bool(self.trainer.should_stop))

@@ -1,12 +1,12 @@
 """Batched Gumbel search over any model with `root` and `step`."""
 
 from ezm_pl.search.halving import Wave, plan_waves
-from ezm_pl.search.planner import Act, Planner, policy_alone, policy_draw
+from ezm_pl.search.planner import ActFn, Planner, act_greedy, policy_draw
 from ezm_pl.search.proposals import DiscreteProposal, GaussianProposal, Proposal
 from ezm_pl.search.tree import SearchModel, SearchResult, SearchSettings, search
 
 __all__ = [
-    "Act",
+    "ActFn",
     "DiscreteProposal",
     "GaussianProposal",
     "Planner",
@@ -15,8 +15,8 @@ __all__ = [
     "SearchResult",
     "SearchSettings",
     "Wave",
+    "act_greedy",
     "plan_waves",
-    "policy_alone",
     "policy_draw",
     "search",
 ]

@@ -18,7 +18,7 @@ from ezm_pl.spec.experiment import SearchSpec
 from ezm_pl.spec.extension import load_extension
 
 
-class Act(Protocol):
+class ActFn(Protocol):
     """How to decide."""
 
     def __call__(
@@ -28,10 +28,10 @@ class Act(Protocol):
 
 
 @torch.inference_mode()
-def policy_alone(model: Any, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
+def act_greedy(model: Any, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
     """Decides without a search: the policy's mode, which training has taught what the search chooses.
 
-    Args and result as for `Act`.
+    Args and result as for `ActFn`.
     """
     action: Tensor = model.policy_of(observation, task).mode
     return action
@@ -41,7 +41,7 @@ def policy_alone(model: Any, observation: Tensor, task: Tensor, generator: torch
 def policy_draw(model: Any, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
     """Decides without a search: a draw from the policy, which explores.
 
-    Args and result as for `Act`.
+    Args and result as for `ActFn`.
     """
     policy = model.policy_of(observation, task)
     noise = torch.randn(policy.mean.shape, generator=generator, device=policy.mean.device)
@@ -126,7 +126,7 @@ class Planner:
     ) -> Tensor:
         """The chosen actions `[B, A]` of a search, or the policy's mode where the spec asks for that."""
         if self.without_search:
-            return policy_alone(model, observation, task, generator)
+            return act_greedy(model, observation, task, generator)
         with torch.inference_mode():  # 6% faster than no_grad at one root
             action = self(model, observation, task, generator).action
         return action.clone()  # one that may take part in a loss

@@ -71,7 +71,7 @@ class GaussianProposal:
             spec.num_root_actions,
             spec.num_interior_actions,
             spec.policy_share,
-            spec.wide_std,
+            spec.exploration_std_scale,
             spec.correct_proposal,
             spec.mode_candidate,
         )
@@ -83,19 +83,21 @@ class GaussianProposal:
         root: int,
         interior: int,
         policy_share: float,
-        wide_std: float,
+        exploration_std_scale: float,
         corrected: bool = False,
         mode: bool = False,
     ) -> Self:
-        """`policy_share` of the root candidates from the policy, the others with std × `wide_std`.
+        """`policy_share` of the root candidates from the policy, the others with a wider std.
+
+        The wider std is the policy's × `exploration_std_scale`.
 
         Of an interior node's candidates every second one is wide, the first is the policy's own.
         """
         own = round(root * policy_share)
         return cls(
             action_size,
-            (1.0,) * own + (wide_std,) * (root - own),
-            tuple(wide_std if i % 2 else 1.0 for i in range(interior)),
+            (1.0,) * own + (exploration_std_scale,) * (root - own),
+            tuple(exploration_std_scale if i % 2 else 1.0 for i in range(interior)),
             corrected,
             mode,
         )

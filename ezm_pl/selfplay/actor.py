@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Actor(Protocol):
-    """A network that decides by an `Act` (`ezm_pl/search/planner.py`); it has no gradients.
+    """A network that decides by an `ActFn` (`ezm_pl/search/planner.py`); it has no gradients.
 
     Attributes:
         observation_size: padded `O`.

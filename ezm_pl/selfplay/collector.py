@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes
 from ezm_pl.replay import ReplayBuffer
-from ezm_pl.search import Act
+from ezm_pl.search import ActFn
 from ezm_pl.selfplay.actor import Actor
 from ezm_pl.selfplay.background import BackgroundError, BackgroundThread
 from ezm_pl.selfplay.pacing import Pacing
@@ -64,7 +64,7 @@ class Collector(BackgroundThread):
         sizes: TaskSizes,
         buffer: ReplayBuffer,
         actor: Actor,
-        act: Act,
+        act: ActFn,
         store: WeightStore,
         pacing: Pacing,
         *,

@@ -123,7 +123,7 @@ class SearchSpec(Strict):
     num_root_actions: Annotated[Size, Field(ge=2)] = 16
     num_interior_actions: Size = Field(2, description="sampled actions of an interior node")
     policy_share: Fraction = Field(0.25, description="share of root candidates drawn from the policy itself")
-    wide_std: PositiveFloat = Field(3.0, description="std scale of the other candidates")
+    exploration_std_scale: PositiveFloat = Field(3.0, description="std scale of the other candidates")
     correct_proposal: bool = Field(
         False, description="weigh improved-policy targets by policy over proposal density"
     )

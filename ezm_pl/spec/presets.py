@@ -26,7 +26,12 @@ PRESETS: dict[str, dict[str, Any]] = {
             "initial_log_std": -0.7,
             "max_mean": 1.5,
         },
-        "search": {"num_simulations": 16, "num_root_actions": 8, "policy_share": 0.5, "wide_std": 2.0},
+        "search": {
+            "num_simulations": 16,
+            "num_root_actions": 8,
+            "policy_share": 0.5,
+            "exploration_std_scale": 2.0,
+        },
         "replay": {"capacity": 100_000},
         "targets": {
             "discount": 0.97,

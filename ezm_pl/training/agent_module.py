@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ezm_pl.envs import TaskSizes
-from ezm_pl.search import Act
+from ezm_pl.search import ActFn
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream_int
@@ -42,8 +42,8 @@ class AgentModule(L.LightningModule):
         nonfinite_updates: how many updates have been skipped, `[]`.
     """
 
-    act: Act
-    act_in_evaluation: Act
+    act: ActFn
+    act_in_evaluation: ActFn
     nonfinite_updates: Tensor
     _skipped_in_a_row: Tensor
     _statistics: list[Tensor]

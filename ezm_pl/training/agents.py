@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ezm_pl.envs import TaskSizes, sizes
-from ezm_pl.search import Act, Planner, policy_alone
+from ezm_pl.search import ActFn, Planner, act_greedy
 from ezm_pl.spec import Experiment
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.module import EZMModule
@@ -17,12 +17,12 @@ def new_module(experiment: Experiment, sizes: TaskSizes, ranks: Ranks | None = N
     return kind(experiment, sizes, ranks)
 
 
-def how_to_act(experiment: Experiment, *, search: bool) -> Act:
+def how_to_act(experiment: Experiment, *, search: bool) -> ActFn:
     """How a trained agent decides: EZ-M by its search, or by the policy alone; SAC by its policy's mode."""
     if experiment.agent == "sac":
         return greedy_action
     if not search:
-        return policy_alone
+        return act_greedy
     return evaluation_planner(experiment).act
 
 

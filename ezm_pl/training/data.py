@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from ezm_pl.envs import TaskSizes
 from ezm_pl.replay import ReplayBuffer, Windows
-from ezm_pl.search import Act
+from ezm_pl.search import ActFn
 from ezm_pl.selfplay import Actor, Collector, Lockstep, Pacing, PhaseTimer, WeightStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream
@@ -82,7 +82,7 @@ class SelfPlayDataModule(L.LightningDataModule):
         return self._buffer
 
     def start(
-        self, actor: Actor, act: Act, device: torch.device, targets: Callable[[Batch, int], Any]
+        self, actor: Actor, act: ActFn, device: torch.device, targets: Callable[[Batch, int], Any]
     ) -> None:
         """Starts the collector and the pipeline, from where an earlier session stopped if there was one.
 
@@ -138,7 +138,7 @@ class SelfPlayDataModule(L.LightningDataModule):
                     if ready:
                         with timer("sampling"):
                             windows = self.buffer.sample(self.per_rank.optim.batch_size)
-            agreed = sync.agree(windows, self.buffer)
+            agreed = sync.sync_ranks(windows, self.buffer)
             if agreed is not None:
                 windows = None
                 yield Batch.from_windows(agreed)

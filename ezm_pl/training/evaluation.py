@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ezm_pl.envs import MultiTaskVectorEnv
-from ezm_pl.search import Act
+from ezm_pl.search import ActFn
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, normalized_score
 from ezm_pl.spec.fields import EpisodeProtocol
@@ -116,7 +116,7 @@ class Evaluator:
         self._envs: MultiTaskVectorEnv | None = None
 
     def play(
-        self, actor: Actor, act: Act, stopped: Callable[[], bool]
+        self, actor: Actor, act: ActFn, stopped: Callable[[], bool]
     ) -> tuple[list[int], NDArray[np.float64], NDArray[np.float64]] | None:
         """This rank's tasks `[T']` and their returns `[T', episodes]` under both protocols.
 
@@ -169,7 +169,7 @@ class Step(NamedTuple):
 def rollout(
     envs: MultiTaskVectorEnv,
     model: Actor,
-    act: Act,
+    act: ActFn,
     *,
     seed: int,
     heads: torch.Generator,
@@ -202,7 +202,7 @@ def rollout(
 def play_episodes(
     envs: MultiTaskVectorEnv,
     model: Actor,
-    act: Act,
+    act: ActFn,
     *,
     seed: int,
     heads: torch.Generator,

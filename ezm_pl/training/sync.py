@@ -79,7 +79,7 @@ class RankSync:
         self._steps[:] = told[:, :-2]
         self._faults = told[:, -2:].sum(0).astype(np.int64)
 
-    def agree(self, windows: Windows | None, buffer: ReplayBuffer) -> Windows | None:
+    def sync_ranks(self, windows: Windows | None, buffer: ReplayBuffer) -> Windows | None:
         """Decides with all ranks what they do next.
 
         Args:

@@ -62,10 +62,9 @@ class SquashedGaussian:
         log_std = torch.rsub(torch.tanh(log_std + bounds.shift), centre, alpha=-half)  # centre + half * tanh
         return cls(mean * mask, log_std * mask, mask)
 
-    def action(self, noise: Tensor, std_scale: Tensor | float = 1.0) -> Tensor:
-        """Actions for standard-normal `noise` `[..., A]`, std widened by `std_scale`; zero where padded."""
-        scaled = noise if isinstance(std_scale, float) and std_scale == 1 else noise * std_scale
-        u = torch.addcmul(self.mean, scaled, self.log_std.exp())
+    def action(self, noise: Tensor) -> Tensor:
+        """Actions for `noise` `[..., A]`, standard-normal or scaled for a wider one; zero where padded."""
+        u = torch.addcmul(self.mean, noise, self.log_std.exp())
         return torch.tanh(u).clamp(-MAX_ACTION, MAX_ACTION) * self.mask
 
     @property

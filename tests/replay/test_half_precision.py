@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer
+from replay_helpers import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer
 
 from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
 from ezm_pl.spec.experiment import ReplaySpec, TargetSpec

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from replay_worlds import TRUNCATED, CountingRows, make_buffer, samplable
+from replay_helpers import TRUNCATED, CountingRows, make_buffer, samplable
 
 from ezm_pl.replay import ReplayBuffer
 

@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer, samplable
+from replay_helpers import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer, samplable
 
 from ezm_pl.replay import ReplayStore, Windows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from replay_worlds import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer, samplable
+from replay_helpers import TERMINATED, TRUNCATED, CountingRows, check_window, make_buffer, samplable
 
 from ezm_pl.replay import ReplayBuffer, ReplayError
 

@@ -29,7 +29,9 @@ class FixedPolicy:
 
 
 def published() -> GaussianProposal:
-    return GaussianProposal.mixed(action_size=3, root=16, interior=2, policy_share=0.25, wide_std=3.0)
+    return GaussianProposal.mixed(
+        action_size=3, root=16, interior=2, policy_share=0.25, exploration_std_scale=3.0
+    )
 
 
 def test_published_scales() -> None:
@@ -122,7 +124,8 @@ def planned(spec: SearchSpec, seed: int = 0) -> Any:
 
 def test_planner_follows_the_spec() -> None:
     spec = SearchSpec(
-        num_simulations=10, num_root_actions=8, num_interior_actions=3, policy_share=0.5, wide_std=2.0,
+        num_simulations=10, num_root_actions=8, num_interior_actions=3,
+        policy_share=0.5, exploration_std_scale=2.0,
         c_visit=7.0, c_scale=0.3, range_floor=0.2, gumbel_scale=0.5, wave=3,
     )  # fmt: skip
     planner = Planner(spec, discount=0.9, action_size=3)
@@ -186,7 +189,9 @@ def test_log_ratio_by_hand() -> None:
 
 def test_corrected_candidates_estimate_the_policy_itself() -> None:
     """Where Q says nothing, weighted candidates have the policy's own mean and std, not the proposal's."""
-    proposal = GaussianProposal.mixed(3, root=8, interior=2, policy_share=0.5, wide_std=2.0, corrected=True)
+    proposal = GaussianProposal.mixed(
+        3, root=8, interior=2, policy_share=0.5, exploration_std_scale=2.0, corrected=True
+    )
     policy = FixedPolicy(mean=(0.2, 0.2, 0.0), log_std=(-1.0, -1.0, -1.0))
     state, task = torch.zeros(20_000, 1), torch.ones(20_000, dtype=torch.long)
     actions, _ = proposal.root(policy, state, task, torch.Generator().manual_seed(0))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from ezm_pl.envs import MultiTaskVectorEnv, sizes
 from ezm_pl.envs.robots.humanoid import HumanoidEnv
 from ezm_pl.replay import ReplayBuffer
-from ezm_pl.search import policy_alone
+from ezm_pl.search import act_greedy
 from ezm_pl.selfplay import Collector, CollectorError, Pacing, WeightStore, collector
 from ezm_pl.spec import Experiment, build_experiment
 from ezm_pl.spec.presets import merge
@@ -47,7 +47,7 @@ def make_collector(tasks: list[str], document: dict[str, Any]) -> Collector:
         shapes,
         buffer,
         torch.nn.Linear(1, 1),  # type: ignore[arg-type]
-        policy_alone,
+        act_greedy,
         WeightStore(),
         pacing,
         device=torch.device("cpu"),

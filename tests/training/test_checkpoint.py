@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from fit_worlds import UPDATES, CtrlC, contents, fit_experiment, last, replay, run
+from fit_helpers import UPDATES, CtrlC, contents, fit_experiment, last, replay, run
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers.logger import Logger

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fit_worlds import fit_experiment, run
+from fit_helpers import fit_experiment, run
 from lightning.pytorch.loggers import CSVLogger
 
 from ezm_pl.envs import MultiTaskVectorEnv

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fit_worlds import fit_experiment, run
+from fit_helpers import fit_experiment, run
 from PIL import Image
 from rich.console import Console
 from scipy.stats import spearmanr

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from fit_worlds import UPDATES, CtrlC, CtrlCInWarmUp, contents, fit_experiment, last, replay, run
+from fit_helpers import UPDATES, CtrlC, CtrlCInWarmUp, contents, fit_experiment, last, replay, run
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
@@ -254,7 +254,7 @@ if __name__ == "__main__":  # worker processes import this file, too
     import sys, threading, warnings
     from pathlib import Path
     from lightning.pytorch.callbacks import Callback
-    from fit_worlds import fit_experiment
+    from fit_helpers import fit_experiment
     from ezm_pl.training import fit
     warnings.simplefilter("ignore")
 

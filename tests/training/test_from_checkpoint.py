@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fit_worlds import UPDATES, fit_experiment, last, run
+from fit_helpers import UPDATES, fit_experiment, last, run
 
 from ezm_pl.envs import rendering_available
 from ezm_pl.spec import SpecError

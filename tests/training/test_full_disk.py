@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fit_worlds import UPDATES, contents, fit_experiment, last, replay, run
+from fit_helpers import UPDATES, contents, fit_experiment, last, replay, run
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fit_worlds import fit_experiment, last, run
+from fit_helpers import fit_experiment, last, run
 
 from ezm_pl.envs import sizes
 from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fit_worlds import contents, fit_experiment, last, run
+from fit_helpers import contents, fit_experiment, last, run
 from PIL import Image
 from torch import nn
-from training_worlds import make_batch, make_experiment, make_model, make_sizes, make_targets
+from training_helpers import make_batch, make_experiment, make_model, make_sizes, make_targets
 
 from ezm_pl.tracking.results.gradient_conflict import CONFLICT, conflict_figure, mean_cosines
 from ezm_pl.training.gradient_conflict import (

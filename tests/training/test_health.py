@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from training_worlds import make_batch, make_experiment, make_model, make_sizes, make_targets
+from training_helpers import make_batch, make_experiment, make_model, make_sizes, make_targets
 
 from ezm_pl.envs import make
 from ezm_pl.training.health import (

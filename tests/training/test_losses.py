@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from training_worlds import gradients, make_batch, make_experiment, make_model, make_sizes, make_targets
+from training_helpers import gradients, make_batch, make_experiment, make_model, make_sizes, make_targets
 
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.experiment import LossSpec

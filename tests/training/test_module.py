@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
-from training_worlds import make_batch, make_experiment, make_sizes
+from training_helpers import make_batch, make_experiment, make_sizes
 
 from ezm_pl.selfplay import Pacing, PhaseTimer, WeightStore
 from ezm_pl.spec import Experiment

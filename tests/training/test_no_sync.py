@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from fit_worlds import draw_ahead, fit_experiment, run
+from fit_helpers import draw_ahead, fit_experiment, run
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from training_worlds import make_batch, make_sizes
+from training_helpers import make_batch, make_sizes
 
 from ezm_pl.spec import build_experiment
 from ezm_pl.spec.presets import merge

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fit_worlds import fit_experiment, run
+from fit_helpers import fit_experiment, run
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from training_worlds import TASKS
+from training_helpers import TASKS
 
 from ezm_pl.spec import build_experiment
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from fit_worlds import UPDATES, CtrlC, draw_ahead, fit_experiment, run
+from fit_helpers import UPDATES, CtrlC, draw_ahead, fit_experiment, run
 from lightning.pytorch.callbacks import Callback
-from training_worlds import make_batch, make_experiment, make_sizes
+from training_helpers import make_batch, make_experiment, make_sizes
 
 from ezm_pl.selfplay import CollectorError, collector
 from ezm_pl.training import EZMModule

@@ -19,9 +19,9 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from fit_worlds import UPDATES, contents, fit_experiment, last
+from fit_helpers import UPDATES, contents, fit_experiment, last
 from numpy.typing import NDArray
-from training_worlds import make_batch, make_experiment, make_model, make_sizes, make_targets
+from training_helpers import make_batch, make_experiment, make_model, make_sizes, make_targets
 
 from ezm_pl.envs import sizes
 from ezm_pl.selfplay import Collector, CollectorError
@@ -322,13 +322,13 @@ class Fleet:
                 device=torch.device("cpu"), rank=rank, collected=100 * (rank + 1),
             ))  # fmt: skip
 
-    def agree(self, windows: list[Any]) -> list[Any]:
-        """What each rank's `agree` returns or raises."""
+    def sync_ranks(self, windows: list[Any]) -> list[Any]:
+        """What each rank's `sync_ranks` returns or raises."""
         answers: list[Any] = [None, None]
 
         def ask(rank: int) -> None:
             try:
-                answers[rank] = self.data[rank].sync.agree(windows[rank], self.data[rank].buffer)
+                answers[rank] = self.data[rank].sync.sync_ranks(windows[rank], self.data[rank].buffer)
             except RuntimeError as error:
                 answers[rank] = error
 
@@ -351,7 +351,7 @@ def test_weights_and_return_scales_are_those_of_the_global_batch() -> None:
             ids = data.buffer.blocks.transition_id[task].ravel()[index]
             data.buffer.update_priorities(tasks, index, ids, spread[index])
     sampled = [data.buffer.sample(8) for data in fleet.data]
-    agreed = fleet.agree(sampled)
+    agreed = fleet.sync_ranks(sampled)
     for task in range(2):
         maximum = max(windows.max_weight[task] for windows in sampled)
         raw = [w.weight[w.task == task] * w.max_weight[task] for w in sampled]
@@ -370,7 +370,7 @@ def test_weights_and_return_scales_are_those_of_the_global_batch() -> None:
 def test_ranks_go_on_only_when_all_have_a_batch() -> None:
     fleet = Fleet()
     windows = fleet.data[0].buffer.sample(8)
-    assert fleet.agree([windows, None]) == [None, None]
+    assert fleet.sync_ranks([windows, None]) == [None, None]
     assert not any(data.sync.interrupted.is_set() for data in fleet.data)
 
 
@@ -378,7 +378,7 @@ def test_one_that_is_asked_to_stop_stops_all() -> None:
     fleet = Fleet()
     fleet.data[1].sync.ask_to_stop()
     assert not fleet.data[1].sync.interrupted.is_set(), "not before the others have heard"
-    assert fleet.agree([data.buffer.sample(8) for data in fleet.data]) == [None, None]
+    assert fleet.sync_ranks([data.buffer.sample(8) for data in fleet.data]) == [None, None]
     assert all(data.sync.interrupted.is_set() for data in fleet.data)
 
 
@@ -386,6 +386,6 @@ def test_a_collector_s_failure_reaches_all_ranks() -> None:
     fleet = Fleet()
     assert fleet.data[1].sync.collector is not None
     fleet.data[1].sync.collector._failure = ZeroDivisionError("physics broke")
-    one, two = fleet.agree([fleet.data[0].buffer.sample(8), None])
+    one, two = fleet.sync_ranks([fleet.data[0].buffer.sample(8), None])
     assert isinstance(one, RankError) and "rank 1: self-play failed" in str(one)
     assert isinstance(two, CollectorError) and isinstance(two.__cause__, ZeroDivisionError)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from training_worlds import make_batch, make_experiment, make_model, make_sizes
+from training_helpers import make_batch, make_experiment, make_model, make_sizes
 
 from ezm_pl.search import Planner, SearchResult
 from ezm_pl.spec import Experiment

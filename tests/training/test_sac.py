@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fit_worlds import fit_experiment, last, run
+from fit_helpers import fit_experiment, last, run
 from lightning.pytorch.loggers import CSVLogger
 from test_ranks import finish, two_ranks
 from torch import Tensor
-from training_worlds import make_batch, make_experiment, make_sizes
+from training_helpers import make_batch, make_experiment, make_sizes
 
 from ezm_pl.agent import Agent
 from ezm_pl.spec import Experiment

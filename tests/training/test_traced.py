@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
-from training_worlds import make_batch, make_experiment, make_sizes, make_targets
+from training_helpers import make_batch, make_experiment, make_sizes, make_targets
 
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.losses import losses, unroll

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from training_worlds import make_experiment, make_model
+from training_helpers import make_experiment, make_model
 
 from ezm_pl.envs import sizes
 from ezm_pl.envs.signals import task_signals

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from training_worlds import make_batch, make_experiment, make_model, make_sizes, make_targets
+from training_helpers import make_batch, make_experiment, make_model, make_sizes, make_targets
 
 from ezm_pl.training.losses import imagine, losses, unroll
 from ezm_pl.training.working_copy import WorkingCopy

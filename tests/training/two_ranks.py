@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fit_worlds import fit_experiment
+from fit_helpers import fit_experiment
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 

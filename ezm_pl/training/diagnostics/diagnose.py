@@ -173,7 +173,7 @@ class Diagnostics:
             self.actions,
             1,
             search.policy_share,
-            search.wide_std,
+            search.exploration_std_scale,
             mode=search.mode_candidate,
         )
         tasks = torch.full((len(picked),), task, device=networks.device)

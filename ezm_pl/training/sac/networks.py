@@ -87,12 +87,12 @@ _PARTS = ("representation", "value_policy")
 
 @torch.inference_mode()
 def sample_action(model: SACActor, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws from the policy, as self-play does. Args and result as for `Act`."""
+    """Draws from the policy, as self-play does. Args and result as for `ActFn`."""
     policy = model.policy(model.encode(observation, task), task)
     return policy.action(torch.randn(policy.mean.shape, generator=generator, device=generator.device))
 
 
 @torch.inference_mode()
 def greedy_action(model: SACActor, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
-    """The policy's mode, as evaluations do. Args and result as for `Act`."""
+    """The policy's mode, as evaluations do. Args and result as for `ActFn`."""
     return model.policy(model.encode(observation, task), task).mode

@@ -16,7 +16,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from training_worlds import make_experiment
+from training_helpers import make_experiment
 
 from ezm_pl.envs import sizes
 from ezm_pl.replay import ReplayBuffer, ReplayStore
