@@ -35,8 +35,11 @@ def test_effects_of_a_perfect_a_shrunken_and_a_blind_model() -> None:
     shrunken = compare_effects(0.1 * real, real)
     assert (shrunken.correlation, shrunken.size) == (pytest.approx(1, abs=1e-5), pytest.approx(0.1, abs=1e-5))
     blind = compare_effects(torch.randn(6, 8, 16, generator=generator), real)
-    assert abs(blind.correlation) < 0.15
+    assert abs(blind.correlation) < 0.15 and abs(blind.value_correlation) < 0.5
     assert compare_effects(offset.expand_as(real), real).correlation == 0, "it does not see the action"
+    wrong = torch.cat([real[..., :-1], -real[..., -1:]], -1)
+    found = compare_effects(wrong, real)
+    assert found.correlation == pytest.approx(1, abs=1e-5) and found.value_correlation == pytest.approx(-1)
 
 
 def test_rank_correlation_is_spearmans_over_the_rows_that_have_one() -> None:

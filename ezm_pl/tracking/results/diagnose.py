@@ -107,6 +107,11 @@ def _rows(found: TaskDiagnosis) -> list[list[tuple[str, str, str]]]:
                 f"{_number(found.effect_size_1)}, {_number(found.effect_size_5)}",
                 "predicted over real; 1 is right",
             ),
+            (
+                "action's effect on the value, 1 decision",
+                _number(found.effect_value_1),
+                "of predicted against real latents; what Q is made of",
+            ),
         ],
         [
             ("Q's ranking of actions", _number(found.q_ranking), "Spearman, with Monte-Carlo returns"),

@@ -37,6 +37,7 @@ class TaskDiagnosis:
         effect_1, effect_5: correlation of predicted and real differences between the latents that 1 and
             5 decisions lead to, where the first action differs.
         effect_size_1, effect_size_5: length of the predicted differences over that of the real ones.
+        effect_value_1: correlation of the values of predicted and real latents after 1 decision.
         q_ranking: Spearman's correlation of Q and Monte-Carlo returns over the actions of a state.
         q_ceiling: the same of the returns' two halves.
         return_spread: standard deviation of returns over the actions of a state.
@@ -64,6 +65,7 @@ class TaskDiagnosis:
     effect_5: float
     effect_size_1: float
     effect_size_5: float
+    effect_value_1: float
     q_ranking: float
     q_ceiling: float
     return_spread: float
@@ -138,6 +140,7 @@ class Diagnostics:
             effect_5=effects[FOLLOWING].correlation,
             effect_size_1=effects[1].size,
             effect_size_5=effects[FOLLOWING].size,
+            effect_value_1=effects[1].value_correlation,
             q_ranking=ranking.q,
             q_ceiling=ranking.ceiling,
             return_spread=ranking.spread,

@@ -14,7 +14,7 @@ from ezm_pl.training.diagnostics.networks import Networks
 from ezm_pl.training.diagnostics.simulators import Simulators
 
 _ROUNDING = 1e-5
-"""Share of a latent's length below which a difference may be float32's rounding."""
+"""Share of a latent's length, or of a value, below which a difference may be float32's rounding."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,12 @@ class ActionEffect:
     Attributes:
         correlation: mean over states, 1 where the model sees exactly what an action changes.
         size: length of the predicted differences over that of the real ones, over all states.
+        value_correlation: the same as `correlation`, of the latents' values.
     """
 
     correlation: float
     size: float
+    value_correlation: float
 
 
 def action_effects(
@@ -44,7 +46,7 @@ def action_effects(
         actions: `[N, C, A]` candidates.
     """
     candidates, width = actions.shape[1], networks.latent_size
-    real: dict[int, list[Tensor]] = {1: [], FOLLOWING: []}
+    real: dict[int, list[Tensor]] = {1: [], FOLLOWING: []}  # latents, and their values as a last column
     imagined: dict[int, list[Tensor]] = {1: [], FOLLOWING: []}
     actor = networks.actor
     with Simulators(networks, task, candidates, protocol="ezm", seed=seed) as simulators:
@@ -54,17 +56,27 @@ def action_effects(
             state, _ = actor.root(simulators.observation(), tasks)
             for step in range(FOLLOWING):
                 action = own if step == 0 else visited.action[index + step].expand_as(own)
-                state, _, _ = actor.step(state, action, tasks)
+                state, _, value = actor.step(state, action, tasks)
                 simulators.step(action)
                 if step + 1 in real:
-                    seen, _ = actor.root(simulators.observation(), tasks)
-                    real[step + 1].append(seen[:, :width].float())
-                    imagined[step + 1].append(state[:, :width].float())
+                    seen, seen_value = actor.root(simulators.observation(), tasks)
+                    real[step + 1].append(_with_value(seen[:, :width], seen_value))
+                    imagined[step + 1].append(_with_value(state[:, :width], value))
     return {steps: compare_effects(torch.stack(imagined[steps]), torch.stack(real[steps])) for steps in real}
 
 
+def _with_value(latent: Tensor, value: Tensor) -> Tensor:
+    return torch.cat([latent.float(), value.float().unsqueeze(1)], 1)
+
+
 def compare_effects(imagined: Tensor, real: Tensor) -> ActionEffect:
-    """Latents `[N, C, S]` after `C` actions from each of `N` states: what differs between the actions.
+    """Latents and their values `[N, C, S + 1]` after `C` actions from each of `N` states: how they differ."""
+    correlation, size = _compare(imagined[..., :-1], real[..., :-1])
+    return ActionEffect(correlation, size, _compare(imagined[..., -1:], real[..., -1:])[0])
+
+
+def _compare(imagined: Tensor, real: Tensor) -> tuple[float, float]:
+    """Correlation and relative length of the differences between actions, of anything `[N, C, *]`.
 
     Where either does not differ beyond rounding, there is nothing to correlate: that state counts as 0.
     """
@@ -77,4 +89,4 @@ def compare_effects(imagined: Tensor, real: Tensor) -> ActionEffect:
     cosine = (between[0] * between[1]).sum((1, 2)) / (squares[0] * squares[1]).sqrt().clamp(min=1e-30)
     correlation = torch.where(differ[0] & differ[1], cosine, 0.0).mean()
     size = (squares[0].sum() / squares[1].sum().clamp(min=1e-30)).sqrt()
-    return ActionEffect(float(correlation), float(size))
+    return float(correlation), float(size)
