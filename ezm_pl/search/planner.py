@@ -29,7 +29,7 @@ class ActFn(Protocol):
 
 @torch.inference_mode()
 def act_greedy(model: Any, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
-    """Decides without a search: the policy's mode, which training has taught what the search chooses.
+    """Decides without a search: the policy's mode.
 
     Args and result as for `ActFn`.
     """

@@ -8,7 +8,7 @@ from ezm_pl.spec import Experiment
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import Ranks
-from ezm_pl.training.sac import SACModule, greedy_action
+from ezm_pl.training.sac import SACModule
 
 
 def new_module(experiment: Experiment, sizes: TaskSizes, ranks: Ranks | None = None) -> AgentModule:
@@ -19,9 +19,7 @@ def new_module(experiment: Experiment, sizes: TaskSizes, ranks: Ranks | None = N
 
 def how_to_act(experiment: Experiment, *, search: bool) -> ActFn:
     """How a trained agent decides: EZ-M by its search, or by the policy alone; SAC by its policy's mode."""
-    if experiment.agent == "sac":
-        return greedy_action
-    if not search:
+    if experiment.agent == "sac" or not search:
         return act_greedy
     return evaluation_planner(experiment).act
 

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ezm_pl.envs import TaskSizes
+from ezm_pl.search import act_greedy, policy_draw
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.pipeline import Prepared
 from ezm_pl.training.ranks import Ranks
 from ezm_pl.training.sac.losses import sac_losses, track
-from ezm_pl.training.sac.networks import SACActor, SACNetwork, greedy_action, sample_action
+from ezm_pl.training.sac.networks import SACActor, SACNetwork
 
 
 class SACModule(AgentModule):
@@ -37,7 +38,7 @@ class SACModule(AgentModule):
         self.target = copy.deepcopy(self.network).requires_grad_(False)
         first = math.log(experiment.sac.initial_temperature)
         self.log_temperature = nn.Parameter(torch.full((len(experiment.tasks),), first))
-        self.act, self.act_in_evaluation = sample_action, greedy_action
+        self.act, self.act_in_evaluation = policy_draw, act_greedy
 
     @property
     def learner(self) -> SACNetwork:

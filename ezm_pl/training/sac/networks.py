@@ -60,6 +60,10 @@ class SACActor(nn.Module):
         mask = self.action_mask.index_select(0, task)
         return SquashedGaussian.from_raw(self.policy_head(features)[0], mask, BOUNDS)
 
+    def policy_of(self, observation: Tensor, task: Tensor) -> SquashedGaussian:
+        """The policies `[B, A]` of observations `[B, O]` of tasks `[B]`."""
+        return self.policy(self.encode(observation, task), task)
+
 
 class SACNetwork(SACActor):
     """What learns: the actor and two Q functions. Arguments as for `SACActor`."""
@@ -83,16 +87,3 @@ class SACNetwork(SACActor):
 
 _PARTS = ("representation", "value_policy")
 """EZ-M's names (`model.task_embedding_in`) for the encoder and the heads."""
-
-
-@torch.inference_mode()
-def sample_action(model: SACActor, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
-    """Draws from the policy, as self-play does. Args and result as for `ActFn`."""
-    policy = model.policy(model.encode(observation, task), task)
-    return policy.action(torch.randn(policy.mean.shape, generator=generator, device=generator.device))
-
-
-@torch.inference_mode()
-def greedy_action(model: SACActor, observation: Tensor, task: Tensor, generator: torch.Generator) -> Tensor:
-    """The policy's mode, as evaluations do. Args and result as for `ActFn`."""
-    return model.policy(model.encode(observation, task), task).mode
