@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ezm_pl.sweeps.findings import listed, score_text
+from ezm_pl.sweeps.findings import listed
 from ezm_pl.sweeps.report_tables import spread
 from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results import html
@@ -45,7 +45,7 @@ def summary(reference: PointScore, variants: Sequence[Ablation]) -> str:
         return f"No variant of {label} has a complete trial yet."
     assert reference.own is not None
     said = [
-        f"{label} scores {score_text(reference.own.interval)} ({count(len(reference.runs), 'seed')}, "
+        f"{label} scores {reference.own.interval.text(3)} ({count(len(reference.runs), 'seed')}, "
         f"{count(len(reference.point.tasks), 'task')}); {count(len(variants), 'variant')} of it were trained."
     ]
     for verdict, words in (
@@ -82,11 +82,11 @@ def _table(
         return [spread([run.final_return(task, sweep.protocol) for run in runs[label]]) for task in tasks]
 
     assert reference.own is not None
-    name, score = reference.point.label, score_text(reference.own.interval)
+    name, score = reference.point.label, reference.own.interval.text(3)
     rows = [(name, str(len(reference.runs)), score, _NONE, _NONE, *returns(name))]
     for each in variants:
         numbers = (each.score, each.difference, each.improvement)
-        rows.append((each.label, str(each.seeds), *map(score_text, numbers), *returns(each.label)))
+        rows.append((each.label, str(each.seeds), *(each.text(3) for each in numbers), *returns(each.label)))
     head = (
         "variant",
         "seeds",

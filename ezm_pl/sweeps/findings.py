@@ -11,7 +11,7 @@ from ezm_pl.tracking.console import count
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.runs import Sweep
 from ezm_pl.tracking.sweep.scores import PointScore, Score
-from ezm_pl.tracking.sweep.statistics import CHANCE, Interval, chance_of_separation
+from ezm_pl.tracking.sweep.statistics import CHANCE, chance_of_separation
 
 FEW_SEEDS = 5
 """Below this many seeds a bootstrap of seeds is too narrow on average."""
@@ -39,7 +39,7 @@ def summary(sweep: Sweep, scored: Sequence[PointScore]) -> str:
     ]
     shared = [(point, point.shared) for point in scored if point.shared is not None]
     if shared:
-        values = listed([f"{score_text(score.interval)} for {point.point.label}" for point, score in shared])
+        values = listed([f"{score.interval.text(3)} for {point.point.label}" for point, score in shared])
         text.append(
             f"On the {count(len(sweep.shared_tasks), 'task')} that all grid points share, the interquartile "
             f"mean of normalised scores (0: random policy, 1: success bar) is {values}."
@@ -133,12 +133,6 @@ def limits(sweep: Sweep, scored: Sequence[PointScore]) -> list[str]:
 def listed(names: Sequence[str]) -> str:
     """`a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
-
-
-def score_text(interval: Interval) -> str:
-    """`0.123 [0.100, 0.150]`, or the value alone."""
-    between = f" [{interval.low:.3f}, {interval.high:.3f}]" if interval.known else ""
-    return f"{interval.value:.3f}{between}"
 
 
 def _ranges_meet(one: Score, other: Score) -> bool:

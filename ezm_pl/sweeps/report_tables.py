@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ezm_pl.spec.tasks import task_facts
-from ezm_pl.sweeps.findings import score_text
 from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.results.tables import published_return
@@ -163,7 +162,7 @@ def _pruning_text(sweep: Sweep) -> str:
 
 
 def _score(score: Score | None) -> str:
-    return _NONE if score is None else score_text(score.interval)
+    return _NONE if score is None else score.interval.text(3)
 
 
 def _by_seed(score: Score | None) -> str:

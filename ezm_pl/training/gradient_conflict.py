@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
 from ezm_pl.replay.atomic_write import write_atomically
+from ezm_pl.spec.files import finite
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.losses import Losses
 from ezm_pl.world_model.synchronised import sum_over_ranks
@@ -136,7 +137,7 @@ class GradientConflict(Callback):
             self._write()
 
     def _write(self) -> None:
-        document = _plain({"tasks": self.tasks, "measured": self.measured})
+        document = finite({"tasks": self.tasks, "measured": self.measured})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(self.path, [json.dumps(document, allow_nan=False).encode()])
@@ -156,12 +157,3 @@ def summary(tables: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, float]
         if own:
             named[f"gradient_conflict/{part}/own_cosine"] = sum(own) / len(own)
     return named
-
-
-def _plain(value: Any) -> Any:
-    """Nested dicts and lists with None for numbers that are not finite, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

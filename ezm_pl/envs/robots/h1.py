@@ -345,9 +345,8 @@ def add_body(spec: mujoco.MjSpec) -> None:
     for name, (body_name, position) in SITES.items():
         bodies[body_name].add_site(name=name, pos=position, size=[0.01, 0.01, 0.01], group=4)
     for name, (position, axes) in CAMERAS.items():
-        pelvis.add_camera(
-            name=name, pos=position, mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM, quat=_quaternion(axes)
-        )
+        camera = pelvis.add_camera(name=name, pos=position, mode=mujoco.mjtCamLight.mjCAMLIGHT_TRACKCOM)
+        camera.alt.type, camera.alt.xyaxes = mujoco.mjtOrientation.mjORIENTATION_XYAXES, axes
 
 
 def add_servos(spec: mujoco.MjSpec) -> None:
@@ -374,15 +373,3 @@ def add_h1(spec: mujoco.MjSpec) -> None:
         set_inertial(hand, 0.0, (0, 0, 0), (0, 0, 0))
     add_servos(spec)
     add_velocity_sensor(spec, "pelvis")
-
-
-def _quaternion(axes: Vector) -> NDArray[np.float64]:
-    """The orientation whose x and y axes are (nearly) `axes[:3]` and `axes[3:]`."""
-    x = np.array(axes[:3], float)
-    x /= np.linalg.norm(x)
-    y = np.array(axes[3:], float)
-    y -= x * (x @ y)
-    y /= np.linalg.norm(y)
-    quat = np.zeros(4)
-    mujoco.mju_mat2Quat(quat, np.stack([x, y, np.cross(x, y)], axis=1).ravel())
-    return quat

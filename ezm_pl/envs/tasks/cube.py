@@ -35,12 +35,8 @@ def add_faces(body: mujoco.MjsBody) -> None:
 
 def turned(angles: FloatArray) -> FloatArray:
     """The quaternion [4] of roll, pitch and yaw, applied to the fixed axes x, y, z in this order."""
-    quat = np.array([1.0, 0.0, 0.0, 0.0])
-    for axis, angle in zip(np.eye(3), angles, strict=True):
-        turn, product = np.zeros(4), np.zeros(4)
-        mujoco.mju_axisAngle2Quat(turn, axis, angle)
-        mujoco.mju_mulQuat(product, turn, quat)
-        quat = product
+    quat = np.zeros(4)
+    mujoco.mju_euler2Quat(quat, angles, "XYZ")
     return quat
 
 

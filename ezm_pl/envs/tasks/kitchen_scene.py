@@ -7,11 +7,12 @@ only seen there (meshes) is drawn here as primitives, without mass.
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import mujoco
+import numpy as np
 
+from ezm_pl.envs.core import FloatArray
 from ezm_pl.envs.robots.h1 import Vector, set_inertial
 from ezm_pl.envs.tasks.scene import (
     BOX,
@@ -46,19 +47,11 @@ SOFT: dict[str, Any] = {**HARD, "solimp": [0.8, 0.9, 0.01, 0.5, 2]}
 KETTLE: dict[str, Any] = {**SOFT, "contype": 1, "condim": 4}
 
 
-def quaternion(turn: Turn) -> tuple[float, float, float, float]:
-    """The orientation after a `Turn`."""
-    w, x, y, z = 1.0, 0.0, 0.0, 0.0
-    for axis, angle in enumerate(turn):
-        c, s = math.cos(angle / 2), math.sin(angle / 2)
-        a, b, d = (s if axis == i else 0.0 for i in range(3))
-        w, x, y, z = (
-            w * c - x * a - y * b - z * d,
-            w * a + x * c + y * d - z * b,
-            w * b + y * c + z * a - x * d,
-            w * d + z * c + x * b - y * a,
-        )
-    return w, x, y, z
+def quaternion(turn: Turn) -> FloatArray:
+    """The orientation `[4]` after a `Turn`."""
+    quat = np.zeros(4)
+    mujoco.mju_euler2Quat(quat, turn, "xyz")
+    return quat
 
 
 class Shape(NamedTuple):

@@ -28,7 +28,7 @@ from ezm_pl.tracking.results.curves import Curve, published_curves
 from ezm_pl.tracking.results.record import curves_of, read_runs
 
 if TYPE_CHECKING:
-    from ezm_pl.tracking.sweep.statistics import Interval
+    pass
 
 Record = Mapping[str, Any]
 """Of one run, as `record.py` makes it."""
@@ -107,7 +107,7 @@ def _add_overall(table: Table, found: Sequence[Contest], protocol: str, steps: S
     agents = dict.fromkeys(key for of_step in scores for key in of_step)
     head = f"{len(tasks)} tasks,\nnormalised score"
     for name, own in sorted(agents, key=lambda key: not key[1]):
-        cells = [_interval(of_step[name, own], 3) if (name, own) in of_step else "-" for of_step in scores]
+        cells = [escape(of_step[name, own].text(3)) if (name, own) in of_step else "-" for of_step in scores]
         table.add_row(head, protocol, escape(name), "", *cells, style="bold" if own else "")
         head = ""
     table.add_section()
@@ -125,16 +125,10 @@ def _reading(agent: Agent, steps: float) -> str:
     reading = agent.at(steps)
     if not reading.returns:
         return reading.absent
-    text = _interval(reading.interval, 0 if abs(reading.interval.value) >= 100 else 1)
+    text = escape(reading.interval.text(0 if abs(reading.interval.value) >= 100 else 1))
     if len(reading.returns) > 1:
         text += f"\nmedian {np.median(reading.returns):,.0f}"
     return f"{text}\n({reading.absent})" if reading.absent else text
-
-
-def _interval(interval: Interval, digits: int) -> str:
-    text = f"{interval.value:,.{digits}f}"
-    low, high = (f"{end:,.{digits}f}" for end in (interval.low, interval.high))
-    return rf"{text} \[{low}, {high}]" if interval.known else text
 
 
 def _agents(runs: Sequence[Record]) -> dict[str, list[Record]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from ezm_pl.spec import write_json
+from ezm_pl.spec.files import finite
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.run_lookup import usable_checkpoint
 
@@ -68,7 +69,7 @@ def diagnose_run(
             "updates": networks.updates,
             "env_steps": networks.env_steps,
             "seed": seed,
-            "tasks": [_plain(dataclasses.asdict(diagnosis)) for diagnosis in found],
+            "tasks": [finite(dataclasses.asdict(diagnosis)) for diagnosis in found],
         }
         write_json(output, document)
         say(console, f"wrote {output}")
@@ -189,12 +190,3 @@ def _number(value: float | None) -> str:
 
 def _share(value: float | None) -> str:
     return "-" if value is None or math.isnan(value) else f"{value:.0%}"
-
-
-def _plain(value: Any) -> Any:
-    """Nested dicts and lists with None for numbers that are not finite, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

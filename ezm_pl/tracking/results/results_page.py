@@ -16,7 +16,6 @@ from ezm_pl.tracking.results.comparison import Agent, thousands
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.record import curves_of, read_record
 from ezm_pl.tracking.sweep.statistics import (
-    Interval,
     bootstrap_difference,
     bootstrap_iqm,
     probability_of_improvement,
@@ -140,9 +139,12 @@ def variants(record: Mapping[str, Any], reference: str = "full") -> str:
         own = _of_agent(record, name)
         tasks = [task for task in base[0]["tasks"] if task in own[0]["tasks"]]
         ours, theirs = ([[_score(run, task) for run in each] for task in tasks] for each in (own, base))
-        cells = [_said(bootstrap_iqm(ours), 3)]
+        cells = [bootstrap_iqm(ours).text(3)]
         cells += (
-            [_said(bootstrap_difference(ours, theirs), 3), _said(probability_of_improvement(theirs, ours), 2)]
+            [
+                bootstrap_difference(ours, theirs).text(3),
+                probability_of_improvement(theirs, ours).text(2),
+            ]
             if name != reference
             else [_NONE, _NONE]
         )
@@ -224,12 +226,7 @@ def _reading(agent: Agent, steps: float) -> str:
 
 def _interval(values: Sequence[Sequence[float]]) -> str:
     found = bootstrap_iqm(values)
-    return _said(found, 0 if abs(found.value) >= 10 else 1)
-
-
-def _said(interval: Interval, digits: int) -> str:
-    text = f"{interval.value:,.{digits}f}"
-    return f"{text} [{interval.low:,.{digits}f}, {interval.high:,.{digits}f}]" if interval.known else text
+    return found.text(0 if abs(found.value) >= 10 else 1)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

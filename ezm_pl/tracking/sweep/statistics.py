@@ -35,6 +35,11 @@ class Interval:
         """Whether there is an interval at all."""
         return bool(np.isfinite(self.low) and np.isfinite(self.high))
 
+    def text(self, digits: int) -> str:
+        """`0.123 [0.100, 0.150]` to so many digits, or the value alone."""
+        value, low, high = (f"{x:,.{digits}f}" for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]" if self.known else value
+
     def overlaps(self, other: Interval) -> bool:
         """Whether the two intervals share a value; false where one is not known."""
         return self.known and other.known and self.low <= other.high and other.low <= self.high
