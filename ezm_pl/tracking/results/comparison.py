@@ -170,4 +170,5 @@ def success_bar(contest: Contest) -> float | None:
 
 
 def thousands(steps: float) -> str:
+    """`12k` of 12,000; numbers below 1,000 as they are."""
     return f"{steps / 1000:,.0f}k" if steps >= 1000 else f"{steps:,.0f}"

@@ -131,7 +131,6 @@ class Sweep:
         name: the sweep's.
         status: of its run, MLflow's word: RUNNING, FINISHED, KILLED, FAILED.
         params: of its run.
-        tags: of its run.
         points: grid points by number of tasks; of variants, the reference first.
         shared_tasks: tasks that all grid points have in common, in the order of the smallest.
         spec: text of `sweep.yaml`; empty where it is missing.
@@ -141,7 +140,6 @@ class Sweep:
     name: str
     status: str
     params: Mapping[str, str]
-    tags: Mapping[str, str]
     points: tuple[Point, ...]
     shared_tasks: tuple[str, ...]
     spec: str
@@ -238,7 +236,6 @@ def read_sweep(client: MlflowClient, run: Run) -> Sweep:
         name=run.data.tags.get(tags.NAME) or run.info.run_name,
         status=run.info.status,
         params=run.data.params,
-        tags=run.data.tags,
         points=tuple(points),
         shared_tasks=_shared(points, run, children),
         spec=_spec(client, run.info.run_id),
