@@ -85,8 +85,8 @@ def _table(
     name, score = reference.point.label, reference.own.interval.text(3)
     rows = [(name, str(len(reference.runs)), score, _NONE, _NONE, *returns(name))]
     for each in variants:
-        numbers = (each.score, each.difference, each.improvement)
-        rows.append((each.label, str(each.seeds), *(each.text(3) for each in numbers), *returns(each.label)))
+        numbers = [x.text(3) for x in (each.score, each.difference, each.improvement)]
+        rows.append((each.label, str(each.seeds), *numbers, *returns(each.label)))
     head = (
         "variant",
         "seeds",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -26,9 +26,6 @@ from ezm_pl.tracking.results.comparison import (
 )
 from ezm_pl.tracking.results.curves import Curve, published_curves
 from ezm_pl.tracking.results.record import curves_of, read_runs
-
-if TYPE_CHECKING:
-    pass
 
 Record = Mapping[str, Any]
 """Of one run, as `record.py` makes it."""
