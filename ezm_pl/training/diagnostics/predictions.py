@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ezm_pl.training.diagnostics.episodes import FOLLOWING, Visited
 from ezm_pl.training.diagnostics.networks import Networks
+from ezm_pl.training.diagnostics.values import correlation
 
 _MOST_STATES = 256
 """States that are unrolled and searched, at most."""
@@ -94,7 +95,7 @@ def predictions(
         value_error=np.abs(units * values - returns).mean(0).tolist(),
         reward_spread=_spread(paid),
         return_spread=_spread(returns),
-        search_correlation=_correlation(searched, returns[:, 0]),
+        search_correlation=correlation(searched, returns[:, 0]),
         search_bias=float((searched - returns[:, 0]).mean()),
         choice_distance=float(own.mean() / distance.mean().clamp(min=1e-9)),
         mode_chosen=float((own <= distance.amin(1) + 1e-6).float().mean()),
@@ -143,9 +144,3 @@ def _spread(values: NDArray[np.float64]) -> list[float]:
 
 def _beyond(returns: NDArray[np.float64], support: float) -> float:
     return float((np.abs(returns) > support).mean())
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    if len(a) < 2 or a.std() == 0 or b.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])

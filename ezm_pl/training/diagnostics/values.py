@@ -145,14 +145,15 @@ def value_fit(networks: Networks, task: int, visited: Visited, scale: float | No
     _, found = networks.actor.root(visited.observation[chosen], tasks)
     values = found.double().cpu().numpy()
     return ValueFit(
-        correlation=_correlation(values, returns),
-        upright_correlation=_correlation(values[up], returns[up]),
+        correlation=correlation(values, returns),
+        upright_correlation=correlation(values[up], returns[up]),
         bias=None if scale is None or not len(chosen) else float(values.mean() * scale - returns.mean()),
         states=len(chosen),
     )
 
 
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Pearson's correlation of `[N]` and `[N]`; NaN where either is constant or `N` is below 2."""
     if len(a) < 2 or a.std() == 0 or b.std() == 0:
         return float("nan")
     return float(np.corrcoef(a, b)[0, 1])
