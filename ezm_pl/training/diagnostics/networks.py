@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 
-from ezm_pl.envs import TaskSizes, sizes
+from ezm_pl.envs import TaskSizes
 from ezm_pl.search import Planner
 from ezm_pl.spec import Experiment
-from ezm_pl.training.fault_tolerance.checkpoint import CheckpointError, checkpoint_experiment, read_checkpoint
+from ezm_pl.training.fault_tolerance.checkpoint import CheckpointError
+from ezm_pl.training.from_checkpoint import load_module
 from ezm_pl.training.module import EZMModule
 from ezm_pl.world_model import InferenceModel, WorldModel
 
@@ -54,26 +55,21 @@ def load_networks(checkpoint: Path) -> Networks:
     Raises:
         CheckpointError: see `checkpoint_experiment`; or the agent has no world model to judge.
     """
-    experiment, contents = checkpoint_experiment(checkpoint), read_checkpoint(checkpoint)
-    if experiment.agent != "ezm":
+    experiment, module, updates, env_steps = load_module(checkpoint)
+    if not isinstance(module, EZMModule):
         raise CheckpointError(
             f"{checkpoint}: is of agent {experiment.agent}: what would be diagnosed, a world model, it lacks"
         )
-    task_sizes = sizes(experiment.tasks)
-    module = EZMModule(experiment, task_sizes)
-    module.load_state_dict(contents["state_dict"])
-    module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    learner, actor = module.new_actor(), module.new_actor()
+    learner = module.new_actor()
     learner.load(module.model)
-    actor.load(module.smoothed)
     return Networks(
         experiment=experiment,
-        sizes=task_sizes,
+        sizes=module.sizes,
         model=module.model.eval(),
         learner=learner,
-        actor=actor,
+        actor=module.trained_actor(),
         target=module.target,
         planner=module.planner,
-        updates=int(contents["global_step"]),
-        env_steps=int(contents["SelfPlayDataModule"]["control_steps"].float().mean()),
+        updates=updates,
+        env_steps=env_steps,
     )
