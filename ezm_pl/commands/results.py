@@ -16,7 +16,7 @@ from ezm_pl.commands.arguments import (
     number,
     wrote,
 )
-from ezm_pl.spec import RunFailed, SpecError
+from ezm_pl.spec import RunFailed, SpecError, writing
 from ezm_pl.spec.fields import MOST_EPISODES
 
 TEMPLATE, RECORDS, PAGE = "docs/results.md.j2", "docs/results", "docs/results.md"
@@ -76,11 +76,12 @@ def _collect(args: argparse.Namespace) -> None:
 
 
 def _render(args: argparse.Namespace) -> None:
-    from ezm_pl.tracking.results.results_page import render, stale, write_page
+    from ezm_pl.tracking.results.results_page import render, stale
 
     text = render(Path(args.template), Path(args.records))
     if args.check and (line := stale(Path(args.out), text)):
         raise RunFailed(f"{args.out}: not up to date, run `ezm results render`: {line}")
     if not args.check:
-        write_page(Path(args.out), text)
+        with writing(args.out):
+            Path(args.out).write_text(text, encoding="utf-8")
         wrote(args.out)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.envs.core import EpisodeProtocol, positive_int
+from ezm_pl.envs.core import positive_int
 from ezm_pl.envs.registry import Backend
 from ezm_pl.envs.stepping.vector import Mode, MultiTaskVectorEnv
 
@@ -16,7 +16,6 @@ def random_returns(
     tasks: Sequence[str],
     episodes: int,
     seed: int,
-    protocol: EpisodeProtocol = "humanoidbench",
     mode: Mode = "auto",
     action_repeat: int = 1,
     backend: Backend = "auto",
@@ -24,11 +23,11 @@ def random_returns(
     """Returns of `episodes` full episodes per task under actions drawn uniformly from [-1, 1].
 
     One environment per task and episode, each run to its first end: short episodes are not
-    over-counted, as they would be if whichever ended first were taken.
+    over-counted, as they would be if whichever ended first were taken. Falls end an episode, as in the
+    published figures.
 
     Args:
         tasks: names. episodes: E, of each. seed: of environments and actions.
-        protocol: `humanoidbench` (falls end an episode, as in the published figures) or `ezm`.
         mode: as in `MultiTaskVectorEnv`.
         action_repeat: control steps that an action is held for.
         backend: `humanoid_bench` measures the original package's tasks instead.
@@ -45,7 +44,7 @@ def random_returns(
             [task],
             num_envs=each,
             seed=seed + index,
-            protocol=protocol,
+            protocol="humanoidbench",
             mode=mode,
             action_repeat=action_repeat,
             backend=backend,

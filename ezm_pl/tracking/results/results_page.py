@@ -65,14 +65,6 @@ def stale(page: Path, text: str) -> str | None:
     return next((line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")), None)
 
 
-def write_page(page: Path, text: str) -> None:
-    """Writes the page; raises `SpecError` where it cannot be written."""
-    try:
-        page.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"--out {page}: cannot be written: {error.strerror}") from None
-
-
 def returns(record: Mapping[str, Any], agent: str | None = None, protocol: str | None = None) -> str:
     """Learning curves of an agent (None: the only one): a row per task, at most eight evaluations."""
     own = _of_agent(record, agent)
