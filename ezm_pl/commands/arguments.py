@@ -6,10 +6,10 @@ import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -127,6 +127,7 @@ def load_spec(args: argparse.Namespace) -> tuple[Experiment, str, list[Path]]:
 def named_tasks(names: list[str], *, most: int | None = None) -> tuple[str, ...]:
     """The tasks behind `names` (tasks or suites), at most `most` of them."""
     from ezm_pl.spec import resolve_tasks
+    from ezm_pl.tracking.tasks import check_tasks
 
     try:
         tasks = resolve_tasks(names)
@@ -136,17 +137,6 @@ def named_tasks(names: list[str], *, most: int | None = None) -> tuple[str, ...]
         raise SpecError(f"one task expected, got {names[0]!r} ({len(tasks)} tasks)")
     check_tasks(tasks, "auto")
     return tasks
-
-
-def check_tasks(tasks: Iterable[str], backend: Literal["auto", "builtin", "humanoid_bench"]) -> None:
-    """Raises `SpecError` for tasks that cannot be made here. It costs nothing for those built in."""
-    from ezm_pl.spec.tasks import doubtful_tasks
-
-    doubtful = doubtful_tasks(tasks, backend)
-    if doubtful:
-        from ezm_pl.envs import check_tasks as make_each
-
-        make_each(doubtful, backend)
 
 
 def prepare_process() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ezm_pl.commands.arguments import Group, check_tasks, command, new_console, number
+from ezm_pl.commands.arguments import Group, command, new_console, number
 from ezm_pl.spec.sweep import MOST_TRIALS
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def _plan(args: argparse.Namespace) -> SweepPlan:
     """The sweep that the arguments name, every task and package of it at hand."""
     from ezm_pl.spec.sweep_plan import load_sweep
     from ezm_pl.tracking.host import has_usable_gpu
+    from ezm_pl.tracking.tasks import check_tasks
 
     plan = load_sweep(
         args.spec,

@@ -11,7 +11,6 @@ from ezm_pl.commands.arguments import (
     add_search_settings,
     add_seed,
     add_spec,
-    check_tasks,
     command,
     load_spec,
     new_console,
@@ -56,6 +55,7 @@ def add(group: Group) -> None:
 def _validate(args: argparse.Namespace) -> None:
     from ezm_pl.spec import dump_experiment
     from ezm_pl.spec.facts import spec_facts
+    from ezm_pl.tracking.tasks import check_tasks
 
     experiment, preset, bases = load_spec(args)
     check_tasks(experiment.tasks, experiment.env.backend)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from ezm_pl.spec import Experiment, RunFailed, SpecError, differences, load_experiment
-from ezm_pl.spec.tasks import doubtful_tasks
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
 from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
@@ -42,6 +41,7 @@ from ezm_pl.tracking.runs.run_lookup import (
     find_run,
 )
 from ezm_pl.tracking.store import first_line, shown, store_errors, tracking_uri
+from ezm_pl.tracking.tasks import check_tasks
 
 # What the end of a run needs is imported at its beginning: hours later the sources may have been edited.
 
@@ -102,7 +102,7 @@ def train(
     if _this_rank(experiment) != 0:
         return _train_other_rank(experiment, init)
     saved = find_run(resume, option="--resume") if resume else None
-    _check_tasks(experiment)
+    check_tasks(experiment.tasks, experiment.env.backend)
     if not saved:
         experiment.check_packages()
     first = _first_weights(init, experiment) if init else None
@@ -243,15 +243,6 @@ def _train_other_rank(experiment: Experiment, init: str | None) -> int:
     with signals_as_sigint(), _one_line_memory_errors():
         fit(experiment, RUNS, callbacks=[_first_weights(init, experiment)] if init else ())
     return 0
-
-
-def _check_tasks(experiment: Experiment) -> None:
-    """Raises `SpecError` for tasks that cannot be made here; those built in always can."""
-    doubtful = doubtful_tasks(experiment.tasks, experiment.env.backend)
-    if doubtful:
-        from ezm_pl.envs import check_tasks
-
-        check_tasks(doubtful, experiment.env.backend)
 
 
 def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, str | None]:
