@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -16,20 +16,16 @@ from ezm_pl.spec import SpecError
 from ezm_pl.spec.distillation import Distillation, dump_distillation, load_distillation
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.distill.student_lookup import SPEC, STUDENT, find_student
-from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
-from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
 from ezm_pl.tracking.runs.logger import RunId, RunLogger, quiet_lightning
-from ezm_pl.tracking.runs.mlflow_run import Run, SpecFile, Status, new_run, reopened_run, run_lock
+from ezm_pl.tracking.runs.mlflow_run import Run, SpecFile, new_run, reopened_run
 from ezm_pl.tracking.runs.params import field_params
 from ezm_pl.tracking.runs.run_lookup import SavedRun, find_checkpoint
-from ezm_pl.tracking.store import first_line, shown, store_errors
+from ezm_pl.tracking.runs.tracked import Work, track
 from ezm_pl.training import CheckpointError, newest_valid
 
 if TYPE_CHECKING:
     from ezm_pl.distillation import Distilled
 
-_LAST_TRY_SECONDS = 30.0
-"""Seconds that a run which has ended tries to send the rest of its metrics."""
 _FIXED = ("seed", "student", "episodes")
 """Fields that a resumed distillation cannot change."""
 
@@ -67,7 +63,7 @@ def distill_run(
     teacher.check(spec)
     if note:
         say(console, note, "yellow")
-    return _tracked(spec, teacher, saved, console)
+    return track(_Distilling(teacher.experiment, saved, console, spec, teacher))
 
 
 def _resumed(
@@ -92,81 +88,56 @@ def _resumed(
     return spec, teacher, None
 
 
-def _tracked(spec: Distillation, teacher: Teacher, saved: SavedRun | None, console: Console) -> int:
-    experiment = teacher.experiment
-    record = SpecFile(
-        SPEC, dump_distillation(spec), {**field_params(spec), "tasks": ", ".join(experiment.tasks)}
-    )
-    with ExitStack() as stack:
-        stopped = stack.enter_context(signals_as_sigint())
-        if saved is not None:
-            stack.enter_context(run_lock(saved.directory))
-        try:
-            with defer_sigint():
-                run = _open(spec, teacher, saved, record)
-                if saved is None:
-                    stack.enter_context(run_lock(run.directory))
-        except store_errors() as error:
-            raise SpecError(f"no run can be made: {first_line(error)}") from None
-        say(console, f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}")
-        of = f"{teacher.updates:,} updates on {', '.join(experiment.tasks)}"
-        say(console, f"teacher: {teacher.checkpoint}, {of}")
-        result = _fit(run, spec, teacher, resume=saved is not None, console=console)
-    return 0 if result is not None and result.status == "finished" else stopped.exit_code
+@dataclass(frozen=True)
+class _Distilling(Work[DistillResult]):
+    """A planner's distillation.
 
+    Attributes:
+        spec: of the distillation.
+        teacher: whose planner it is; the experiment is its own.
+    """
 
-def _open(spec: Distillation, teacher: Teacher, saved: SavedRun | None, record: SpecFile) -> Run:
-    """A new MLflow run in the teacher's experiment, or the one to go on with."""
-    experiment = teacher.experiment
-    if saved is None:
+    spec: Distillation
+    teacher: Teacher
+
+    CHECKPOINT = STUDENT
+    AGAIN = "ezm distill --resume last"
+
+    def open(self) -> Run:
+        spec, teacher, experiment = self.spec, self.teacher, self.experiment
+        params = {**field_params(spec), "tasks": ", ".join(experiment.tasks)}
+        record = SpecFile(SPEC, dump_distillation(spec), params)
+        if self.saved:
+            return reopened_run(self.saved, experiment, spec=record)
         tags = {"kind": "distillation", "teacher": teacher.run_id or str(teacher.checkpoint)}
         name = f"{spec.name} {experiment.name} seed {spec.seed}, {time.strftime('%m-%d %H:%M')}"
         return new_run(experiment, name=name, tags=tags, spec=record)
-    run = reopened_run(saved, experiment, record)
-    send_left(run.client, run.run_id, run.directory / UNSENT)
-    return run
 
+    def announce(self) -> None:
+        of = f"{self.teacher.updates:,} updates on {', '.join(self.experiment.tasks)}"
+        say(self.console, f"teacher: {self.teacher.checkpoint}, {of}")
 
-def _fit(
-    run: Run, spec: Distillation, teacher: Teacher, *, resume: bool, console: Console
-) -> DistillResult | None:
-    """How the distillation ended; None where a second Ctrl-C did not wait for that."""
-    status: Status = "FAILED"
-    result = None
-    logger = RunLogger(run.client, run.run_id, lambda text: say(console, text, "yellow"))
-    try:
-        result = distill(
-            spec, teacher, run.directory, logger=logger, callbacks=[RunId(run.run_id)], resume=resume
+    def fit(self, run: Run, logger: RunLogger) -> DistillResult:
+        return distill(
+            self.spec,
+            self.teacher,
+            run.directory,
+            logger=logger,
+            callbacks=[RunId(run.run_id)],
+            resume=self.saved is not None,
         )
-        status = "FINISHED" if result.status == "finished" else "KILLED"
-        if logger.sender.flush(_LAST_TRY_SECONDS):
-            run.log_file(run.directory / STUDENT, "checkpoints")
-    except KeyboardInterrupt:
-        status = "KILLED"
-    finally:
-        with defer_sigint():
-            unsent = logger.sender.close(0.0, run.directory / UNSENT)
-            if unsent:
-                say(console, unsent, "yellow")
-            try:
-                run.end(status)
-            except store_errors() as error:
-                say(console, f"MLflow could not be told that the run is {status}: {first_line(error)}", "red")
-        if status != "FINISHED":
-            after = "; ezm distill --resume last goes on from its checkpoint"
-            there = (run.directory / STUDENT).is_file()
-            say(console, f"run {run.name} is {status} in MLflow{after if there else ''}", "yellow")
-    if result is not None:
+
+    def log_files(self, run: Run, *, finished: bool) -> None:
+        run.log_file(run.directory / STUDENT, "checkpoints")
+
+    def report(self, run: Run, result: DistillResult) -> None:
+        console, student = self.console, run.directory / STUDENT
         if result.evaluations:
             console.print(kept_table(result.evaluations[-1]))
         minutes = f"{result.seconds / 60:.1f} minutes"
         say(console, f"{result.updates:,} updates, {result.parameters:,} parameters, {minutes}")
-        if (run.directory / STUDENT).is_file():
-            say(
-                console,
-                f"student: {run.directory / STUDENT}; ezm export {run.run_id[:8]} --to onnx takes it out",
-            )
-    return result
+        if student.is_file():
+            say(console, f"student: {student}; ezm export {run.run_id[:8]} --to onnx takes it out")
 
 
 def kept_table(found: Distilled) -> Table:

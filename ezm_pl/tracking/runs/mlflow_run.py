@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from ezm_pl.spec import Experiment, SpecError, dump_experiment
 from ezm_pl.tracking.console import count
+from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
 from ezm_pl.tracking.host import git_tags, host_tags
 from ezm_pl.tracking.runs.params import spec_params
 from ezm_pl.tracking.runs.run_lookup import RUNS, SPEC, STORE, SavedRun
@@ -123,13 +124,21 @@ def new_run(
     return run
 
 
-def reopened_run(saved: SavedRun, experiment: Experiment, spec: SpecFile | None = None) -> Run:
+def reopened_run(
+    saved: SavedRun,
+    experiment: Experiment,
+    *,
+    tags: Mapping[str, str] | None = None,
+    spec: SpecFile | None = None,
+) -> Run:
     """Takes up the MLflow run that `saved` belongs to; params stay, what has changed becomes a tag.
+
+    Points that an earlier session could not send are sent first.
 
     Args:
         saved: the run.
         experiment: the resolved spec.
-        spec: as for `new_run`.
+        tags, spec: as for `new_run`.
 
     Raises:
         SpecError: the store cannot be opened, or does not hold the run.
@@ -150,6 +159,10 @@ def reopened_run(saved: SavedRun, experiment: Experiment, spec: SpecFile | None 
     run = Run(client, saved.run_id, old.info.run_name, saved.directory, uri)
     _write_spec(run, spec)
     client.update_run(saved.run_id, "RUNNING")
+    with failed_if_raises(run):
+        send_left(client, run.run_id, run.directory / UNSENT)
+        for key, value in (tags or {}).items():
+            client.set_tag(run.run_id, key, value)
     return run
 
 

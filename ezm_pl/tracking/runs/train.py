@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import filecmp
-import functools
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,22 +13,14 @@ from rich.console import Console
 
 from ezm_pl.spec import Experiment, RunFailed, SpecError, differences, load_experiment
 from ezm_pl.tracking.console import say
-from ezm_pl.tracking.fault_tolerance.sender import UNSENT, send_left
-from ezm_pl.tracking.fault_tolerance.signals import defer_sigint, signals_as_sigint
+from ezm_pl.tracking.fault_tolerance.signals import signals_as_sigint
 from ezm_pl.tracking.results.curves import run_curves
 from ezm_pl.tracking.results.gradient_conflict import CONFLICT, conflict_figure
 from ezm_pl.tracking.results.returns_figure import returns_figure
 from ezm_pl.tracking.results.tables import returns_table
 from ezm_pl.tracking.results.terminal_curve import terminal_curves
 from ezm_pl.tracking.results.videos import film_tasks
-from ezm_pl.tracking.runs.mlflow_run import (
-    Run,
-    Status,
-    failed_if_raises,
-    new_run,
-    reopened_run,
-    run_lock,
-)
+from ezm_pl.tracking.runs.mlflow_run import Run, new_run, reopened_run
 from ezm_pl.tracking.runs.run_lookup import (
     BEST,
     LAST,
@@ -40,7 +31,8 @@ from ezm_pl.tracking.runs.run_lookup import (
     find_checkpoint,
     find_run,
 )
-from ezm_pl.tracking.store import first_line, shown, store_errors, tracking_uri
+from ezm_pl.tracking.runs.tracked import Work, track
+from ezm_pl.tracking.store import first_line
 from ezm_pl.tracking.tasks import check_tasks
 
 # What the end of a run needs is imported at its beginning: hours later the sources may have been edited.
@@ -48,13 +40,12 @@ from ezm_pl.tracking.tasks import check_tasks
 if TYPE_CHECKING:
     from lightning import Callback
 
+    from ezm_pl.tracking.runs.logger import RunLogger
     from ezm_pl.training import FitResult
     from ezm_pl.training.transfer import InitialWeights
 
 
 _TAKES_LESS = "lower optim.batch_size, the model's sizes, replay.capacity or env.num_envs"
-_LAST_TRY_SECONDS = 30.0
-"""Seconds that a run which has ended tries to send the rest of its metrics."""
 
 
 @dataclass(frozen=True)
@@ -110,30 +101,7 @@ def train(
 
     memory = check_settings(experiment)
     checkpoint, note = _checkpoint(saved, experiment) if saved else (None, None)
-    with ExitStack() as stack:
-        if saved:
-            saved.directory.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(run_lock(saved.directory))
-        stopped = stack.enter_context(signals_as_sigint())
-        run: Run | None = None
-        try:
-            with defer_sigint(), _one_line_store_errors(experiment):
-                run = _open(experiment, saved, part, first)
-            with failed_if_raises(run):
-                if not saved:
-                    stack.enter_context(run_lock(run.directory))
-                say(console, f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}")
-                say(console, memory)
-                if first:
-                    say(console, str(first.plan))
-                if note:
-                    say(console, note, "yellow")
-        except KeyboardInterrupt:
-            if run is not None:
-                with defer_sigint():
-                    _end(run, "KILLED", console)
-            return stopped.exit_code
-        return 0 if _train(run, experiment, checkpoint, console, part, first) else stopped.exit_code
+    return track(_Training(experiment, saved, console, part, first, checkpoint, (memory, note)))
 
 
 def _first_weights(init: str, experiment: Experiment) -> InitialWeights:
@@ -143,85 +111,93 @@ def _first_weights(init: str, experiment: Experiment) -> InitialWeights:
     return InitialWeights(plan_transfer(find_checkpoint(init, option="--init").checkpoint, experiment))
 
 
-def _open(
-    experiment: Experiment, saved: SavedRun | None, part: Part | None, first: InitialWeights | None
-) -> Run:
-    if saved is None:
-        tags = dict(part.tags if part else {}) | ({"init": str(first.plan.source)} if first else {})
-        return new_run(experiment, name=part.name if part else None, tags=tags)
-    run = reopened_run(saved, experiment)
-    with failed_if_raises(run):
-        send_left(run.client, run.run_id, run.directory / UNSENT)
-        for key, value in (part.tags if part else {}).items():
-            run.client.set_tag(run.run_id, key, value)
-    return run
+@dataclass(frozen=True)
+class _Training(Work["FitResult"]):
+    """An experiment's training.
 
+    Attributes:
+        part: see `train`.
+        first: the weights that it begins with; None: random ones.
+        checkpoint: to go on from; None: from the beginning.
+        notes: what memory is needed, and what is wrong with the checkpoint, for the user.
+    """
 
-def _train(
-    run: Run,
-    experiment: Experiment,
-    checkpoint: Path | None,
-    console: Console,
-    part: Part | None,
-    first: InitialWeights | None,
-) -> bool:
-    """Whether the run has reached its end; otherwise it was interrupted."""
-    status: Status = "FAILED"
-    result: FitResult | None = None
-    logger = None
-    tell = functools.partial(say, console, style="yellow")
-    try:
-        from ezm_pl.tracking.runs.logger import RunId, RunLogger
+    part: Part | None
+    first: InitialWeights | None
+    checkpoint: Path | None
+    notes: tuple[str, str | None]
+
+    CHECKPOINT = LAST
+    AGAIN = "--resume last"
+
+    def open(self) -> Run:
+        tags = dict(self.part.tags if self.part else {})
+        if self.saved:
+            return reopened_run(self.saved, self.experiment, tags=tags)
+        tags |= {"init": str(self.first.plan.source)} if self.first else {}
+        return new_run(self.experiment, name=self.part.name if self.part else None, tags=tags)
+
+    def announce(self) -> None:
+        memory, damage = self.notes
+        say(self.console, memory)
+        if self.first:
+            say(self.console, str(self.first.plan))
+        if damage:
+            say(self.console, damage, "yellow")
+
+    def fit(self, run: Run, logger: RunLogger) -> FitResult:
+        from ezm_pl.tracking.runs.logger import RunId
         from ezm_pl.training import fit
 
-        logger = RunLogger(run.client, run.run_id, tell)
+        more = [*(self.part.callbacks if self.part else ()), *([self.first] if self.first else ())]
         with _one_line_memory_errors():
-            result = fit(
-                experiment,
+            return fit(
+                self.experiment,
                 run.directory,
                 logger=logger,
-                callbacks=[RunId(run.run_id), *(part.callbacks if part else ()), *([first] if first else ())],
-                checkpoint=checkpoint,
-                progress=part is None,
+                callbacks=[RunId(run.run_id), *more],
+                checkpoint=self.checkpoint,
+                progress=self.part is None,
             )
-        status = "FINISHED" if result.status == "finished" else "KILLED"
-        if logger.sender.flush(_LAST_TRY_SECONDS):
-            _log_outcome(run, experiment, console, film=status == "FINISHED")
+
+    def log_files(self, run: Run, *, finished: bool) -> None:
+        """Checkpoints, the returns figure and, of a run that has finished, videos."""
+        experiment, last = self.experiment, run.directory / LAST
+        run.log_file(last, "checkpoints")
+        run.log_file(run.directory / BEST, "checkpoints")
+        for report in run.directory.glob("*-profile*.txt"):
+            run.log_file(report, "profile")
+        curves = run_curves(run.client, run.run_id)
+        if curves:
+            figure = run.directory / "returns.png"
+            own = {task: curves[task] for task in experiment.tasks if task in curves}
+            returns_figure(own, figure, title=run.name)
+            run.log_file(figure, "figures")
+        measured = run.directory / CONFLICT
+        if measured.is_file():
+            run.log_file(measured, "diagnostics")
+            figure = run.directory / "gradient_conflict.png"
+            conflict_figure(measured, figure, title=run.name)
+            run.log_file(figure, "figures")
+        if finished and experiment.eval.video:
+            folder = run.directory / "videos"
+            films = film_tasks(last, experiment.tasks, folder, seed=experiment.seed, console=self.console)
+            for video in films:
+                run.log_file(video, "videos")
+            if folder.is_dir():
+                say(self.console, f"films: {folder}")
+
+    def report(self, run: Run, result: FitResult) -> None:
+        console, steps = self.console, result.env_steps
+        if result.evaluations:
+            for line in terminal_curves(result.evaluations):
+                say(console, line)
+            console.print(returns_table(result.evaluations[-1]))
         else:
-            tell(f"MLflow is away: checkpoints are in {run.directory}, not among the run's artifacts")
-    except (KeyboardInterrupt, SystemExit):  # Lightning answers SIGTERM with a SystemExit
-        status = "KILLED"
-    finally:
-        with defer_sigint():
-            if logger is not None:
-                again = _LAST_TRY_SECONDS if result is None else 0.0
-                unsent = logger.sender.close(again, run.directory / UNSENT)
-                if unsent:
-                    tell(unsent)
-            _end(run, status, console)
-        if status != "FINISHED":
-            _say_how_it_ended(run, status, console)
-    if result is not None:
-        _say_result(result, console)
-    return status == "FINISHED"
-
-
-def _end(run: Run, status: Status, console: Console) -> None:
-    """Writes how the run ended, or says that it could not be written."""
-    try:
-        run.end(status)
-    except store_errors() as error:
-        say(console, f"MLflow could not be told that the run is {status}: {first_line(error)}", "red")
-
-
-@contextmanager
-def _one_line_store_errors(experiment: Experiment) -> Iterator[None]:
-    """Turns errors of a store or a disk that prevent a run into a `SpecError`."""
-    try:
-        yield
-    except store_errors() as error:
-        where = shown(tracking_uri(experiment.tracking.uri))
-        raise SpecError(f"no run can be made in {where} and {RUNS}: {first_line(error)}") from None
+            console.print("no evaluation in this session")
+        played = f"{steps.mean():,.0f} env steps per task ({steps.sum():,.0f} in all)"
+        say(console, f"{result.updates:,} updates, {played}, {result.seconds / 60:.1f} minutes")
+        say(console, "curves, videos and artifacts: make ui (http://127.0.0.1:5000)")
 
 
 def _this_rank(experiment: Experiment) -> int:
@@ -282,58 +258,3 @@ def _one_line_memory_errors() -> Iterator[None]:
         if not out_of_memory(error):
             raise
         raise RunFailed(f"out of memory: {first_line(error)}; {_TAKES_LESS}") from None
-
-
-def _log_outcome(run: Run, experiment: Experiment, console: Console, *, film: bool) -> None:
-    """Checkpoints, the returns figure and, with `film`, videos into the run's artifacts."""
-    last = run.directory / LAST
-    try:
-        run.log_file(last, "checkpoints")
-        run.log_file(run.directory / BEST, "checkpoints")
-        for report in run.directory.glob("*-profile*.txt"):
-            run.log_file(report, "profile")
-        curves = run_curves(run.client, run.run_id)
-        if curves:
-            figure = run.directory / "returns.png"
-            returns_figure(
-                {task: curves[task] for task in experiment.tasks if task in curves}, figure, title=run.name
-            )
-            run.log_file(figure, "figures")
-        measured = run.directory / CONFLICT
-        if measured.is_file():
-            run.log_file(measured, "diagnostics")
-            figure = run.directory / "gradient_conflict.png"
-            conflict_figure(measured, figure, title=run.name)
-            run.log_file(figure, "figures")
-        if film and experiment.eval.video:
-            directory = run.directory / "videos"
-            for video in film_tasks(last, experiment.tasks, directory, seed=experiment.seed, console=console):
-                run.log_file(video, "videos")
-            if directory.is_dir():
-                say(console, f"films: {directory}")
-    except store_errors() as error:
-        text = f"not all artifacts could be written: {first_line(error)}; checkpoints are in {run.directory}"
-        say(console, text, "red")
-
-
-def _say_how_it_ended(run: Run, status: Status, console: Console) -> None:
-    text = f"run {run.name} is {status} in MLflow"
-    if (run.directory / LAST).is_file():
-        text += "; --resume last goes on from its checkpoint"
-    say(console, text, "yellow" if status == "KILLED" else "red")
-
-
-def _say_result(result: FitResult, console: Console) -> None:
-    if result.evaluations:
-        for line in terminal_curves(result.evaluations):
-            say(console, line)
-        console.print(returns_table(result.evaluations[-1]))
-    else:
-        console.print("no evaluation in this session")
-    steps = result.env_steps
-    say(
-        console,
-        f"{result.updates:,} updates, {steps.mean():,.0f} env steps per task ({steps.sum():,.0f} in all), "
-        f"{result.seconds / 60:.1f} minutes",
-    )
-    say(console, "curves, videos and artifacts: make ui (http://127.0.0.1:5000)")
