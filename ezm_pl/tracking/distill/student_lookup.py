@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.tasks import nearest
-from ezm_pl.tracking.runs.run_lookup import RUNS, SavedRun, find_checkpoint
+from ezm_pl.tracking.runs.run_lookup import RUNS, SavedRun, find_checkpoint, saved_runs
 
 STUDENT = Path("checkpoints/student.ckpt")
 SPEC = Path("distillation.yaml")
@@ -23,7 +23,7 @@ def find_student(reference: str, *, option: str) -> SavedRun:
     Raises:
         SpecError: nothing there, more than one run, or a run without a checkpoint.
     """
-    runs = _runs()
+    runs = saved_runs(SPEC, STUDENT)
     if reference == "last":
         saved = [run for run in runs.values() if run.checkpoint.is_file()]
         if not saved:
@@ -50,7 +50,7 @@ def find_policy(reference: str, *, option: str) -> tuple[SavedRun, bool]:
     Raises:
         SpecError: no such run.
     """
-    runs = _runs()
+    runs = saved_runs(SPEC, STUDENT)
     if reference == "last":
         found = []
         for distilled, find in ((True, find_student), (False, find_checkpoint)):
@@ -64,14 +64,6 @@ def find_policy(reference: str, *, option: str) -> tuple[SavedRun, bool]:
     else:
         distilled = any(name.startswith(reference) for name in runs)
     return (find_student if distilled else find_checkpoint)(reference, option=option), distilled
-
-
-def _runs() -> dict[str, SavedRun]:
-    return {
-        folder.name: SavedRun(folder, folder / STUDENT)
-        for folder in RUNS.glob("*")
-        if (folder / SPEC).is_file()
-    }
 
 
 def _of_path(path: Path) -> SavedRun | None:

@@ -54,7 +54,7 @@ class SavedRun:
 
 def last_recorded_uri() -> str | None:
     """The address of the tracking store of the run that was written last; None without one."""
-    runs = _runs()
+    runs = saved_runs()
     return max(runs.values(), key=lambda run: run.age).recorded_uri if runs else None
 
 
@@ -70,7 +70,7 @@ def find_run(reference: str, *, option: str) -> SavedRun:
     Raises:
         SpecError: nothing there, or more than one run.
     """
-    runs = _runs()
+    runs = saved_runs()
     if reference == "last":
         if not runs:
             raise SpecError(f"{option} last: there is no run in {RUNS} yet; `ezm train SPEC` makes one")
@@ -135,9 +135,12 @@ def usable_checkpoint(reference: str, console: Console) -> Path:
     return checkpoint
 
 
-def _runs() -> dict[str, SavedRun]:
+def saved_runs(spec: Path = SPEC, checkpoint: Path = LAST) -> dict[str, SavedRun]:
+    """Run id to the run, of the folders that hold such a spec."""
     return {
-        folder.name: SavedRun(folder, folder / LAST) for folder in RUNS.glob("*") if (folder / SPEC).is_file()
+        folder.name: SavedRun(folder, folder / checkpoint)
+        for folder in RUNS.glob("*")
+        if (folder / spec).is_file()
     }
 
 
