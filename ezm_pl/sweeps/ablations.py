@@ -6,15 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ezm_pl.sweeps.findings import listed
-from ezm_pl.sweeps.report_tables import spread
+from ezm_pl.sweeps.report_tables import NONE, spread
 from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.sweep.ablation_figure import ablation_figure
 from ezm_pl.tracking.sweep.ablations import Ablation, compare_variants
 from ezm_pl.tracking.sweep.runs import Sweep
 from ezm_pl.tracking.sweep.scores import PointScore
-
-_NONE = "–"
 
 
 def ablation_parts(sweep: Sweep, scored: Sequence[PointScore], folder: Path) -> list[str]:
@@ -83,7 +81,7 @@ def _table(
 
     assert reference.own is not None
     name, score = reference.point.label, reference.own.interval.text(3)
-    rows = [(name, str(len(reference.runs)), score, _NONE, _NONE, *returns(name))]
+    rows = [(name, str(len(reference.runs)), score, NONE, NONE, *returns(name))]
     for each in variants:
         numbers = [x.text(3) for x in (each.score, each.difference, each.improvement)]
         rows.append((each.label, str(each.seeds), *numbers, *returns(each.label)))

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 
 from ezm_pl.sweeps.queue import Queue, errors_of, slot_of
-from ezm_pl.tracking.console import count, say
+from ezm_pl.tracking.console import cell, count, say
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -104,9 +104,8 @@ class LiveTable:
         value = trial.value if trial.state.is_finished() else _latest(trial)
         error = errors_of([trial]).get(slot_of(trial), "")
         state = _NAMES[trial.state] + (f" ({error})" if error and trial.state == TrialState.FAIL else "")
-        shown = "-" if value is None else f"{value:.4g}"
         minutes = f"{_seconds(trial) / 60:.1f}"
-        return self.queue.plan.spec.name, label, str(slot_of(trial)), state, shown, minutes
+        return self.queue.plan.spec.name, label, str(slot_of(trial)), state, cell(value, ".4g"), minutes
 
     def _trials(self) -> list[tuple[str, FrozenTrial]]:
         return [(point.label, t) for point in self.queue.plan.points for t in self.queue.trials(point)]

@@ -6,15 +6,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from ezm_pl.spec.tasks import task_facts
-from ezm_pl.tracking.console import count
+from ezm_pl.tracking.console import cell, count
 from ezm_pl.tracking.results import html
-from ezm_pl.tracking.results.tables import published_return
+from ezm_pl.tracking.results.tables import bounds_of, published_return
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.runs import SeedRun, Sweep, Trial
 from ezm_pl.tracking.sweep.scores import PointScore, Score, pruning
 
-_NONE = "–"
+NONE = "–"
 
 
 def scores_table(sweep: Sweep, scored: Sequence[PointScore]) -> str:
@@ -48,15 +47,13 @@ def returns_table(sweep: Sweep, scored: Sequence[PointScore], protocol: str) -> 
     paper = "EZ-M" if protocol == "ezm" else "BRC"
     rows = []
     for task in sweep.tasks:
-        facts = task_facts(task)
-        bounds = (f"{facts.random_score:g}", f"{facts.success_score:g}") if facts else (_NONE, _NONE)
         cells = [
             spread([run.final_return(task, protocol) for run in point.runs])
             if task in point.point.tasks
             else ""
             for point in scored
         ]
-        rows.append((task, *bounds, *cells, published_return(task, protocol) or _NONE))
+        rows.append((task, *bounds_of(task, absent=NONE), *cells, published_return(task, protocol) or NONE))
     head = ("task", "random", "success", *(point.point.label for point in scored), f"{paper},\npublished")
     note = {
         "ezm": "Falls do not end the episode. Published: mean ± std of 3 seeds, at that many steps per task.",
@@ -107,9 +104,9 @@ def cost_table(sweep: Sweep, rates: Mapping[str, float]) -> str:
                 str(len(point.attempts)),
                 _duration(_mean([run.seconds for run in complete if run.uninterrupted])),
                 _duration(float(np.nansum([run.seconds for run in point.attempts]))),
-                _figure(_mean([rates.get(run.run_id, np.nan) for run in complete]), ".1f"),
-                _figure(_mean([run.env_steps for run in complete]), ",.0f"),
-                _figure(taken[-1], ",.0f"),
+                cell(_mean([rates.get(run.run_id, np.nan) for run in complete]), ".1f", NONE),
+                cell(_mean([run.env_steps for run in complete]), ",.0f", NONE),
+                cell(taken[-1], ",.0f", NONE),
             )
         )
     head = (
@@ -122,7 +119,7 @@ def cost_table(sweep: Sweep, rates: Mapping[str, float]) -> str:
         "env steps,\nall runs and tasks",
     )
     total = _duration(float(np.nansum([run.seconds for run in sweep.runs])))
-    rows.append(("all", str(len(sweep.runs)), "", total, "", "", _figure(sum(taken), ",.0f")))
+    rows.append(("all", str(len(sweep.runs)), "", total, "", "", cell(sum(taken), ",.0f", NONE)))
     note = (
         "Wall-clock sums over runs, evaluations included, whether they ran one after another or side by side."
     )
@@ -162,25 +159,25 @@ def _pruning_text(sweep: Sweep) -> str:
 
 
 def _score(score: Score | None) -> str:
-    return _NONE if score is None else score.interval.text(3)
+    return NONE if score is None else score.interval.text(3)
 
 
 def _by_seed(score: Score | None) -> str:
-    return _NONE if score is None else ", ".join(f"{value:.3f}" for value in score.by_seed)
+    return NONE if score is None else ", ".join(f"{value:.3f}" for value in score.by_seed)
 
 
 def spread(values: Sequence[float]) -> str:
     """Mean and standard deviation of the values that are there: `12.3 ± 4.5`."""
     known = [value for value in values if np.isfinite(value)]
     if not known:
-        return _NONE
+        return NONE
     deviation = f" ± {np.std(known, ddof=1):,.1f}" if len(known) > 1 else ""
     return f"{np.mean(known):,.1f}{deviation}"
 
 
 def _value(value: object) -> str:
     if value is None:
-        return _NONE
+        return NONE
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -189,13 +186,9 @@ def _mean(values: Sequence[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _figure(value: float, form: str) -> str:
-    return format(value, form) if np.isfinite(value) else _NONE
-
-
 def _duration(seconds: float) -> str:
     if not np.isfinite(seconds):
-        return _NONE
+        return NONE
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

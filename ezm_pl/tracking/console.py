@@ -1,6 +1,8 @@
-"""Lines for people on a console."""
+"""Lines and numbers for people."""
 
 from __future__ import annotations
+
+import math
 
 from rich.console import Console
 
@@ -13,3 +15,8 @@ def say(console: Console, text: str, style: str = "") -> None:
 def count(number: int, noun: str) -> str:
     """`1 task`, `2 tasks`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def cell(value: float | None, form: str, absent: str = "-") -> str:
+    """A number in the format `form`; `absent` where it is None or NaN."""
+    return absent if value is None or math.isnan(value) else format(value, form)

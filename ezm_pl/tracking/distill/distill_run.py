@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,9 @@ from rich.table import Table
 from ezm_pl.distillation import DistillResult, Teacher, distill, load_student
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.distillation import Distillation, dump_distillation, load_distillation
-from ezm_pl.tracking.console import say
+from ezm_pl.tracking.console import cell, say
 from ezm_pl.tracking.distill.student_lookup import SPEC, STUDENT, find_student
+from ezm_pl.tracking.results.tables import numbers_table
 from ezm_pl.tracking.runs.logger import RunId, RunLogger, quiet_lightning
 from ezm_pl.tracking.runs.mlflow_run import Run, SpecFile, new_run, reopened_run
 from ezm_pl.tracking.runs.params import field_params
@@ -144,27 +144,21 @@ def kept_table(found: Distilled) -> Table:
     """Returns of planner and student on the same episodes, and the share kept of each task's score."""
     student = found.student
     episodes = student.returns_ezm.shape[1]
-    table = Table(
+    table = numbers_table(
+        ("task", "planner", "student", "score\nplanner", "score\nstudent", "kept"),
         title=f"Student after {student.updates:,} updates, mean of {episodes} episodes per task",
         caption="kept: the student's normalised score as a share of the planner's",
     )
-    table.add_column("task", no_wrap=True)
-    for name in ("planner", "student", "score\nplanner", "score\nstudent", "kept"):
-        table.add_column(name, justify="right")
     for task in student.tasks:
         table.add_row(
             task,
             f"{found.planner.return_of(task):,.1f}",
             f"{student.return_of(task):,.1f}",
-            _number(found.planner.score_of(task), ".3f"),
-            _number(student.score_of(task), ".3f"),
-            _number(found.kept_of(task), ".1%"),
+            cell(found.planner.score_of(task), ".3f"),
+            cell(student.score_of(task), ".3f"),
+            cell(found.kept_of(task), ".1%"),
         )
     table.add_section()
-    scores = _number(found.planner.score, ".3f"), _number(student.score, ".3f")
-    table.add_row("mean", "", "", *scores, _number(found.kept, ".1%"))
+    scores = cell(found.planner.score, ".3f"), cell(student.score, ".3f")
+    table.add_row("mean", "", "", *scores, cell(found.kept, ".1%"))
     return table
-
-
-def _number(value: float, form: str) -> str:
-    return "-" if math.isnan(value) else format(value, form)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from ezm_pl.spec import write_json
 from ezm_pl.spec.files import finite
-from ezm_pl.tracking.console import say
+from ezm_pl.tracking.console import cell, say
 from ezm_pl.tracking.runs.run_lookup import usable_checkpoint
 
 if TYPE_CHECKING:
@@ -155,9 +154,7 @@ def _rows(found: TaskDiagnosis) -> list[list[tuple[str, str, str]]]:
 def _prediction_rows(found: Predictions | None) -> list[tuple[str, str, str]]:
     if found is None:
         return []
-    support = (
-        f"{found.beyond_support:.1%}, {'-' if found.beyond_scaled is None else f'{found.beyond_scaled:.1%}'}"
-    )
+    support = f"{found.beyond_support:.1%}, {cell(found.beyond_scaled, '.1%')}"
     reward = np.array(found.reward_error) / np.maximum(found.reward_spread, 1e-9)
     value = np.array(found.value_error) / np.maximum(found.return_spread, 1e-9)
     return [
@@ -185,8 +182,8 @@ def _prediction_rows(found: Predictions | None) -> list[tuple[str, str, str]]:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.2f}"
+    return cell(value, ".2f")
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.0%}"
+    return cell(value, ".0%")

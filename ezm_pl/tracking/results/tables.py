@@ -14,7 +14,7 @@ from rich.table import Table
 from ezm_pl.spec import DMC, HUMANOID_BENCH
 from ezm_pl.spec.tasks import DMC_EPISODE_STEPS, RANDOM_ERRORS, REGISTERED, TaskFacts
 from ezm_pl.spec.tasks import task_facts as task_facts_of
-from ezm_pl.tracking.console import count
+from ezm_pl.tracking.console import cell, count
 
 if TYPE_CHECKING:
     from ezm_pl.envs.parity import ParityRow
@@ -27,33 +27,36 @@ RANDOM_STANDARD_ERRORS = 3.0
 """... or within so many standard errors of their difference, where that of the published one is known."""
 
 
+def numbers_table(head: Sequence[str], *, title: str, caption: str | None = None) -> Table:
+    """An empty table of names in the first column and numbers, to the right, in the others."""
+    table = Table(title=title, caption=caption)
+    table.add_column(head[0], no_wrap=True)
+    for name in head[1:]:
+        table.add_column(name, justify="right")
+    return table
+
+
 def returns_table(evaluation: Evaluation) -> Table:
     """Mean returns of each task under both protocols, beside the published numbers."""
     counted = f"mean of {count(evaluation.returns_ezm.shape[1], 'episode')} per task"
     if not evaluation.searched:
         counted += ", by the policy alone"
-    table = Table(title=f"Returns after {evaluation.updates:,} updates, {counted}")
-    table.add_column("task", no_wrap=True)
-    for name in (
-        "return\nezm",
-        "return\nhumanoidbench",
-        "random",
-        "success",
-        f"score\n{evaluation.protocol}",
-        "EZ-M\npublished",
-    ):
-        table.add_column(name, justify="right")
+    score = f"score\n{evaluation.protocol}"
+    table = numbers_table(
+        ("task", "return\nezm", "return\nhumanoidbench", "random", "success", score, "EZ-M\npublished"),
+        title=f"Returns after {evaluation.updates:,} updates, {counted}",
+    )
     for index, task in enumerate(evaluation.tasks):
         table.add_row(
             task,
-            _number(float(evaluation.returns_ezm[index].mean())),
-            _number(float(evaluation.returns_humanoidbench[index].mean())),
-            *_bounds(task, evaluation.bounds.get(task)),
-            _score(evaluation.score_of(task)),
+            f"{evaluation.returns_ezm[index].mean():,.1f}",
+            f"{evaluation.returns_humanoidbench[index].mean():,.1f}",
+            *bounds_of(task, evaluation.bounds.get(task)),
+            cell(evaluation.score_of(task), ".3f"),
             published_return(task, "ezm"),
         )
     table.add_section()
-    table.add_row("mean score", "", "", "", "", _score(evaluation.score), "")
+    table.add_row("mean score", "", "", "", "", cell(evaluation.score, ".3f"), "")
     return table
 
 
@@ -75,7 +78,7 @@ def tasks_table() -> Table:
             str(facts.obs_size),
             str(facts.action_size),
             str(facts.episode_steps),
-            *_bounds(task),
+            *bounds_of(task),
             catalogue.family(task),
             escape(catalogue.description(task)),
         )
@@ -85,7 +88,7 @@ def tasks_table() -> Table:
 def task_facts(task: str, *, obs_size: int, action_size: int, terms: Sequence[str] = ()) -> Table:
     """What is known of one task, one row per fact; `terms` are the names of its reward terms."""
     facts = task_facts_of(task)
-    random, success = _bounds(task)
+    random, success = bounds_of(task)
     table = Table(title=escape(task), show_header=False)
     if facts is not None:
         from ezm_pl.envs import catalogue
@@ -120,10 +123,8 @@ def random_table(returns: Mapping[str, NDArray[np.float64]]) -> tuple[Table, boo
         The table, and whether every task with a published value agrees with it.
     """
     caption = "agrees: within the larger of 15% and 3 points, or three standard errors (tasks with objects)"
-    table = Table(title="Random policy", caption=caption)
-    table.add_column("task", no_wrap=True)
-    for name in ("episodes", "mean", "std", "published", "agrees"):
-        table.add_column(name, justify="right")
+    head = ("task", "episodes", "mean", "std", "published", "agrees")
+    table = numbers_table(head, title="Random policy", caption=caption)
     agreement = True
     for task, values in returns.items():
         facts, mean, agrees = HUMANOID_BENCH.get(task), float(np.mean(values)), "-"
@@ -151,13 +152,12 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
     Returns:
         The table, and whether every task is within its bounds (docs/parity.md).
     """
-    table = Table(title="Parity with recordings of the original tasks", caption="errors as shares of bounds")
-    table.add_column("task", no_wrap=True)
-    for name in ("steps", "facts\ndiffering", "qpos\nmedian", "qpos\np90", "reward\nmedian", "reward\np90"):
-        table.add_column(name, justify="right")
-    table.add_column("termination\nagrees", justify="right")
-    table.add_column("events\ndiffering", justify="right")
-    table.add_column("passed", justify="right")
+    errors = ("qpos\nmedian", "qpos\np90", "reward\nmedian", "reward\np90")
+    table = numbers_table(
+        ("task", "steps", "facts\ndiffering", *errors, "termination\nagrees", "events\ndiffering", "passed"),
+        title="Parity with recordings of the original tasks",
+        caption="errors as shares of bounds",
+    )
     for row in rows:
         table.add_row(
             row.task,
@@ -176,12 +176,10 @@ def parity_table(rows: Sequence[ParityRow]) -> tuple[Table, bool]:
 
 def learn_check_table(rows: Sequence[LearnCheckRow]) -> Table:
     """Each task's mean return, what it must reach, and whether it does."""
-    table = Table(title="Learning check")
-    table.add_column("task", no_wrap=True)
-    for name in ("mean return", "must reach", "passed"):
-        table.add_column(name, justify="right")
+    table = numbers_table(("task", "mean return", "must reach", "passed"), title="Learning check")
     for row in rows:
-        table.add_row(row.task, _number(row.mean_return), _number(row.bar), "yes" if row.passed else "NO")
+        returns = f"{row.mean_return:,.1f}", f"{row.bar:,.1f}"
+        table.add_row(row.task, *returns, "yes" if row.passed else "NO")
     return table
 
 
@@ -202,16 +200,8 @@ def published_return(task: str, protocol: str) -> str:
     return f"{pair[0]:g} ± {pair[1]:g}{at}"
 
 
-def _number(value: float) -> str:
-    return f"{value:,.1f}"
-
-
-def _score(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
-
-
-def _bounds(task: str, own: tuple[float, float] | None = None) -> tuple[str, str]:
-    """Random and success returns of a task, the spec's `own` or published; `-` where there are none."""
+def bounds_of(task: str, own: tuple[float, float] | None = None, absent: str = "-") -> tuple[str, str]:
+    """Random and success returns of a task, the spec's `own` or published; `absent` where there are none."""
     facts = task_facts_of(task)
     bounds = own or ((facts.random_score, facts.success_score) if facts else None)
-    return (f"{bounds[0]:g}", f"{bounds[1]:g}") if bounds else ("-", "-")
+    return (f"{bounds[0]:g}", f"{bounds[1]:g}") if bounds else (absent, absent)
