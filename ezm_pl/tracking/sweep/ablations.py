@@ -9,21 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ezm_pl.tracking.sweep.runs import Sweep
-from ezm_pl.tracking.sweep.scores import PointScore, final_scores
+from ezm_pl.tracking.sweep.scores import PointScore, final_scores, iqm_by_seed
 from ezm_pl.tracking.sweep.statistics import (
     CHANCE,
     Interval,
     bootstrap_difference,
     bootstrap_iqm,
     chance_of_separation,
-    iqm,
     probability_of_improvement,
 )
-
-
-def _by_seed(table: NDArray[np.float64]) -> NDArray[np.float64]:
-    known = [column[np.isfinite(column)] for column in table.T]
-    return np.array([iqm(column) for column in known if len(column)])
 
 
 @dataclass(frozen=True)
@@ -97,9 +91,9 @@ def compare_variants(sweep: Sweep, scored: Sequence[PointScore]) -> tuple[PointS
                 tasks=tasks,
                 seeds=len(point.runs),
                 score=bootstrap_iqm(ours),
-                by_seed=_by_seed(mine[both]),
+                by_seed=iqm_by_seed(mine[both]),
                 reference=bootstrap_iqm(theirs),
-                reference_by_seed=_by_seed(base[both]),
+                reference_by_seed=iqm_by_seed(base[both]),
                 difference=bootstrap_difference(ours, theirs),
                 improvement=probability_of_improvement(theirs, ours),
             )

@@ -81,8 +81,13 @@ def _score(runs: Sequence[SeedRun], tasks: Sequence[str], protocol: str) -> Scor
         if not there[row, column]
     )
     strata = [scores[known] for scores, known in zip(table, there, strict=True) if known.any()]
-    by_seed = [iqm(table[known, seed]) for seed, known in enumerate(there.T) if known.any()]
-    return Score(bootstrap_iqm(strata), np.array(by_seed), missing)
+    return Score(bootstrap_iqm(strata), iqm_by_seed(table), missing)
+
+
+def iqm_by_seed(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IQM over tasks of each seed that has a score in `table` `[tasks, seeds]`, `[at most seeds]`."""
+    known = [column[np.isfinite(column)] for column in table.T]
+    return np.array([iqm(column) for column in known if len(column)])
 
 
 def _final_score(run: SeedRun, task: str, protocol: str) -> float:
