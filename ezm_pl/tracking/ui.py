@@ -39,29 +39,17 @@ def serve_ui(port: int) -> None:
     uri = sqlite_url(file) if file else uri
     page = f"http://{HOST}:{port}/#/experiments?workflowType=machine_learning"
     print(f"MLflow UI of {file or shown(uri)}: {page} (Ctrl-C stops it)", flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--backend-store-uri",
-        uri,
-        "--registry-store-uri",
-        uri,
-    ]
-    command += [
-        "--host",
-        HOST,
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-        "--uvicorn-opts",
-        "--log-level warning",
-    ]
-    command.append("--no-serve-artifacts")
-    if artifacts:
-        command += ["--default-artifact-root", artifacts.as_uri()]
+    options = {
+        "backend-store-uri": uri,
+        "registry-store-uri": uri,
+        "host": HOST,
+        "port": str(port),
+        "workers": "1",
+        "uvicorn-opts": "--log-level warning",
+        **({"default-artifact-root": artifacts.as_uri()} if artifacts else {}),
+    }
+    command = [sys.executable, "-m", "mlflow", "server", "--no-serve-artifacts"]
+    command += [word for name, value in options.items() for word in (f"--{name}", value)]
     quiet = {**QUIET, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "PYTHONWARNINGS": "ignore"}
     os.execve(sys.executable, command, {**os.environ, **quiet})
 
