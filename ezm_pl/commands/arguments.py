@@ -76,15 +76,15 @@ def add_seed(command: Parser, text: str = "default: 0") -> None:
     command.add_argument("--seed", type=number(0, MAX_SEED), default=0, help=text)
 
 
+def add_settings(command: argparse.ArgumentParser, text: str, form: str = "A.B=C") -> None:
+    """Adds `--set`, given any number of times."""
+    command.add_argument("--set", action="append", default=[], metavar=form, help=f"{text}; repeatable")
+
+
 def add_search_settings(command: Parser) -> None:
     """Adds `--set` for the search of a trained agent."""
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="search.A=B",
-        help="search otherwise than in training, such as search.num_simulations=64; repeatable",
-    )
+    text = "search otherwise than in training, such as search.num_simulations=64"
+    add_settings(command, text, "search.A=B")
 
 
 def add_published(command: Parser, text: str) -> None:
@@ -97,9 +97,7 @@ def add_published(command: Parser, text: str) -> None:
 def add_spec(command: Parser) -> None:
     """Adds the arguments that name an experiment and lay settings over it."""
     command.add_argument("spec", metavar="SPEC", help="a YAML file, such as experiments/quickstart.yaml")
-    command.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="lay a setting over the file; repeatable"
-    )
+    add_settings(command, "lay a setting over the file")
 
 
 def _read(path: Path) -> Chain:

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from ezm_pl.commands import outputs
-from ezm_pl.commands.arguments import Group, add_run, command, new_console
+from ezm_pl.commands.arguments import Group, add_run, add_settings, command, new_console
 from ezm_pl.spec import SpecError
 
 
@@ -18,9 +18,7 @@ def add(group: Group) -> None:
         "run", nargs="?", metavar="RUN", help="last (default), a run id, a run folder, a checkpoint"
     )
     distill.add_argument("--spec", metavar="FILE", help="YAML with other sizes and budgets than the defaults")
-    distill.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="lay a setting over it; repeatable"
-    )
+    add_settings(distill, "lay a setting over it")
     distill.add_argument(
         "--resume", metavar="RUN", help="go on with a distilled run: last, a run id, a run folder"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from ezm_pl.commands.arguments import Group, command, new_console, number
+from ezm_pl.commands.arguments import Group, add_settings, command, new_console, number
 from ezm_pl.spec.sweep import MOST_TRIALS
 
 if TYPE_CHECKING:
@@ -35,9 +35,7 @@ def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=number(1, MOST_TRIALS), help="per trial; default: the spec's")
     parser.add_argument("--preset", help="paper, laptop, smoke or auto; default: the base experiment's")
     parser.add_argument("--base", metavar="SPEC", help="the experiment to start from; default: the sweep's")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="A.B=C", help="lay a setting over the base; repeatable"
-    )
+    add_settings(parser, "lay a setting over the base")
     parser.add_argument("--name", help="of the sweep; default: the spec's")
     parser.add_argument(
         "--only", type=_labels, metavar="A,B", default=(), help="variants of an ablation; default: all"
