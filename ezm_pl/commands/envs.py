@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from ezm_pl.commands.arguments import (
 )
 from ezm_pl.spec import SpecError, writing
 from ezm_pl.spec.fields import MOST_EPISODES
+from ezm_pl.spec.files import file_name
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -146,7 +146,7 @@ def _record(args: argparse.Namespace) -> None:
 
 def _default(out: Path | None, task: str, formats: tuple[str, ...]) -> Path:
     """`out`, or a file named after the task in the working directory."""
-    return out or outputs.check_file(Path(re.sub(r"[^\w.\-]+", "-", task) + formats[0]), formats)
+    return out or outputs.check_file(Path(file_name(task) + formats[0]), formats)
 
 
 def _write_picture(path: Path, picture: Image) -> None:

@@ -29,7 +29,7 @@ from ezm_pl.envs.signals import task_signals
 from ezm_pl.spec import Experiment, SpecError, writing
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.distill.student_lookup import find_policy
-from ezm_pl.training import CheckpointError
+from ezm_pl.tracking.runs.run_lookup import checkpoint_errors
 from ezm_pl.training.from_checkpoint import load_actor
 from ezm_pl.world_model import InferenceModel
 
@@ -81,10 +81,8 @@ def export_onnx(reference: str, out: Path, *, console: Console) -> int:
     if not out.absolute().parent.is_dir():
         raise SpecError(f"--out {out}: its folder does not exist")
     saved, distilled = find_policy(reference, option="RUN")
-    try:
+    with checkpoint_errors(f"RUN {reference}"):
         policy, experiment, facts = _load(saved.checkpoint, distilled=distilled)
-    except CheckpointError as error:
-        raise SpecError(f"RUN {reference}: {error}") from None
     task_sizes = sizes(experiment.tasks)
     write_onnx(policy, task_sizes, metadata(experiment, task_sizes) | facts, out)
     difference = greatest_difference(out, policy, experiment)

@@ -19,9 +19,8 @@ from ezm_pl.agent import Agent
 from ezm_pl.spec import SpecError
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.mlflow_run import stored_run
-from ezm_pl.tracking.runs.run_lookup import find_checkpoint
+from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, find_checkpoint
 from ezm_pl.tracking.store import first_line, shown, store_errors
-from ezm_pl.training import CheckpointError
 
 if TYPE_CHECKING:
     from mlflow.pyfunc import PythonModelContext
@@ -66,10 +65,8 @@ def register_agent(reference: str, name: str, *, console: Console) -> None:
         SpecError: no such run, a checkpoint that cannot be read, or a store that takes no model.
     """
     saved = find_checkpoint(reference, option="RUN")
-    try:
+    with checkpoint_errors(f"RUN {reference}"):
         agent = Agent.load(saved.checkpoint)
-    except CheckpointError as error:
-        raise SpecError(f"RUN {reference}: {error}") from None
     uri, client, run = stored_run(saved, configured=agent.experiment.tracking.uri)
     mlflow.set_tracking_uri(client.tracking_uri)
     mlflow.set_registry_uri(client.tracking_uri)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ def read_text(path: Path) -> str:
     if len(data) > MOST_BYTES:
         raise OSError(errno.EFBIG, f"more than {MOST_BYTES >> 20} MiB", str(path))
     return data.decode("utf-8")
+
+
+def file_name(text: str) -> str:
+    """`text` as a file's name: `-` in place of what is no letter, digit, `_`, `.` or `-`."""
+    return re.sub(r"[^\w.\-]+", "-", text)
 
 
 def read_json(path: Path) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from ezm_pl.spec import SpecError, writing
+from ezm_pl.spec import writing
+from ezm_pl.spec.files import file_name
 from ezm_pl.sweeps import report_tables as tables
 from ezm_pl.sweeps.ablations import ablation_parts
 from ezm_pl.sweeps.findings import limits, listed, summary
@@ -18,11 +18,9 @@ from ezm_pl.sweeps.importance import LEAST_TRIALS, STEADY_TRIALS, importances
 from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
-from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
-from ezm_pl.tracking.store import EmptyStore, open_store, shown, tracking_uri
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.figures import curves_figure, importance_figure, scaling_figure, slice_figure
-from ezm_pl.tracking.sweep.runs import Sweep, find_sweep, read_sweep
+from ezm_pl.tracking.sweep.runs import Sweep, open_sweep
 from ezm_pl.tracking.sweep.scores import Band, PointScore, band, score_points
 
 if TYPE_CHECKING:
@@ -52,15 +50,8 @@ def make_report(
         SpecError: no such sweep, a file that is not published results, a folder that cannot be written.
     """
     others = [published_curves(path) for path in published]
-    where = tracking_uri(uri, last_recorded_uri())
-    try:
-        client = open_store(where, create=False)
-    except EmptyStore:
-        raise SpecError(
-            f"SWEEP {reference}: there is no sweep in {shown(where)} yet; `ezm sweep run` makes one"
-        ) from None
-    sweep = read_sweep(client, find_sweep(client, reference, where=shown(where)))
-    folder = out or REPORTS / re.sub(r"[^\w.\-]+", "-", f"{sweep.name}-{sweep.run_id[:8]}")
+    client, sweep = open_sweep(reference, uri)
+    folder = out or REPORTS / file_name(f"{sweep.name}-{sweep.run_id[:8]}")
     path = folder / PAGE
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -142,7 +133,7 @@ def _curves(
                 curves_figure(
                     task,
                     found[task, protocol],
-                    folder / f"curves_{protocol}" / re.sub(r"[^\w.\-]+", "-", task),
+                    folder / f"curves_{protocol}" / file_name(task),
                     protocol=protocol,
                     labels=[point.label for point in sweep.points],
                     published=[curve for curve in others[task] if curve.protocol == protocol],

@@ -19,9 +19,8 @@ from ezm_pl.tracking.results.tables import numbers_table
 from ezm_pl.tracking.runs.logger import RunId, RunLogger, quiet_lightning
 from ezm_pl.tracking.runs.mlflow_run import Run, SpecFile, new_run, reopened_run
 from ezm_pl.tracking.runs.params import field_params
-from ezm_pl.tracking.runs.run_lookup import SavedRun, find_checkpoint
+from ezm_pl.tracking.runs.run_lookup import SavedRun, checkpoint_errors, usable_checkpoint
 from ezm_pl.tracking.runs.tracked import Work, track
-from ezm_pl.training import CheckpointError, newest_valid
 
 if TYPE_CHECKING:
     from ezm_pl.distillation import Distilled
@@ -50,25 +49,19 @@ def distill_run(
     """
     quiet_lightning()
     saved = find_student(resume, option="--resume") if resume else None
-    try:
-        if saved is None:
-            spec = load_distillation(spec_file, overrides)
-            found = find_checkpoint(reference, option="RUN").checkpoint
-            checkpoint, note = newest_valid(found, replay=False)
-            teacher = Teacher(checkpoint, spec.seed)
+    with checkpoint_errors("--resume" if saved else "RUN"):
+        if saved:
+            spec, teacher = _resumed(saved, spec_file, overrides)
         else:
-            spec, teacher, note = _resumed(saved, spec_file, overrides)
-    except CheckpointError as error:
-        raise SpecError(f"{'--resume' if saved else 'RUN'}: {error}") from None
+            spec = load_distillation(spec_file, overrides)
+            teacher = Teacher(usable_checkpoint(reference, console), spec.seed)
     teacher.check(spec)
-    if note:
-        say(console, note, "yellow")
     return track(_Distilling(teacher.experiment, saved, console, spec, teacher))
 
 
 def _resumed(
     saved: SavedRun, spec_file: str | None, overrides: Sequence[str]
-) -> tuple[Distillation, Teacher, str | None]:
+) -> tuple[Distillation, Teacher]:
     """The spec and the teacher of a distillation that goes on."""
     before = load_student(saved.checkpoint)
     spec = load_distillation(spec_file or saved.directory / SPEC, overrides)
@@ -85,7 +78,7 @@ def _resumed(
             f"--resume: its teacher {checkpoint} has changed since ({before.teacher_updates:,} updates "
             f"then, {teacher.updates:,} now); distil it anew"
         )
-    return spec, teacher, None
+    return spec, teacher
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
 from ezm_pl.tracking.runs.metrics import ENV_STEPS
 from ezm_pl.tracking.runs.mlflow_run import stored_run
 from ezm_pl.tracking.runs.params import spec_params
-from ezm_pl.tracking.runs.run_lookup import find_checkpoint, find_run, last_recorded_uri
-from ezm_pl.tracking.store import open_store, shown, tracking_uri
+from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, find_checkpoint, find_run
 from ezm_pl.tracking.sweep import tags
-from ezm_pl.tracking.sweep.runs import find_sweep, read_sweep
+from ezm_pl.tracking.sweep.runs import open_sweep
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -153,9 +152,7 @@ def curves_of(run: Mapping[str, Any]) -> dict[str, list[Curve]]:
 
 
 def _of_sweep(reference: str) -> list[tuple[MlflowClient, Run, str]]:
-    where = tracking_uri(None, last_recorded_uri())
-    client = open_store(where, create=False)
-    sweep = read_sweep(client, find_sweep(client, reference, where=shown(where)))
+    client, sweep = open_sweep(reference)
     found = [
         (client, client.get_run(run.run_id), point.label)
         for point in sweep.points
@@ -218,15 +215,13 @@ def _curve(curve: Curve) -> dict[str, Any]:
 
 def _final(reference: str, episodes: int, seed: int, settings: Sequence[str]) -> dict[str, Any]:
     """Returns of episodes with a run's last checkpoint: way to act, protocol, task, each episode's."""
-    from ezm_pl.training import CheckpointError, evaluate
+    from ezm_pl.training import evaluate
 
     checkpoint = find_checkpoint(reference, option="RUN").checkpoint
     found: dict[str, Any] = {"episodes": episodes, "seed": seed, "settings": list(settings)}
     for way, search in (("planned", True), ("policy alone", False)):
-        try:
+        with checkpoint_errors(f"RUN {reference}"):
             played = evaluate(checkpoint, episodes=episodes, seed=seed, settings=settings, search=search)
-        except CheckpointError as error:
-            raise SpecError(f"RUN {reference}: {error}") from None
         tables = {"ezm": played.returns_ezm, "humanoidbench": played.returns_humanoidbench}
         found[way] = {
             protocol: dict(zip(played.tasks, table.round(2).tolist(), strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -118,6 +120,17 @@ def find_checkpoint(reference: str, *, option: str) -> SavedRun:
             f"{option} {reference}: {saved.directory} has no {LAST}: it stopped before its first update"
         )
     return saved
+
+
+@contextmanager
+def checkpoint_errors(named: str) -> Iterator[None]:
+    """Inside, a checkpoint that cannot be read is a `SpecError` that begins with how it was `named`."""
+    from ezm_pl.training import CheckpointError
+
+    try:
+        yield
+    except CheckpointError as error:
+        raise SpecError(f"{named}: {error}") from None
 
 
 def usable_checkpoint(reference: str, console: Console) -> Path:

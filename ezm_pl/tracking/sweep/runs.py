@@ -14,6 +14,8 @@ import numpy as np
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.runs.metrics import ENV_STEPS, EVALUATION
+from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
+from ezm_pl.tracking.store import EmptyStore, open_store, shown, tracking_uri
 from ezm_pl.tracking.sweep import tags
 
 if TYPE_CHECKING:
@@ -181,6 +183,29 @@ class Sweep:
         return next((run.tags["protocol"] for run in self.runs if "protocol" in run.tags), "ezm")
 
 
+def open_sweep(reference: str, uri: str | None = None) -> tuple[MlflowClient, Sweep]:
+    """A client of the tracking store, and the sweep in it that `reference` names (see `find_sweep`).
+
+    Args:
+        reference: what was typed.
+        uri: of the store; None: the usual one.
+
+    Raises:
+        SpecError: as `find_sweep`, or the store cannot be opened.
+    """
+    store = tracking_uri(uri, last_recorded_uri())
+    where = shown(store)
+    try:
+        client = open_store(store, create=False)
+    except EmptyStore:
+        raise _no_sweep(reference, where) from None
+    return client, read_sweep(client, find_sweep(client, reference, where=where))
+
+
+def _no_sweep(reference: str, where: str) -> SpecError:
+    return SpecError(f"SWEEP {reference}: there is no sweep in {where} yet; `ezm sweep run` makes one")
+
+
 def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
     """The sweep's own run behind `last`, a run id (or the start of one), or a sweep's name or key.
 
@@ -197,7 +222,7 @@ def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
     sweeps = _search(client, f"tags.`{tags.LEVEL}` = '{tags.SWEEP}'")
     sweeps.sort(key=lambda run: run.info.start_time, reverse=True)
     if not sweeps:
-        raise SpecError(f"SWEEP {reference}: there is no sweep in {where} yet; `ezm sweep run` makes one")
+        raise _no_sweep(reference, where)
     if reference == "last":
         return sweeps[0]
     named = [
