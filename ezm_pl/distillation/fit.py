@@ -88,10 +88,9 @@ def distill(
     teacher: Teacher,
     run_dir: Path,
     *,
-    logger: Logger | None = None,
-    callbacks: Sequence[Callback] = (),
-    resume: bool = False,
-    progress: bool = True,
+    logger: Logger,
+    callbacks: Sequence[Callback],
+    resume: bool,
 ) -> DistillResult:
     """Trains and evaluates a student to the end of its budget, on one device.
 
@@ -102,7 +101,6 @@ def distill(
         logger: where metrics go.
         callbacks: further Lightning callbacks.
         resume: go on from that checkpoint.
-        progress: whether to show a bar.
 
     Raises:
         SpecError: the student would not be light.
@@ -117,7 +115,6 @@ def distill(
         every_n_train_steps=spec.checkpoint_every,
         enable_version_counter=False,
     )
-    bar = [DistillationBar()] if progress else []
     trainer = L.Trainer(
         accelerator=teacher.experiment.trainer.accelerator,
         devices=1,
@@ -127,9 +124,8 @@ def distill(
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         log_every_n_steps=spec.log_every,
-        logger=logger if logger is not None else False,
-        callbacks=[saving, *bar, *callbacks],
-        enable_progress_bar=progress,
+        logger=logger,
+        callbacks=[saving, DistillationBar(), *callbacks],
         enable_model_summary=False,
         default_root_dir=run_dir,
     )

@@ -35,9 +35,9 @@ def picture(task: str, seed: int, backend: Backend = "auto") -> Image.Image:
         env.close()
 
 
-def reward_terms(task: str, backend: Backend = "auto") -> tuple[str, ...]:
+def reward_terms(task: str) -> tuple[str, ...]:
     """Names of a task's reward terms, sorted, without the reward itself."""
-    env = make(task, backend=backend, seed=0)
+    env = make(task, seed=0)
     try:
         env.reset()
         terms = env.step(np.zeros(env.action_space.shape or ()))[4]["reward_terms"]

@@ -16,19 +16,18 @@ from ezm_pl.spec.tasks import nearest
 from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml
 
 
-def load_experiment(path: str | Path, overrides: Sequence[str] = (), *, gpu: bool = False) -> Experiment:
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Reads, completes and checks an experiment.
 
     Args:
         path: a YAML file holding a mapping; its `base`, if it has one, names the file that it is laid over.
         overrides: `a.b=c` settings laid over the file; `c` is YAML.
-        gpu: whether the machine has a GPU, for `preset: auto`.
 
     Raises:
         SpecError: a missing file, YAML that does not parse, or any field that is wrong.
     """
     chain = read_chain(Path(path))
-    return build_experiment(under_settings(chain, overrides), source=source_of(chain), gpu=gpu)
+    return build_experiment(under_settings(chain, overrides), source=source_of(chain))
 
 
 def read_document(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -54,7 +53,10 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
 
 
 def build_experiment(document: dict[str, Any], *, source: str = "spec", gpu: bool = False) -> Experiment:
-    """Lays `document` over its preset and validates the whole (see `load_experiment`)."""
+    """Lays `document` over its preset and validates the whole (see `load_experiment`).
+
+    With `gpu` the machine has a GPU, which `preset: auto` goes by.
+    """
     preset = document.get("preset", "auto")
     if preset == "auto":
         preset, _ = choose_preset(gpu=gpu)

@@ -98,10 +98,6 @@ class RunLogger(MLFlowLogger):
         if points:
             self.sender.put(points)
 
-    def flush(self, seconds: float) -> bool:
-        """Waits up to `seconds` until all metrics are sent. Returns whether they are."""
-        return self.sender.flush(seconds)
-
     def _is_new(self, point: Metric) -> bool:
         behind = point.key in self._last_value and point.value < self._last_value[point.key]
         return not behind and point.step > self._last_step.get(point.key, -1)

@@ -81,29 +81,25 @@ def bootstrap_iqm(strata: Sequence[ArrayLike], *, seed: int = 0, replicates: int
 
 
 def bootstrap_difference(
-    ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike], *, seed: int = 0, replicates: int = REPLICATES
+    ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike], *, replicates: int = REPLICATES
 ) -> Interval:
     """Difference of two IQMs, the first less the second; both are resampled as in `bootstrap_iqm`."""
     a, b = _checked(ours), _checked(theirs)
     value = iqm(np.concatenate(a)) - iqm(np.concatenate(b))
     if min(max(map(len, a)), max(map(len, b))) < 2:
         return Interval(value, np.nan, np.nan)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     drawn = [_replicated_iqm(_resampled(scores, generator, replicates)) for scores in (a, b)]
     return _interval(value, drawn[0] - drawn[1])
 
 
-def probability_of_improvement(
-    ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike], *, seed: int = 0, replicates: int = REPLICATES
-) -> Interval:
+def probability_of_improvement(ours: Sequence[ArrayLike], theirs: Sequence[ArrayLike]) -> Interval:
     """How probably a run of ours scores above one of theirs on the same task; ties count as half.
 
     The mean over tasks of the Mann-Whitney statistic, with a stratified percentile bootstrap of both.
 
     Args:
         ours, theirs: for each task the scores `[seeds]`, the tasks in one order.
-        seed: of the resampling.
-        replicates: bootstrap samples.
 
     Raises:
         ValueError: no scores, or not the same number of tasks.
@@ -114,8 +110,8 @@ def probability_of_improvement(
     value = float(np.mean([_above(x[None], y[None]) for x, y in zip(a, b, strict=True)]))
     if min(max(map(len, a)), max(map(len, b))) < 2:
         return Interval(value, np.nan, np.nan)
-    generator = np.random.default_rng(seed)
-    pairs = zip(_resampled(a, generator, replicates), _resampled(b, generator, replicates), strict=True)
+    generator = np.random.default_rng(0)
+    pairs = zip(*(_resampled(scores, generator, REPLICATES) for scores in (a, b)), strict=True)
     return _interval(value, np.mean([_above(x, y) for x, y in pairs], axis=0))
 
 
