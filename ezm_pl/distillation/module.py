@@ -144,17 +144,8 @@ class DistillationModule(L.LightningModule):
         played = self.evaluator.play(teacher.judged, act, lambda: bool(self.trainer.should_stop))
         if played is None:
             return None
-        experiment = teacher.experiment
-        return Evaluation(
-            experiment.tasks,
-            self.global_step,
-            self.data.env_steps,
-            played[1],
-            played[2],
-            experiment.env.protocol,
-            searched,
-            experiment.score_bounds,
-        )
+        env_steps, returns = self.data.env_steps, played[1:]
+        return Evaluation.of(teacher.experiment, self.global_step, env_steps, returns, searched=searched)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what makes the checkpoint whole: both specs, the teacher, the planner's returns."""
@@ -173,17 +164,8 @@ class DistillationModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the planner's returns, so that it is not evaluated again."""
         if "planner_returns" in checkpoint:
-            experiment = self.teacher.experiment
-            ezm, humanoidbench = (each.numpy() for each in checkpoint["planner_returns"])
-            self.planner = Evaluation(
-                experiment.tasks,
-                self.teacher.updates,
-                self.teacher.env_steps,
-                ezm,
-                humanoidbench,
-                experiment.env.protocol,
-                bounds=experiment.score_bounds,
-            )
+            teacher, returns = self.teacher, [each.numpy() for each in checkpoint["planner_returns"]]
+            self.planner = Evaluation.of(teacher.experiment, teacher.updates, teacher.env_steps, returns)
 
     def teardown(self, stage: str) -> None:
         """Closes the environments of evaluations."""

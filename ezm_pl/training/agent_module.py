@@ -185,16 +185,9 @@ class AgentModule(L.LightningModule):
             sync.interrupt()
             return
         order = np.argsort(np.concatenate([np.asarray(tasks, np.int64) for tasks, _, _ in played]))
-        ezm, humanoidbench = (np.concatenate([part[i] for part in played])[order] for i in (1, 2))
-        evaluation = Evaluation(
-            self.experiment.tasks,
-            self.global_step,
-            int(sync.control_steps.mean()),
-            ezm,
-            humanoidbench,
-            self.experiment.env.protocol,
-            bounds=self.experiment.score_bounds,
-        )
+        returns = [np.concatenate([part[i] for part in played])[order] for i in (1, 2)]
+        env_steps = int(sync.control_steps.mean())
+        evaluation = Evaluation.of(self.experiment, self.global_step, env_steps, returns)
         self.evaluations.append(evaluation)
         self.log_dict(evaluation.metrics(), batch_size=1)
 

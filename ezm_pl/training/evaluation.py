@@ -48,6 +48,21 @@ class Evaluation:
     searched: bool = True
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        experiment: Experiment,
+        updates: int,
+        env_steps: int,
+        returns: Sequence[NDArray[np.float64]],
+        *,
+        searched: bool = True,
+    ) -> Evaluation:
+        """Of an experiment's tasks, from returns under `ezm` and under `humanoidbench`."""
+        protocol, bounds = experiment.env.protocol, experiment.score_bounds
+        ezm, humanoidbench = returns
+        return cls(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, searched, bounds)
+
     def return_of(self, task: str) -> float:
         """A task's mean return under `protocol`."""
         returns = self.returns_ezm if self.protocol == "ezm" else self.returns_humanoidbench

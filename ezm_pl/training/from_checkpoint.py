@@ -108,10 +108,8 @@ def evaluate(
         ]
     finally:
         envs.close()
-    ezm, humanoidbench = (np.concatenate(returns, 1) for returns in zip(*played, strict=True))
-    protocol = experiment.env.protocol
-    bounds = experiment.score_bounds
-    return Evaluation(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, search, bounds)
+    returns = [np.concatenate(each, 1) for each in zip(*played, strict=True)]
+    return Evaluation.of(experiment, updates, env_steps, returns, searched=search)
 
 
 def film(
