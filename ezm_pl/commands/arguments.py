@@ -14,7 +14,7 @@ from typing import NoReturn
 from rich.console import Console
 
 from ezm_pl.commands.interrupts import hear_dropped_interrupts
-from ezm_pl.spec import Experiment, SpecError
+from ezm_pl.spec import Experiment, SpecError, as_spec_error
 from ezm_pl.spec.bases import Chain, read_chain
 from ezm_pl.spec.seeds import MAX_SEED
 from ezm_pl.spec.sweep import is_sweep
@@ -127,10 +127,8 @@ def named_tasks(names: list[str], *, most: int | None = None) -> tuple[str, ...]
     from ezm_pl.spec import resolve_tasks
     from ezm_pl.tracking.tasks import check_tasks
 
-    try:
+    with as_spec_error(ValueError):
         tasks = resolve_tasks(names)
-    except ValueError as error:
-        raise SpecError(str(error)) from None
     if most is not None and len(tasks) > most:
         raise SpecError(f"one task expected, got {names[0]!r} ({len(tasks)} tasks)")
     check_tasks(tasks, "auto")

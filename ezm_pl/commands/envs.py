@@ -16,7 +16,7 @@ from ezm_pl.commands.arguments import (
     number,
     wrote,
 )
-from ezm_pl.spec import SpecError, writing
+from ezm_pl.spec import as_spec_error, writing
 from ezm_pl.spec.fields import MOST_EPISODES
 from ezm_pl.spec.files import file_name
 
@@ -98,10 +98,8 @@ def _sheet(args: argparse.Namespace) -> None:
     from ezm_pl.envs import RenderingUnavailable
     from ezm_pl.envs.pictures import sheet
 
-    try:
+    with as_spec_error(RenderingUnavailable):
         _write_picture(args.out, sheet(tasks, args.seed, columns=args.columns, width=args.width))
-    except RenderingUnavailable as error:
-        raise SpecError(str(error)) from None
 
 
 def _random(args: argparse.Namespace) -> int:
@@ -109,10 +107,8 @@ def _random(args: argparse.Namespace) -> int:
     from ezm_pl.envs import HumanoidBenchUnavailable, random_returns
     from ezm_pl.tracking.results.tables import random_table
 
-    try:
+    with as_spec_error(HumanoidBenchUnavailable):
         returns = random_returns(tasks, args.episodes, args.seed, backend=args.backend)
-    except HumanoidBenchUnavailable as error:
-        raise SpecError(str(error)) from None
     table, agrees = random_table(returns)
     new_console().print(table)
     return 0 if agrees else 1
@@ -123,10 +119,8 @@ def _parity(args: argparse.Namespace) -> int:
     from ezm_pl.envs.parity import check
     from ezm_pl.tracking.results.tables import parity_table
 
-    try:
+    with as_spec_error(FileNotFoundError, ValueError):
         rows = check(args.directory, tasks)
-    except (FileNotFoundError, ValueError) as error:
-        raise SpecError(str(error)) from None
     table, agrees = parity_table(rows)
     console = new_console()
     console.print(table)

@@ -1,6 +1,6 @@
 """Experiment specs: Pydantic models, presets, the task table, YAML in and out."""
 
-from ezm_pl.spec.errors import RunFailed, SpecError, writing
+from ezm_pl.spec.errors import RunFailed, SpecError, as_spec_error, writing
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.files import read_json, read_text, write_json
 from ezm_pl.spec.io import (
@@ -22,6 +22,7 @@ __all__ = [
     "Experiment",
     "RunFailed",
     "SpecError",
+    "as_spec_error",
     "build_experiment",
     "choose_preset",
     "differences",

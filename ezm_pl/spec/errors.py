@@ -39,6 +39,15 @@ class RunFailed(RuntimeError):
 
 
 @contextmanager
+def as_spec_error(*kinds: type[Exception]) -> Iterator[None]:
+    """Inside, an error of these kinds, whose message says all, becomes a `SpecError`."""
+    try:
+        yield
+    except kinds as error:
+        raise SpecError(str(error)) from None
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Inside, a file or folder that cannot be written, such as on a full disk, is one line that names it."""
     try:

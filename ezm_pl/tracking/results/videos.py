@@ -10,7 +10,7 @@ import imageio.v3 as imageio
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.spec import SpecError, writing
+from ezm_pl.spec import as_spec_error, writing
 from ezm_pl.tracking.console import say
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def film_random(task: str, path: Path, *, seed: int) -> None:
     """
     from ezm_pl.envs import HumanoidBenchUnavailable, RenderingUnavailable, make
 
-    try:
+    with as_spec_error(HumanoidBenchUnavailable, RenderingUnavailable, ValueError):
         env = make(task, seed=seed, render_mode="rgb_array")
         try:
             env.action_space.seed(seed)
@@ -54,8 +54,6 @@ def film_random(task: str, path: Path, *, seed: int) -> None:
                 over = terminated or truncated
         finally:
             env.close()
-    except (HumanoidBenchUnavailable, RenderingUnavailable, ValueError) as error:
-        raise SpecError(str(error)) from None
     with writing(path):
         write_video(frames, path, fps=env.metadata["render_fps"])
 

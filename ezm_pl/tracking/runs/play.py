@@ -14,7 +14,7 @@ from rich.table import Table
 from ezm_pl.envs import RenderingUnavailable
 from ezm_pl.envs.rendering import require
 from ezm_pl.selfplay import Actor
-from ezm_pl.spec import Experiment, SpecError, writing
+from ezm_pl.spec import Experiment, SpecError, as_spec_error, writing
 from ezm_pl.spec.descriptions import check_encoder
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.console import say
@@ -39,13 +39,11 @@ class Cast:
         experiment: that it was trained by.
         actor: the network that decides.
         tasks: that are played, in turn.
-        sentence: what the agent is told; None: the task, as trained.
     """
 
     experiment: Experiment
     actor: Actor
     tasks: tuple[str, ...]
-    sentence: str | None
 
 
 def film_run(
@@ -110,10 +108,8 @@ def show_run(
 def _cast(reference: str, task: str | None, sentence: str | None, console: Console) -> Cast:
     if sentence is not None:
         check_encoder("--say")
-    try:
+    with as_spec_error(RenderingUnavailable):
         require()
-    except RenderingUnavailable as error:
-        raise SpecError(str(error)) from None
     checkpoint = usable_checkpoint(reference, console)
     experiment, module, updates, _ = load_module(checkpoint)
     if task is not None and task not in experiment.tasks:
@@ -124,7 +120,7 @@ def _cast(reference: str, task: str | None, sentence: str | None, console: Conso
     say(console, f"{checkpoint}: {updates:,} updates")
     if sentence is not None:
         return _told(experiment, module, task, sentence, console)
-    return Cast(experiment, module.trained_actor(), (task,) if task else experiment.tasks, None)
+    return Cast(experiment, module.trained_actor(), (task,) if task else experiment.tasks)
 
 
 def _told(
@@ -142,4 +138,4 @@ def _told(
     console.print(table)
     with_sentence = described.embed(vectors[0].to(described.centre.device))
     actor = named.trained_actor(with_sentence.expand(len(experiment.tasks), -1))
-    return Cast(experiment, actor, (task or known[order[0]][0],), sentence)
+    return Cast(experiment, actor, (task or known[order[0]][0],))
