@@ -27,8 +27,8 @@ from ezm_pl.training.fault_tolerance.checkpoint import load_contents
 from ezm_pl.training.fault_tolerance.stopping import stops_in_order
 from ezm_pl.training.lightning_internals import UpdatesBar, no_advice
 
-STUDENT = "student.ckpt"
-"""The checkpoint of a distilled run, in its folder `checkpoints`."""
+STUDENT = Path("checkpoints/student.ckpt")
+"""The checkpoint of a distilled run, in its folder."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def distill(
     Args:
         spec: what to run.
         teacher: whose planner is imitated.
-        run_dir: the checkpoint goes to `run_dir/checkpoints/student.ckpt`.
+        run_dir: the checkpoint goes to `STUDENT` in it.
         logger: where metrics go.
         callbacks: further Lightning callbacks.
         resume: go on from that checkpoint.
@@ -108,7 +108,7 @@ def distill(
     """
     started = time.perf_counter()
     data, module = DistillationData(spec, teacher), DistillationModule(spec, teacher)
-    path = run_dir / "checkpoints" / STUDENT
+    path = run_dir / STUDENT
     saving = ModelCheckpoint(
         path.parent,
         filename=path.stem,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from ezm_pl.distillation import DistillResult, Teacher, distill, load_student
+from ezm_pl.distillation import STUDENT, DistillResult, Teacher, distill, load_student
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.distillation import Distillation, dump_distillation, load_distillation
 from ezm_pl.tracking.console import cell, say
-from ezm_pl.tracking.distill.student_lookup import SPEC, STUDENT, find_student
+from ezm_pl.tracking.distill.student_lookup import SPEC, find_student
 from ezm_pl.tracking.results.tables import numbers_table
 from ezm_pl.tracking.runs.logger import RunId, RunLogger, quiet_lightning
 from ezm_pl.tracking.runs.mlflow_run import Run, SpecFile, new_run, reopened_run

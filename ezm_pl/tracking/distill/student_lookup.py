@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from ezm_pl.distillation import STUDENT, is_student
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.runs.run_lookup import RUNS, SavedRun, find_checkpoint, saved_runs
 
-STUDENT = Path("checkpoints/student.ckpt")
 SPEC = Path("distillation.yaml")
 
 
@@ -70,6 +70,4 @@ def _of_path(path: Path) -> SavedRun | None:
     """The distilled run of a folder or a checkpoint file; None where it is none."""
     if path.is_dir():
         return SavedRun(path, path / STUDENT) if (path / SPEC).is_file() else None
-    from ezm_pl.distillation import is_student
-
     return SavedRun(path.resolve().parents[1], path) if is_student(path) else None
