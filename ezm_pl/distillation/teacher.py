@@ -19,13 +19,7 @@ from ezm_pl.spec.distillation import Distillation
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.training import CheckpointError
 from ezm_pl.training.agents import how_to_act
-from ezm_pl.training.fault_tolerance.checkpoint import (
-    LAST,
-    checkpoint_run_id,
-    read_checkpoint,
-    replay_of,
-    shard,
-)
+from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_run_id, replay_beside, shard
 from ezm_pl.training.from_checkpoint import load_actor
 
 
@@ -94,31 +88,20 @@ class Teacher:
 
         None where there is no replay. The newest are nearest to what the agent visits now.
         """
-        experiment, saved = self.experiment, self._saved_replay()
-        if saved is None:
-            return None
-        buffer = ReplayBuffer(
-            np.repeat(np.arange(len(experiment.tasks)), experiment.env.num_envs),
-            experiment.replay,
-            experiment.windows,
-            observation_size=self.sizes.obs_size,
-            action_size=self.sizes.action_size,
-        )
-        folder, name = saved
+        experiment, folder = self.experiment, shard(self.checkpoint, 0)
         try:
-            ReplayStore(buffer, folder).load(name)
-        except ReplayError:  # of several ranks, or pruned by a run that goes on just now
+            saved = replay_beside(self.checkpoint)
+            if saved is None or not folder.is_dir():
+                return None
+            buffer = ReplayBuffer(
+                np.repeat(np.arange(len(experiment.tasks)), experiment.env.num_envs),
+                experiment.replay,
+                experiment.windows,
+                observation_size=self.sizes.obs_size,
+                action_size=self.sizes.action_size,
+            )
+            ReplayStore(buffer, folder).load(saved[0])
+        except (CheckpointError, ReplayError):  # of several ranks, or pruned by a run that goes on just now
             return None
         found = [buffer.newest_observations(task, count) for task in range(len(experiment.tasks))]
         return found if all(len(each) for each in found) else None
-
-    def _saved_replay(self) -> tuple[Path, str] | None:
-        """Folder and name of the replay of this checkpoint, or (of `best.ckpt`) of the last one beside it."""
-        for path in (self.checkpoint, self.checkpoint.with_name(LAST)):
-            try:
-                saved = replay_of(read_checkpoint(path))
-            except CheckpointError:
-                continue
-            if saved is not None and shard(path, 0).is_dir():
-                return shard(path, 0), saved[0]
-        return None

@@ -12,13 +12,7 @@ from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.diagnostics.networks import Networks
-from ezm_pl.training.fault_tolerance.checkpoint import (
-    LAST,
-    CheckpointError,
-    read_checkpoint,
-    replay_of,
-    shard,
-)
+from ezm_pl.training.fault_tolerance.checkpoint import CheckpointError, replay_beside, shard
 from ezm_pl.training.health import upright
 from ezm_pl.training.memory import MemoryRefused
 from ezm_pl.training.ranks import Ranks
@@ -32,10 +26,7 @@ def load_replay(networks: Networks, checkpoint: Path) -> ReplayBuffer | None:
     None where there is none, or none that can be used: the log says why.
     """
     try:
-        saved = replay_of(read_checkpoint(checkpoint))
-        last = checkpoint.with_name(LAST)
-        if saved is None and last.is_file():
-            saved = replay_of(read_checkpoint(last))
+        saved = replay_beside(checkpoint)
         if saved is None:
             return None
         name, ranks = saved

@@ -103,6 +103,16 @@ def replay_of(contents: dict[str, Any]) -> tuple[str, int] | None:
     return None if saved is None else (saved["save"], saved["ranks"])
 
 
+def replay_beside(checkpoint: Path) -> tuple[str, int] | None:
+    """`replay_of` a checkpoint or, where it was saved without, of the run's last one beside it.
+
+    Raises:
+        CheckpointError: one of them cannot be read.
+    """
+    saved, last = replay_of(read_checkpoint(checkpoint)), checkpoint.with_name(LAST)
+    return replay_of(read_checkpoint(last)) if saved is None and last.is_file() else saved
+
+
 def check_usable(path: Path, *, replay: bool = True) -> None:
     """Raises `CheckpointError` where a checkpoint, or (with `replay`) the replay of its save, is damaged."""
     saved = replay_of(read_checkpoint(path))
