@@ -56,7 +56,9 @@ def distill_run(
             spec = load_distillation(spec_file, overrides)
             teacher = Teacher(usable_checkpoint(reference, console), spec.seed)
     teacher.check(spec)
-    return track(_Distilling(teacher.experiment, saved, console, spec, teacher))
+    of = f"{teacher.updates:,} updates on {', '.join(teacher.experiment.tasks)}"
+    notes = [(f"teacher: {teacher.checkpoint}, {of}", "")]
+    return track(_Distilling(teacher.experiment, saved, console, notes, spec, teacher))
 
 
 def _resumed(
@@ -105,10 +107,6 @@ class _Distilling(Work[DistillResult]):
         tags = {"kind": "distillation", "teacher": teacher.run_id or str(teacher.checkpoint)}
         name = f"{spec.name} {experiment.name} seed {spec.seed}, {time.strftime('%m-%d %H:%M')}"
         return new_run(experiment, name=name, tags=tags, spec=record)
-
-    def announce(self) -> None:
-        of = f"{self.teacher.updates:,} updates on {', '.join(self.experiment.tasks)}"
-        say(self.console, f"teacher: {self.teacher.checkpoint}, {of}")
 
     def fit(self, run: Run, logger: RunLogger) -> DistillResult:
         return distill(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,11 +45,13 @@ class Work(ABC, Generic[R]):
         experiment: whose tracking store it is tracked in.
         saved: the run to go on with; None: a new one.
         console: where to print.
+        notes: lines on what begins, each with its style.
     """
 
     experiment: Experiment
     saved: SavedRun | None
     console: Console
+    notes: Sequence[tuple[str, str]]
 
     CHECKPOINT: ClassVar[Path]
     """In the run's folder, what it goes on from."""
@@ -59,10 +61,6 @@ class Work(ABC, Generic[R]):
     @abstractmethod
     def open(self) -> Run:
         """Makes the MLflow run, or takes it up again."""
-
-    @abstractmethod
-    def announce(self) -> None:
-        """Says what begins."""
 
     @abstractmethod
     def fit(self, run: Run, logger: RunLogger) -> R:
@@ -101,7 +99,8 @@ def track(work: Work[R]) -> int:
                 if not saved:
                     stack.enter_context(run_lock(run.directory))
                 say(console, f"run {run.name} ({run.run_id}), tracked in {shown(run.store)}")
-                work.announce()
+                for text, style in work.notes:
+                    say(console, text, style)
         except KeyboardInterrupt:
             if run is not None:
                 with defer_sigint():

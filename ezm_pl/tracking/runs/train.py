@@ -53,14 +53,17 @@ class Part:
     """What a run is given by a larger whole, such as a sweep, which shows the progress itself.
 
     Attributes:
-        name: of the run.
+        name: of the run; None: one that says what is trained.
         tags: beside those of every run; on a resumed run, too.
         callbacks: of Lightning, beside those of every run.
     """
 
-    name: str
-    tags: Mapping[str, str]
-    callbacks: Sequence[Callback] = field(default=())
+    name: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    callbacks: Sequence[Callback] = ()
+
+
+ALONE = Part()
 
 
 def train(
@@ -68,7 +71,7 @@ def train(
     *,
     resume: str | None,
     console: Console,
-    part: Part | None = None,
+    part: Part = ALONE,
     init: str | None = None,
 ) -> int:
     """Trains `experiment` as an MLflow run, or resumes one.
@@ -80,7 +83,7 @@ def train(
         experiment: the resolved spec.
         resume: `last`, a run id, a run folder or a checkpoint; None: a new run.
         console: where to print.
-        part: of something bigger, such as a sweep; None: a run of its own.
+        part: of something bigger, such as a sweep.
         init: the run whose weights are the first ones of a new run (docs/transfer.md); None: random ones.
 
     Returns:
@@ -100,8 +103,10 @@ def train(
     from ezm_pl.training import check_settings
 
     memory = check_settings(experiment)
-    checkpoint, note = _checkpoint(saved, experiment) if saved else (None, None)
-    return track(_Training(experiment, saved, console, part, first, checkpoint, (memory, note)))
+    checkpoint, damage = _checkpoint(saved, experiment) if saved else (None, None)
+    notes = [(memory, ""), (str(first.plan) if first else "", ""), (damage or "", "yellow")]
+    notes = [(text, style) for text, style in notes if text]
+    return track(_Training(experiment, saved, console, notes, part, first, checkpoint))
 
 
 def _first_weights(init: str, experiment: Experiment) -> InitialWeights:
@@ -119,37 +124,26 @@ class _Training(Work["FitResult"]):
         part: see `train`.
         first: the weights that it begins with; None: random ones.
         checkpoint: to go on from; None: from the beginning.
-        notes: what memory is needed, and what is wrong with the checkpoint, for the user.
     """
 
-    part: Part | None
+    part: Part
     first: InitialWeights | None
     checkpoint: Path | None
-    notes: tuple[str, str | None]
 
     CHECKPOINT = LAST
     AGAIN = "--resume last"
 
     def open(self) -> Run:
-        tags = dict(self.part.tags if self.part else {})
         if self.saved:
-            return reopened_run(self.saved, self.experiment, tags=tags)
-        tags |= {"init": str(self.first.plan.source)} if self.first else {}
-        return new_run(self.experiment, name=self.part.name if self.part else None, tags=tags)
-
-    def announce(self) -> None:
-        memory, damage = self.notes
-        say(self.console, memory)
-        if self.first:
-            say(self.console, str(self.first.plan))
-        if damage:
-            say(self.console, damage, "yellow")
+            return reopened_run(self.saved, self.experiment, tags=self.part.tags)
+        begun = {"init": str(self.first.plan.source)} if self.first else {}
+        return new_run(self.experiment, name=self.part.name, tags={**self.part.tags, **begun})
 
     def fit(self, run: Run, logger: RunLogger) -> FitResult:
         from ezm_pl.tracking.runs.logger import RunId
         from ezm_pl.training import fit
 
-        more = [*(self.part.callbacks if self.part else ()), *([self.first] if self.first else ())]
+        more = [*self.part.callbacks, *([self.first] if self.first else [])]
         with _one_line_memory_errors():
             return fit(
                 self.experiment,
@@ -157,7 +151,7 @@ class _Training(Work["FitResult"]):
                 logger=logger,
                 callbacks=[RunId(run.run_id), *more],
                 checkpoint=self.checkpoint,
-                progress=self.part is None,
+                progress=self.part is ALONE,
             )
 
     def log_files(self, run: Run, *, finished: bool) -> None:
