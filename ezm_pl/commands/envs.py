@@ -7,15 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ezm_pl.commands import outputs
-from ezm_pl.commands.arguments import (
-    Group,
-    add_seed,
-    command,
-    named_tasks,
-    new_console,
-    number,
-    wrote,
-)
+from ezm_pl.commands.arguments import Group, add_seed, command, named_tasks, new_console, number, wrote
 from ezm_pl.spec import as_spec_error, writing
 from ezm_pl.spec.fields import MOST_EPISODES
 from ezm_pl.spec.files import file_name

@@ -30,10 +30,7 @@ def add(group: Group) -> None:
         kinds, "collect", _collect, "write the record of finished runs, or of a sweep's, as JSON"
     )
     collect.add_argument(
-        "runs",
-        nargs="*",
-        metavar="RUN",
-        help="last, a run id, a run folder, a checkpoint, a record (JSON)",
+        "runs", nargs="*", metavar="RUN", help="last, a run id, a run folder, a checkpoint, a record (JSON)"
     )
     collect.add_argument("--sweep", metavar="SWEEP", help="in place of runs: last, a run id, a sweep's name")
     add_published(collect, "published curves to record beside them, at the runs' last steps")

@@ -15,11 +15,7 @@ from ezm_pl.spec import SpecError, normalized_score, read_text
 from ezm_pl.tracking.results.comparison import Agent, thousands
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.record import curves_of, read_record
-from ezm_pl.tracking.sweep.statistics import (
-    bootstrap_difference,
-    bootstrap_iqm,
-    probability_of_improvement,
-)
+from ezm_pl.tracking.sweep.statistics import bootstrap_difference, bootstrap_iqm, probability_of_improvement
 
 _MOST_COLUMNS = 8
 _NONE = ""
@@ -133,10 +129,7 @@ def variants(record: Mapping[str, Any], reference: str = "full") -> str:
         ours, theirs = ([[_score(run, task) for run in each] for task in tasks] for each in (own, base))
         cells = [bootstrap_iqm(ours).text(3)]
         cells += (
-            [
-                bootstrap_difference(ours, theirs).text(3),
-                probability_of_improvement(theirs, ours).text(2),
-            ]
+            [bootstrap_difference(ours, theirs).text(3), probability_of_improvement(theirs, ours).text(2)]
             if name != reference
             else [_NONE, _NONE]
         )

@@ -45,12 +45,7 @@ def evaluate_run(
     from ezm_pl.training import evaluate
 
     evaluation = evaluate(
-        checkpoint,
-        episodes=episodes,
-        seed=seed,
-        settings=settings,
-        search=search,
-        descriptions=descriptions,
+        checkpoint, episodes=episodes, seed=seed, settings=settings, search=search, descriptions=descriptions
     )
     console.print(returns_table(evaluation))
     if descriptions is not None:
