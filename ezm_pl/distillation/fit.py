@@ -53,22 +53,12 @@ class DistillResult:
 class DistillationBar(UpdatesBar):
     """Lightning's Rich bar with the rows, the loss and the share kept."""
 
-    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Says whose episodes are played, and how far they are."""
-        super().on_validation_batch_start(trainer, pl_module, *args)
-        assert isinstance(pl_module, DistillationModule)
-        module, bar, progress = pl_module, self.val_progress_bar_id, self.progress
-        if bar is None or progress is None:
-            return
-        tasks = len(module.teacher.experiment.tasks)
-        what = f"{tasks} tasks x {module.spec.episodes} episodes, decision"
-
-        def show(decisions: int) -> None:
-            if decisions % 10 == 0:
-                who = "planner" if module.planner is None else "student"
-                progress.update(bar, total=1, description=f"evaluating the {who}: {what} {decisions}")
-
-        module.evaluator.on_step = show
+    def evaluated(self, pl_module: DistillationModule) -> str:
+        """Whose episodes, and how many."""
+        who = "planner" if pl_module.planner is None else "student"
+        return (
+            f"the {who}: {len(pl_module.teacher.experiment.tasks)} tasks x {pl_module.spec.episodes} episodes"
+        )
 
     def get_metrics(  # type: ignore[override]
         self, trainer: L.Trainer, pl_module: DistillationModule

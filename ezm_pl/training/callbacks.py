@@ -95,20 +95,10 @@ class SelfPlayMetrics(Callback):
 class TrainingBar(UpdatesBar):
     """Lightning's Rich bar with what matters here: rates, steps per task, the last score, evaluations."""
 
-    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Says what is evaluated, and how far it is."""
-        super().on_validation_batch_start(trainer, pl_module, *args)
-        assert isinstance(pl_module, AgentModule)
-        spec, bar = pl_module.experiment, self.val_progress_bar_id
-        if bar is None or self.progress is None:
-            return
-        episodes = len(spec.tasks) * spec.eval.episodes
-        progress = self.progress
-
-        def show(decisions: int) -> None:
-            progress.update(bar, total=1, description=f"evaluating {episodes} episodes, decision {decisions}")
-
-        pl_module.evaluator.on_step = show
+    def evaluated(self, pl_module: AgentModule) -> str:
+        """How many episodes."""
+        spec = pl_module.experiment
+        return f"{len(spec.tasks) * spec.eval.episodes} episodes"
 
     def get_metrics(  # type: ignore[override]
         self, trainer: Trainer, pl_module: AgentModule

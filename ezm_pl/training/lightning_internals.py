@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from lightning import Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 
@@ -63,6 +64,23 @@ def take_processes(launcher: Any) -> list[subprocess.Popen]:
 
 class UpdatesBar(RichProgressBar):
     """Lightning's Rich bar, labelled `updates`; the label has no public setter, and is an epoch's number."""
+
+    def evaluated(self, pl_module: Any) -> str:
+        """What the module's evaluator plays just now, in words."""
+        return "episodes"
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: Any, *args: Any) -> None:
+        """Says what is evaluated, and how far it is."""
+        super().on_validation_batch_start(trainer, pl_module, *args)
+        bar, progress = self.val_progress_bar_id, self.progress
+        if bar is None or progress is None:
+            return
+
+        def show(decisions: int) -> None:
+            said = f"evaluating {self.evaluated(pl_module)}, decision {decisions}"
+            progress.update(bar, total=1, description=said)
+
+        pl_module.evaluator.on_step = show
 
     def _get_train_description(self, current_epoch: int) -> str:
         return "updates"
