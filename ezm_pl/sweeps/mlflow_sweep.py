@@ -49,14 +49,9 @@ class MlflowSweep:
     def sweep_id(self) -> str:
         """Run id of the sweep's own run, made where there is none."""
         mine = {tags.LEVEL: tags.SWEEP, _IDENTITY: self.queue.identity}
-        found = self._find(mine)
-        if found:
-            return found[0].info.run_id
         name = self.plan.spec.name
-        named = {tags.NAME: name, tags.KEY: self.plan.key}
-        made = self.client.create_run(self.experiment_id, tags={**mine, **named}, run_name=name)
-        run_id = made.info.run_id
-        for key, value in sweep_params(self.plan).items():
+        run_id, made = self._run(mine, {tags.NAME: name, tags.KEY: self.plan.key}, name)
+        for key, value in sweep_params(self.plan).items() if made else ():
             self.client.log_param(run_id, key, value)
         return run_id
 
@@ -65,23 +60,19 @@ class MlflowSweep:
         if point.label not in self._points:
             tasks = point.experiment.tasks
             mine = {tags.PARENT: self.sweep_id, tags.LEVEL: tags.POINT, tags.POINT_LABEL: point.label}
-            found = self._find(mine)
-            self._points[point.label] = (
-                found[0]
-                if found
-                else self.client.create_run(
-                    self.experiment_id,
-                    tags={
-                        **mine,
-                        tags.ID: self.sweep_id,
-                        tags.NAME: self.plan.spec.name,
-                        "num_tasks": str(len(tasks)),
-                        "tasks": ", ".join(tasks),
-                    },
-                    run_name=f"{point.label}: {count(len(tasks), 'task')}",
-                )
-            ).info.run_id
+            of_sweep = {tags.ID: self.sweep_id, tags.NAME: self.plan.spec.name}
+            named = {**of_sweep, "num_tasks": str(len(tasks)), "tasks": ", ".join(tasks)}
+            self._points[point.label], _ = self._run(
+                mine, named, f"{point.label}: {count(len(tasks), 'task')}"
+            )
         return self._points[point.label]
+
+    def _run(self, mine: Mapping[str, str], named: Mapping[str, str], name: str) -> tuple[str, bool]:
+        """Id of the run with the tags `mine`, and whether it was made now, with the tags `named` too."""
+        if found := self._find(mine):
+            return found[0].info.run_id, False
+        made = self.client.create_run(self.experiment_id, tags={**mine, **named}, run_name=name)
+        return made.info.run_id, True
 
     def begin(self) -> None:
         """Makes what is missing, writes the spec, marks the sweep and its unfinished points as running."""

@@ -141,24 +141,17 @@ class Queue:
             slot, index = min(waiting)
             point = self.plan.points[index]
             study = self.study(point, slot)
-            space = self.plan.spec.search.items()
+            space = {
+                field: distribution(dimension, self.plan.takes_whole(field))
+                for field, dimension in self.plan.spec.search.items()
+            }
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # Optuna would have its own loop beat the heart
-                trial = study.ask(
-                    {
-                        field: distribution(dimension, self.plan.takes_whole(field))
-                        for field, dimension in space
-                    }
-                )
+                trial = study.ask(space)
             self.storage.optuna.record_heartbeat(trial._trial_id)
-            token = uuid.uuid4().hex
-            process = psutil.Process()
-            owner = {
-                "place": this_place(),
-                "pid": process.pid,
-                "began": process.create_time(),
-                "token": token,
-            }
+            token, process = uuid.uuid4().hex, psutil.Process()
+            began = process.create_time()
+            owner = {"place": this_place(), "pid": process.pid, "began": began, "token": token}
             trial.set_user_attr(_OWNER, owner)
             slot = trial.user_attrs[_SLOT]
             return Claim(point, slot, trial.user_attrs[_ATTEMPT], dict(trial.params), trial, token)
@@ -269,9 +262,7 @@ def _is_dead(owner: dict[str, Any] | None) -> bool:
     """
     if owner is None:
         return True
-    if owner["place"] != this_place():
-        return False
-    if owner["pid"] == os.getpid():
+    if owner["place"] != this_place() or owner["pid"] == os.getpid():
         return False
     try:
         process = psutil.Process(owner["pid"])
