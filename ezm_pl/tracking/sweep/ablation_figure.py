@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import NDArray
 
 from ezm_pl.tracking.results.panels import add_legend, new_panels, save_both
 from ezm_pl.tracking.sweep.ablations import Ablation
+from ezm_pl.tracking.sweep.figures import draw_interval, draw_seeds
 from ezm_pl.tracking.sweep.scores import Score
 from ezm_pl.tracking.sweep.statistics import Interval
 
@@ -31,13 +33,11 @@ def ablation_figure(label: str, score: Score, variants: Sequence[Ablation], stem
     """
     count = len(variants) + 1
     figure, (left, right) = new_panels(2, (4.8, 1.1 + _ROW * count), legend=0.5)
-    _row(left, 0, score.interval, _REFERENCE, f"{label}: IQM")
-    _seeds(left, 0, score.by_seed)
+    _scores(left, 0, score.interval, score.by_seed, f"{label}: IQM", _REFERENCE)
     if score.interval.known:
         left.axvspan(score.interval.low, score.interval.high, color=_REFERENCE, alpha=0.1, linewidth=0)
     for row, variant in enumerate(variants, start=1):
-        _row(left, row, variant.score, _VARIANT, "variant: IQM")
-        _seeds(left, row, variant.by_seed)
+        _scores(left, row, variant.score, variant.by_seed, "variant: IQM", _VARIANT)
         if variant.reference != score.interval:
             left.plot(
                 [variant.reference.value],
@@ -49,7 +49,7 @@ def ablation_figure(label: str, score: Score, variants: Sequence[Ablation], stem
                 color=_REFERENCE,
                 label=f"{label} on the variant's tasks",
             )
-        _row(right, row, variant.improvement, "0.25", f"P({label} > variant)")
+        draw_interval(right, row, variant.improvement, f"P({label} > variant)", "0.25", size=5, across=True)
     names = [label, *(_name(variant, variants) for variant in variants)]
     for axis in (left, right):
         axis.set_yticks(range(count), names if axis is left else [""] * count)
@@ -74,29 +74,8 @@ def _name(variant: Ablation, variants: Sequence[Ablation]) -> str:
     return f"{variant.label} ({', '.join(variant.tasks)})" if few else variant.label
 
 
-def _row(axis: Axes, row: int, interval: Interval, colour: str, label: str) -> None:
-    width = [[interval.value - interval.low], [interval.high - interval.value]] if interval.known else None
-    axis.errorbar(
-        [interval.value],
-        [row],
-        xerr=np.abs(width) if width else None,
-        fmt="o",
-        color=colour,
-        markersize=5,
-        linewidth=2,
-        capsize=3,
-        label=label,
-    )
-
-
-def _seeds(axis: Axes, row: int, values: Sequence[float] | np.ndarray) -> None:
-    axis.plot(
-        values,
-        np.full(len(values), row + 0.22),
-        linestyle="none",
-        marker="o",
-        markersize=4,
-        markerfacecolor="none",
-        markeredgecolor="0.5",
-        label="one seed",
-    )
+def _scores(
+    axis: Axes, row: int, interval: Interval, seeds: NDArray[np.float64], label: str, colour: str
+) -> None:
+    draw_interval(axis, row, interval, label, colour, size=5, across=True)
+    draw_seeds(axis, seeds, np.full(len(seeds), row + 0.22), "one seed", size=4)

@@ -10,12 +10,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+from numpy.typing import ArrayLike
 
 from ezm_pl.spec.tasks import task_facts
 from ezm_pl.tracking.console import count
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.panels import add_legend, new_panels, save_both
 from ezm_pl.tracking.sweep.scores import Band, PointScore
+from ezm_pl.tracking.sweep.statistics import Interval
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 """Okabe and Ito's palette, which colour-blind readers can tell apart; markers differ as well."""
@@ -52,28 +54,9 @@ def scaling_figure(points: Sequence[PointScore], stem: Path, *, shared: bool, ta
     if numeric:
         axis.plot(at, values, color=_COLOURS[0], linewidth=1, alpha=0.5)
     for x, (_, score) in zip(at, scored, strict=True):
-        axis.plot(
-            np.full(len(score.by_seed), x),
-            score.by_seed,
-            linestyle="none",
-            marker="o",
-            markersize=7,
-            markerfacecolor="none",
-            markeredgecolor="0.5",
-            label="IQM of one seed",
-        )
-        low, high = score.interval.low, score.interval.high
-        axis.errorbar(
-            [x],
-            [score.interval.value],
-            [[score.interval.value - low], [high - score.interval.value]] if score.interval.known else None,
-            fmt="o",
-            color=_COLOURS[0],
-            markersize=6,
-            linewidth=2,
-            capsize=4,
-            label="IQM" + (", 95% interval" if score.interval.known else " (one seed: no interval)"),
-        )
+        draw_seeds(axis, np.full(len(score.by_seed), x), score.by_seed, "IQM of one seed", size=7)
+        label = "IQM, 95% interval" if score.interval.known else "IQM (one seed: no interval)"
+        draw_interval(axis, x, score.interval, label, _COLOURS[0], size=6)
     axis.axhline(0, color="0.4", linestyle=":", linewidth=1, label="random policy (0)")
     bottom, top = axis.get_ylim()
     margin = max(0.05, 0.08 * (top - bottom))
@@ -88,6 +71,23 @@ def scaling_figure(points: Sequence[PointScore], stem: Path, *, shared: bool, ta
     which = f"the {count(tasks, 'shared task')}" if shared else "each point's own tasks"
     axis.set_title(f"Score on {which}")
     return _save(figure, axis, stem)
+
+
+def draw_interval(
+    axis: Axes, at: float, interval: Interval, label: str, colour: str, *, size: int, across: bool = False
+) -> None:
+    """A value and its interval, where it has one: upright at x `at`, or `across` at y `at`."""
+    value, ends = interval.value, (interval.low, interval.high)
+    width = np.abs([[end - value] for end in ends]) if interval.known else None
+    x, y, error = ([value], [at], "xerr") if across else ([at], [value], "yerr")
+    style: dict[str, Any] = {"markersize": size, "linewidth": 2, "capsize": size - 2, error: width}
+    axis.errorbar(x, y, fmt="o", color=colour, label=label, **style)
+
+
+def draw_seeds(axis: Axes, x: ArrayLike, y: ArrayLike, label: str, *, size: int) -> None:
+    """An open grey circle per seed."""
+    style: dict[str, Any] = {"markersize": size, "markerfacecolor": "none", "markeredgecolor": "0.5"}
+    axis.plot(x, y, "o", label=label, **style)
 
 
 def curves_figure(
