@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ezm_pl.tracking.store import first_line
 
@@ -141,11 +141,11 @@ def send_left(client: MlflowClient, run_id: str, left: Path) -> int:
     return len(points)
 
 
-class _Problem:
+class _Problem(NamedTuple):
     """Why MLflow did not accept points, and whether it may accept them later."""
 
-    def __init__(self, error: Exception, *, passes: bool) -> None:
-        self.text, self.passes = first_line(error), passes
+    text: str
+    passes: bool
 
 
 def _send(client: MlflowClient, run_id: str, points: Sequence[Metric]) -> _Problem | None:
@@ -155,7 +155,7 @@ def _send(client: MlflowClient, run_id: str, points: Sequence[Metric]) -> _Probl
         client.log_batch(run_id, metrics=points)
     except MlflowException as error:
         status = error.get_http_status_code()
-        return _Problem(error, passes=status >= 500 or status in (408, 429))
+        return _Problem(first_line(error), passes=status >= 500 or status in (408, 429))
     except Exception as error:  # noqa: BLE001 - a database's driver, a disk, a proxy: whatever it is may pass
-        return _Problem(error, passes=True)
+        return _Problem(first_line(error), passes=True)
     return None
