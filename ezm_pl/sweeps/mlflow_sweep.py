@@ -112,9 +112,7 @@ class MlflowSweep:
         """Gives each run of a finished grid point its trial's state, which a worker that died did not."""
         states = {str(slot_of(t)): _RUN_STATE[t.state.name] for t in self.queue.trials(point)}
         for run in self._find({tags.PARENT: self.point_id(point)}):
-            state = states[run.data.tags[tags.NUMBER]]
-            if run.data.tags.get(tags.STATE) == tags.RUNNING:
-                self.client.set_tag(run.info.run_id, tags.STATE, state)
+            self._settle(run, states[run.data.tags[tags.NUMBER]])
             if run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, "FAILED")
 
@@ -141,8 +139,11 @@ class MlflowSweep:
     def mark(self, claim: Claim, state: str) -> None:
         """Writes how a trial ended on its runs; those that were given up have their state already."""
         for run in self.trial_runs(claim):
-            if run.data.tags.get(tags.STATE) == tags.RUNNING:
-                self.client.set_tag(run.info.run_id, tags.STATE, state)
+            self._settle(run, state)
+
+    def _settle(self, run: Run, state: str) -> None:
+        if run.data.tags.get(tags.STATE) == tags.RUNNING:
+            self.client.set_tag(run.info.run_id, tags.STATE, state)
 
     def give_up(self, run_id: str) -> None:
         """Ends the run of a dead attempt whose checkpoint is not on this disk: another one replaces it."""

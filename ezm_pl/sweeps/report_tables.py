@@ -30,15 +30,8 @@ def scores_table(sweep: Sweep, scored: Sequence[PointScore]) -> str:
         )
         for point in scored
     ]
-    head = (
-        "grid point",
-        "tasks",
-        "seeds",
-        "trial",
-        "shared tasks:\nIQM [95%]",
-        "each seed",
-        "own tasks:\nIQM [95%]",
-    )
+    scores = ("shared tasks:\nIQM [95%]", "each seed", "own tasks:\nIQM [95%]")
+    head = ("grid point", "tasks", "seeds", "trial", *scores)
     return html.table(head, rows, "Normalised scores: 0 is a random policy, 1 the success bar.")
 
 
@@ -109,15 +102,8 @@ def cost_table(sweep: Sweep, rates: Mapping[str, float]) -> str:
                 cell(taken[-1], ",.0f", NONE),
             )
         )
-    head = (
-        "grid point",
-        "runs",
-        "per complete\nrun",
-        "all runs",
-        "updates/s",
-        "env steps per task,\ncomplete runs",
-        "env steps,\nall runs and tasks",
-    )
+    steps = ("env steps per task,\ncomplete runs", "env steps,\nall runs and tasks")
+    head = ("grid point", "runs", "per complete\nrun", "all runs", "updates/s", *steps)
     total = _duration(float(np.nansum([run.seconds for run in sweep.runs])))
     rows.append(("all", str(len(sweep.runs)), "", total, "", "", cell(sum(taken), ",.0f", NONE)))
     note = (

@@ -90,12 +90,8 @@ def run_trial(claim: Claim, sweep: MlflowSweep) -> float | None:
 
 def _finished(runs: list[Run]) -> float | None:
     """The objective of a run that an earlier attempt has finished."""
-    values = [
-        run.data.metrics[tags.OBJECTIVE]
-        for run in runs
-        if run.info.status == "FINISHED" and tags.OBJECTIVE in run.data.metrics
-    ]
-    return values[0] if values else None
+    finished = (run.data.metrics for run in runs if run.info.status == "FINISHED")
+    return next((metrics[tags.OBJECTIVE] for metrics in finished if tags.OBJECTIVE in metrics), None)
 
 
 def _train_seed(claim: Claim, sweep: MlflowSweep, experiment: Experiment, watch: TrialWatch) -> Run:

@@ -17,16 +17,8 @@ from ezm_pl.tracking.sweep.scores import band
 
 _OWN = ("#D55E00", "#0072B2", "#009E73", "#CC79A7")
 _PUBLISHED = (
-    "#56B4E9",
-    "#E69F00",
-    "#666666",
-    "#8c6bb1",
-    "#41ab5d",
-    "#a6761d",
-    "#e7298a",
-    "#1b9e77",
-    "#aaaaaa",
-)
+    "#56B4E9", "#E69F00", "#666666", "#8c6bb1", "#41ab5d", "#a6761d", "#e7298a", "#1b9e77", "#aaaaaa",
+)  # fmt: skip
 _LINES = ("-", "--", "-.", ":")
 _PANEL = (4.6, 3.4)
 _LEAST_WIDTH = 6.5

@@ -127,13 +127,11 @@ def variants(record: Mapping[str, Any], reference: str = "full") -> str:
         own = _of_agent(record, name)
         tasks = [task for task in base[0]["tasks"] if task in own[0]["tasks"]]
         ours, theirs = ([[_score(run, task) for run in each] for task in tasks] for each in (own, base))
-        cells = [bootstrap_iqm(ours).text(3)]
-        cells += (
-            [bootstrap_difference(ours, theirs).text(3), probability_of_improvement(theirs, ours).text(2)]
-            if name != reference
-            else [_NONE, _NONE]
-        )
-        rows.append([name, str(len(own)), ", ".join(tasks), *cells])
+        against = [_NONE, _NONE]
+        if name != reference:
+            chance = probability_of_improvement(theirs, ours)
+            against = [bootstrap_difference(ours, theirs).text(3), chance.text(2)]
+        rows.append([name, str(len(own)), ", ".join(tasks), bootstrap_iqm(ours).text(3), *against])
     head = ["variant", "seeds", "tasks", "score, IQM", f"less {reference}", f"P({reference} scores higher)"]
     return _table(head, rows)
 
@@ -149,18 +147,8 @@ def runs(record: Mapping[str, Any]) -> str:
             machine = f"{hardware['host.gpu']}, {machine}"
         minutes = "resumed" if run["minutes"] is None else f"{run['minutes']:,.0f}"
         commit = f"`{run['commit'][:7]}`" + (" and uncommitted changes" if run["uncommitted"] else "")
-        rows.append(
-            [
-                run["agent"],
-                f"`{run['run'][:8]}`",
-                str(run["seed"]),
-                f"{run['updates']:,}",
-                f"{run['env_steps']:,}",
-                minutes,
-                commit,
-                machine,
-            ]
-        )
+        made = [f"{run['updates']:,}", f"{run['env_steps']:,}", minutes, commit, machine]
+        rows.append([run["agent"], f"`{run['run'][:8]}`", str(run["seed"]), *made])
     head = ["agent", "run", "seed", "updates", "control steps per task", "minutes", "commit", "hardware"]
     return "\n".join([_table(head, rows), "", *_specs(record)])
 
