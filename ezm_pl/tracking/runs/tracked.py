@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, Protocol, TypeVar
@@ -93,8 +93,12 @@ def track(work: Work[R]) -> int:
         stopped = stack.enter_context(signals_as_sigint())
         run: Run | None = None
         try:
-            with defer_sigint(), _one_line_store_errors(work.experiment):
-                run = work.open()
+            try:
+                with defer_sigint():
+                    run = work.open()
+            except store_errors() as error:
+                where = f"{shown(tracking_uri(work.experiment.tracking.uri))} and {RUNS}"
+                raise SpecError(f"no run can be made in {where}: {first_line(error)}") from None
             with failed_if_raises(run):
                 if not saved:
                     stack.enter_context(run_lock(run.directory))
@@ -136,7 +140,10 @@ def _train(work: Work[R], run: Run) -> bool:
                     tell(unsent)
             _end(run, status, work.console)
         if status != "FINISHED":
-            _say_how_it_ended(work, run, status)
+            there = (run.directory / work.CHECKPOINT).is_file()
+            after = f"; {work.AGAIN} goes on from its checkpoint" if there else ""
+            style = "yellow" if status == "KILLED" else "red"
+            say(work.console, f"run {run.name} is {status} in MLflow{after}", style)
     if result is not None:
         work.report(run, result)
     return status == "FINISHED"
@@ -156,20 +163,3 @@ def _end(run: Run, status: Status, console: Console) -> None:
         run.end(status)
     except store_errors() as error:
         say(console, f"MLflow could not be told that the run is {status}: {first_line(error)}", "red")
-
-
-def _say_how_it_ended(work: Work[R], run: Run, status: Status) -> None:
-    text = f"run {run.name} is {status} in MLflow"
-    if (run.directory / work.CHECKPOINT).is_file():
-        text += f"; {work.AGAIN} goes on from its checkpoint"
-    say(work.console, text, "yellow" if status == "KILLED" else "red")
-
-
-@contextmanager
-def _one_line_store_errors(experiment: Experiment) -> Iterator[None]:
-    """Turns errors of a store or a disk that prevent a run into a `SpecError`."""
-    try:
-        yield
-    except store_errors() as error:
-        where = shown(tracking_uri(experiment.tracking.uri))
-        raise SpecError(f"no run can be made in {where} and {RUNS}: {first_line(error)}") from None
