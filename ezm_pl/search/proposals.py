@@ -40,7 +40,13 @@ class Proposal(Protocol):
     def interior(
         self, model: Any, state: Tensor, task: Tensor, noise: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Candidates `[B, C, A]` and prior logits `[B, C]` for states `[B, D]`, noise `[B, C, ...]`."""
+        """Candidates `[B * W, C, A]` and prior logits `[B * W, C]` of `W` nodes in each of `B` trees.
+
+        `B * W` may as well be two dimensions of these.
+
+        Args:
+            state, task: `[B * W, D]` and `[B * W]`. noise: `[B, W, C, ...]`.
+        """
 
 
 @dataclass(frozen=True)
@@ -153,14 +159,15 @@ class GaussianProposal:
         noise: Tensor,
         scales: tuple[float, ...] | None = None,
     ) -> tuple[Tensor, None]:
-        """Candidates `[B, R, A]` for standard-normal noise `[B, R, A]` and std scales `[R]`; no priors.
+        """Candidates `[..., R, A]` for standard-normal noise `[..., R, A]` and std scales `[R]`; no priors.
 
-        Without scales, the noise has been multiplied by them.
+        Without scales, the noise has been multiplied by them. The states are `[N, D]`, `N` of them in all.
         """
         if scales is not None:
             noise = noise * _on_device(scales, state.device).unsqueeze(1)
         policy = model.policy(state, task)
-        wide = type(policy)(policy.mean.unsqueeze(1), policy.log_std.unsqueeze(1), policy.mask.unsqueeze(1))
+        parts = (policy.mean, policy.log_std, policy.mask)
+        wide = type(policy)(*(part.view(*noise.shape[:-2], 1, -1) for part in parts))
         return wide.action(noise), None
 
 

@@ -52,7 +52,8 @@ class Root:
             return q
         visits = tree.visits[:, 1 : self.visited + 1]
         seen = torch.ones_like(q) if self.prior is None else self.prior
-        mixed = mixed_value(seen * q, seen, visits.sum(-1, keepdim=True) + 1, self.value.unsqueeze(-1))
+        weighted, seen, visits = (part.sum(1, keepdim=True) for part in (seen * q, seen, visits))
+        mixed = mixed_value(weighted, seen.clamp_(min=1e-12), visits + 1, self.value.unsqueeze(1))
         return torch.cat([q, mixed], 1)
 
     def scattered(self, ranked: Tensor) -> Tensor:
@@ -97,8 +98,8 @@ def mixed_value(weighted: Tensor, seen: Tensor, visits: Tensor, value: Tensor) -
     """`v_mix` (Danihelka et al. 2022, appendix D) of nodes, `[..., 1]`.
 
     Args:
-        weighted, seen: Q times prior and prior of visited actions, 0 of others, `[..., C]`.
-        visits, value: of the node itself (its actions' together and one) and the network's, `[..., 1]`.
+        weighted, seen: the visited actions' Q times prior, and their prior, summed; `seen` is above 0.
+        visits, value: of the node itself (its actions' together and one) and the network's.
     """
-    mean_q = weighted.sum(-1, keepdim=True) / seen.sum(-1, keepdim=True).clamp_(min=1e-12)
+    mean_q = weighted / seen
     return torch.addcdiv(mean_q, value - mean_q, visits)  # (value + (visits - 1) mean_q) / visits

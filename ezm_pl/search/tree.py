@@ -117,17 +117,17 @@ class _Tree:
         self.size, self.slots, self.used, self.discount = size, slots, 1, discount
         self.newest = slice(0, 1)
         self.constants = _constants(slots, discount, device)
-        self.offsets = torch.arange(0, batch * slots, slots, device=device).unsqueeze(1)
+        self.trees = torch.arange(batch, device=device).unsqueeze(1)
         self.rows = torch.empty(batch, slots, size + 2 + 4 * slots, device=device)
         torch.cat([state, self.constants.root.expand(batch, -1)], 1, out=self.rows[:, 0])
         self.children = torch.zeros(batch, slots, edges, dtype=torch.long, device=device)
         self.actions = torch.empty(batch, slots, edges, action_size, device=device)
         self.prior: Tensor | None = None
-        self.visits = self.q = self.both = self.low = self.high = self.rows
+        self.visits = self.q = self.low = self.high = self.rows
 
     def parents(self, node: Tensor) -> Tensor:
         """The rows of nodes `[B, W]`, `[B * W, K]`."""
-        return self.rows.flatten(0, 1).index_select(0, (node + self.offsets).flatten())
+        return self.rows[self.trees, node].flatten(0, 1)
 
     def expand(self, parent: Tensor, state: Tensor, reward: Tensor, value: Tensor) -> None:
         """New leaves in the next free slots, backed up to all nodes above them.
@@ -154,12 +154,9 @@ class _Tree:
         sums = self.rows[:, :used, self.size + 2 + slots : -slots].sum(1).view(batch, 2, slots)[..., :used]
         self.visits, returned = sums.unbind(1)
         self.q = torch.addcdiv(self.rows[:, :used, self.size], returned, self.visits, value=self.discount)
-        self.both = torch.stack([self.visits, self.q], 1)
-        # A node whose Q has not moved was counted when it did.
-        low, high = torch.aminmax(self.q[:, 1:], dim=1, keepdim=True)
-        if first > 1:
-            low, high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        self.low, self.high = low, high
+        q = self.q[:, 1:]
+        seen = torch.cat([self.low, self.high, q], 1) if first > 1 else q  # by earlier waves, too
+        self.low, self.high = torch.aminmax(seen, dim=1, keepdim=True)
 
     def know(self, actions: Tensor, prior: Tensor | None) -> None:
         """The edges below the newest leaves: actions `[B * W, C, A]`, prior logits `[B * W, C]` or None."""
@@ -174,16 +171,18 @@ class _Tree:
         """The edge that the interior rule takes below every node in use, `[B, used]`."""
         children = self.children[:, : self.used]
         prior = None if self.prior is None else self.prior[:, : self.used]
-        index = children.flatten(1).unsqueeze(1).expand(-1, 2, -1)
-        visits, q = self.both.gather(2, index).view(index.shape[0], 2, *children.shape[1:]).unbind(1)
-        visited, own = visits.clamp(max=1), self.visits.unsqueeze(-1)
-        seen = visited if prior is None else prior.softmax(-1) * visited
+        # Of every child its visits and its Q, and whether it is there: next to 0 where it is missing.
+        there = self.constants.there[: self.used].expand_as(self.q)
+        planes, own = torch.stack([self.visits, self.q, there], 1), self.visits.unsqueeze(-1)
+        index = children.flatten(1).unsqueeze(1).expand(-1, 3, -1)
+        found = planes.gather(2, index).unflatten(2, children.shape[1:])
+        visits, q, there = found.unbind(1)
+        known = found[:, 1:] if prior is None else found[:, 1:] * prior.softmax(-1).unsqueeze(1)
         value = self.rows[:, : self.used, self.size + 1 : self.size + 2]
-        weighted = q if prior is None else seen * q  # Q of missing children is 0
-        completed = torch.lerp(mixed_value(weighted, seen, own, value), q, visited)
-        scaled = self.sigma(completed, visits.amax(-1, keepdim=True), settings)
+        mixed = mixed_value(*known.sum(-1, keepdim=True).unbind(1), own, value)
+        scaled = self.sigma(torch.lerp(mixed, q, there), visits.amax(-1, keepdim=True), settings)
         improved = (scaled if prior is None else prior + scaled).softmax(-1)
-        return (improved - visits / own).argmax(-1)
+        return torch.addcdiv(improved, visits, own, value=-1).argmax(-1)
 
     def descend(self, node: Tensor, visit: int, settings: SearchSettings) -> tuple[Tensor, Tensor]:
         """From root children `[B, W]` with `visit` visits to nodes whose chosen edge has no child."""
@@ -201,10 +200,8 @@ class _Tree:
 
     def grow(self, node: Tensor, edge: Tensor) -> Tensor:
         """Hangs the next free slots below edges of nodes `[B, W]`; their actions `[B * W, A]`."""
-        index = torch.add(edge, node, alpha=self.children.shape[2])
-        leaves = self.constants.slots[self.used : self.used + node.shape[1]]
-        self.children.flatten(1).scatter_(1, index, leaves.expand_as(node))
-        return take(self.actions.flatten(1, 2), index).flatten(0, 1)
+        self.children[self.trees, node, edge] = self.constants.slots[self.used : self.used + node.shape[1]]
+        return self.actions[self.trees, node, edge].flatten(0, 1)
 
     def sigma(self, completed: Tensor, most: Tensor | int, settings: SearchSettings) -> Tensor:
         """`sigma(q)` of completed Q `[B, ..., C]`; `most` visits has one of them, `[B, ..., 1]`."""
@@ -215,7 +212,9 @@ class _Tree:
             shape = (-1,) + (1,) * (completed.dim() - 1)
             span = (self.high - self.low).clamp_(min=settings.range_floor)
             scaled = ((completed - self.low.view(shape)) / span.view(shape)).clamp_(0, 1)
-        return scaled * ((settings.c_visit + most) * settings.c_scale)
+        base, scale = settings.c_visit * settings.c_scale, settings.c_scale
+        weight = torch.rsub(most, base, alpha=-scale) if isinstance(most, Tensor) else base + scale * most
+        return scaled * weight
 
 
 @dataclass(frozen=True)
@@ -224,12 +223,14 @@ class _Constants:
 
     Attributes:
         slots: `[slots]`, their numbers.
+        there: `[slots]`, 1, and next to 0 for slot 0, which stands for a missing child.
         root: `[2 + 4 * slots]`, what follows the state in the root's row.
         itself: `[slots, 2 * slots]`, what a node's discounts and `above` have of itself.
         decay: `[2 * slots]`, what of these its child keeps.
     """
 
     slots: Tensor
+    there: Tensor
     root: Tensor
     itself: Tensor
     decay: Tensor
@@ -241,6 +242,7 @@ def _constants(slots: int, discount: float, device: torch.device) -> _Constants:
     numbers = torch.arange(slots, device=device)
     return _Constants(
         slots=numbers,
+        there=torch.where(numbers == 0, 1e-30, 1.0),
         root=torch.where(torch.arange(2 + 4 * slots, device=device) == 2 + slots, 1e-30, 0.0),
         itself=torch.eye(slots, device=device).repeat(1, 2),
         decay=torch.where(torch.arange(2 * slots, device=device) < slots, discount, 1.0),
@@ -296,8 +298,7 @@ def search(
         tree.expand(parent, state, reward, value)
         most = max(most, wave.visit + 1)
         if tree.used < slots:
-            seen = noise[:, first : tree.used].flatten(0, 1)
-            tree.know(*proposal.interior(model, state, tasks[wave.width], seen))
+            tree.know(*proposal.interior(model, state, tasks[wave.width], noise[:, first : tree.used]))
 
     # As many visits as any: the last survivors of the halving, best of them by sigma(q).
     completed = root.completed(tree)
