@@ -57,12 +57,12 @@ class JaxModel:
     def policy(self, w: Weights, features: Any, task: Any) -> tuple[Any, Any]:
         """Mean and log-std `[B, A]` before tanh."""
         mean, log_std = jnp.split(self._head(w, "policy_head", features, 0), 2, -1)
-        bounds, mask = self.bounds, w["mask"][task]
+        bounds = self.bounds
         if bounds.max_mean is not None:
             mean = bounds.max_mean * jnp.tanh(mean / bounds.max_mean)
         half = (bounds.max_log_std - bounds.min_log_std) / 2
         log_std = bounds.min_log_std + half * (jnp.tanh(log_std + bounds.shift) + 1)
-        return mean * mask, log_std * mask
+        return mean, log_std
 
     def actions(self, w: Weights, features: Any, task: Any, noise: Any, scales: Any) -> Any:
         """Actions `[B, C, A]` for noise `[B, C, A]` and std scales `[C]`."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ezm_pl.world_model.layers import ResidualBlock, Transition
+from ezm_pl.world_model.layers import ResidualBlock, Transition, normalised
 from ezm_pl.world_model.model import WorldModel
 from ezm_pl.world_model.products import Kind, heads_of, linear, residual_pair
 from ezm_pl.world_model.scalars import unsquash
@@ -116,7 +116,7 @@ class FusedNetworks:
         self.atoms = model.scalar.atoms.float().clone()
         self.task = torch.cat([model.capped_embedding().float()[:, : self.embedding], mask], 1)
         self.mean = model.normalizer.mean.clone()
-        self.scale = torch.rsqrt(model.normalizer.variance + 1e-4)
+        self.variance = model.normalizer.variance.clone()
 
         first, norm = model.encoder[0], model.encoder[1]
         assert isinstance(first, nn.Linear) and isinstance(norm, nn.LayerNorm)
@@ -170,7 +170,7 @@ class FusedNetworks:
 
     def encode(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         """Observations `[B, O]` of tasks `[B]` to latents `[B, S]`; the tasks' rows `[B, E + A]`."""
-        x = ((observation - self.mean) * self.scale).clamp(-10, 10)
+        x = normalised(observation, self.mean, self.variance)
         rows = self.task.index_select(0, task)
         if self.uses["representation"]:
             x = torch.cat([x, rows[:, : self.embedding]], -1)
@@ -193,7 +193,7 @@ class FusedNetworks:
         features, known = self.features(latent, rows[:, : self.embedding])
         logits, raw = self.heads(features, None, heads)
         mask = rows[:, self.embedding :]
-        return torch.cat([known, self._policy(raw, mask), mask], -1), self._value(self._decode(logits))
+        return torch.cat([known, self._policy(raw), mask], -1), self._value(self._decode(logits))
 
     def step(self, state: Tensor, action: Tensor, heads: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """As `InferenceModel.step`."""
@@ -208,7 +208,7 @@ class FusedNetworks:
         features, known = self.features(latent, known[:, self.latent :])
         logits, raw = self.heads(features, reward, heads)
         scalars = self._decode(logits)
-        state = torch.cat([known, self._policy(raw, mask), mask], -1)
+        state = torch.cat([known, self._policy(raw), mask], -1)
         return state, scalars[-1], self._value(scalars[:-1])
 
     def policy_only(self, observation: Tensor, task: Tensor) -> Tensor:
@@ -216,13 +216,12 @@ class FusedNetworks:
         latent, rows = self.encode(observation, task)
         features, _ = self.features(latent, rows[:, : self.embedding])
         mask = rows[:, self.embedding :]
-        return torch.cat([self._policy(self.heads.policy(features), mask), mask], -1)
+        return torch.cat([self._policy(self.heads.policy(features)), mask], -1)
 
-    def _policy(self, raw: Tensor, mask: Tensor) -> Tensor:
-        """Raw outputs, overwritten here, and a mask `[B, A]` to mean and log-std `[B, 2A]`, 0 if padded."""
+    def _policy(self, raw: Tensor) -> Tensor:
+        """Raw outputs, overwritten here, to mean and log-std `[B, 2A]`."""
         (raw if self.bounded_mean else raw[:, self.actions :]).tanh_()
-        x = torch.addcmul(self.policy_offset, raw, self.policy_scale)
-        return (x.view(-1, 2, self.actions) * mask.unsqueeze(1)).flatten(1)
+        return torch.addcmul(self.policy_offset, raw, self.policy_scale)
 
     def _decode(self, logits: Tensor) -> Tensor:
         """As `CategoricalScalar.decode`, with a product for the expectation: no autocast rounds it here."""

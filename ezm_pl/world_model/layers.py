@@ -192,4 +192,9 @@ class RunningNorm(nn.Module):
         self.variance.lerp_(spread, share)
 
     def forward(self, x: Tensor) -> Tensor:
-        return ((x - self.mean) * torch.rsqrt(self.variance + 1e-4)).clamp(-10, 10)
+        return normalised(x.flatten(0, -2), self.mean, self.variance).view_as(x)
+
+
+def normalised(x: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
+    """Observations `[N, O]` by their mean and variance `[O]`, at most 10 deviations from the mean."""
+    return F.batch_norm(x.to(mean.dtype), mean, variance, eps=1e-4).clamp(-10, 10)

@@ -43,7 +43,7 @@ class SquashedGaussian:
     """Distributions over actions.
 
     Attributes:
-        mean, log_std: `[..., A]` of the Gaussian before tanh; zero in padded dimensions.
+        mean, log_std: `[..., A]` of the Gaussian before tanh; in padded dimensions they mean nothing.
         mask: `[..., A]`, 1 for real action dimensions, 0 for padding.
     """
 
@@ -60,7 +60,7 @@ class SquashedGaussian:
         half = (bounds.max_log_std - bounds.min_log_std) / 2
         centre = bounds.min_log_std + half
         log_std = torch.rsub(torch.tanh(log_std + bounds.shift), centre, alpha=-half)  # centre + half * tanh
-        return cls(mean * mask, log_std * mask, mask)
+        return cls(mean, log_std, mask)
 
     def action(self, noise: Tensor) -> Tensor:
         """Actions for `noise` `[..., A]`, standard-normal or scaled for a wider one; zero where padded."""

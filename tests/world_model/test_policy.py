@@ -44,7 +44,6 @@ def test_padded_dimensions_do_not_count() -> None:
     second = SquashedGaussian.from_raw(raw + torch.cat([other, other], -1), MASK, bounds)
     assert torch.equal(first.action(noise), second.action(noise + other))
     assert (first.action(noise)[MASK == 0] == 0).all() and (first.mode[MASK == 0] == 0).all()
-    assert (first.mean[MASK == 0] == 0).all() and (first.log_std[MASK == 0] == 0).all()
     action = first.action(noise)
     torch.testing.assert_close(first.log_prob(action), second.log_prob(action + 0.5 * other))
     torch.testing.assert_close(first.entropy(noise), second.entropy(noise + other))
@@ -152,7 +151,8 @@ def test_gradients_raise_the_density_of_an_action() -> None:
         given = SquashedGaussian.from_raw(raw, torch.ones(2), PolicyBounds(-3.0, 1.0))
         (-given.log_prob(action).sum()).backward()
         optimizer.step()
-    torch.testing.assert_close(given.mode.detach(), action, rtol=0, atol=0.02)
+    given = SquashedGaussian.from_raw(raw.detach(), torch.ones(2), PolicyBounds(-3.0, 1.0))
+    torch.testing.assert_close(given.mode, action, rtol=0, atol=0.02)
 
 
 def test_low_precision_outputs_are_computed_in_float32() -> None:
