@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+_ROOT_TWO_PI = math.sqrt(2 * math.pi)
 
 
 class CapNorm(torch.autograd.Function):
@@ -64,19 +64,20 @@ class Surprise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, mean: Tensor, log_std: Tensor, mask: Tensor, action: Tensor) -> Tensor:
-        inverse = torch.exp(-log_std)
-        z = (mean - torch.atanh(action)) * inverse
-        constant = torch.log1p(-action * action) + (log_std + _HALF_LOG_TWO_PI)
-        ctx.save_for_backward(inverse, z, mask)
-        return (torch.addcmul(constant, z, z, value=0.5) * mask).sum(-1)
+        std = torch.exp(log_std)
+        z = (mean - torch.atanh(action)) / std
+        # log(sqrt(2 pi) (1 - action^2)), the slope of tanh and the Gaussian's constant
+        slope = torch.rsub(action * action, _ROOT_TWO_PI, alpha=_ROOT_TWO_PI).log()
+        ctx.save_for_backward(std, z, mask)
+        return (torch.addcmul(slope + log_std, z, z, value=0.5) * mask).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        inverse, z, mask = ctx.saved_tensors
+        std, z, mask = ctx.saved_tensors
         gradient = gradients[0].unsqueeze(-1) * mask
         by_z = gradient * z
         log_std = torch.addcmul(gradient, by_z, z, value=-1)
-        return by_z.sum_to_size(inverse.shape) * inverse, log_std.sum_to_size(inverse.shape), None, None
+        return by_z.sum_to_size(std.shape) / std, log_std.sum_to_size(std.shape), None, None
 
 
 class Entropy(torch.autograd.Function):
@@ -89,11 +90,11 @@ class Entropy(torch.autograd.Function):
     def forward(ctx: Any, mean: Tensor, log_std: Tensor, mask: Tensor, noise: Tensor) -> Tensor:
         spread = noise * log_std.exp()
         u = mean + spread
-        # log(1 - tanh(u)^2) = 2 (log 2 + logsigmoid(2u) - u), which stays finite for large |u|
-        half_slope = F.logsigmoid(2 * u) - u
+        # log(1 - tanh(u)^2) = 2 (log 2 - log(exp(u) + exp(-u))), which stays finite for large |u|
+        log_two_cosh = torch.logaddexp(u, -u)
         constant = 0.5 + _HALF_LOG_TWO_PI + 2 * math.log(2)
         ctx.save_for_backward(u, spread, mask)
-        return ((torch.add(log_std, half_slope, alpha=2) + constant) * mask).sum(-1)
+        return ((torch.add(log_std, log_two_cosh, alpha=-2) + constant) * mask).sum(-1)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

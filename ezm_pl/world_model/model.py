@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model.language import DescribedTasks
@@ -105,7 +106,7 @@ class WorldModel(nn.Module):
         """
         if self.described is not None and generator is not None:
             return self.described(task, generator)
-        return self.capped_embedding().index_select(0, task)
+        return F.embedding(task, self.capped_embedding())  # its gradient is one operation
 
     def capped_embedding(self) -> Tensor:
         """The task embeddings `[T, E]`, L2 norm at most 1; of tasks in words, those by which agents act."""

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 _EPSILON = 1e-3
 
 
-def squash(x: Tensor) -> Tensor:
-    """`sign(x)(sqrt(|x| + 1) - 1) + 0.001 x`, any shape (Pohlen et al. 2018)."""
+def squash(x: Tensor, zero: float = 0.0, scale: float = 1.0) -> Tensor:
+    """`sign(x)(sqrt(|x| + 1) - 1) + 0.001 x`, any shape (Pohlen et al. 2018), times `scale`, plus `zero`."""
     # sqrt(y + 1) - 1 = y / (sqrt(y + 1) + 1), without a difference of near equals.
-    return torch.add(x / (torch.sqrt(x.abs() + 1) + 1), x, alpha=_EPSILON)
+    linear = torch.rsub(x, zero, alpha=-_EPSILON * scale)
+    return torch.addcdiv(linear, x, torch.sqrt(x.abs() + 1) + 1, value=scale)
 
 
 def unsquash(y: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class CategoricalScalar(nn.Module):
         """Scalars `[...]` to probabilities `[..., Z]`, at most two of them non-zero; NaN stays NaN."""
         last = self.atoms.numel() - 1
         atom_zero = -self.low / self.spacing
-        position = torch.rsub(squash(scalar.float()), atom_zero, alpha=-1 / self.spacing).clamp(0, last)
+        position = squash(scalar.float(), atom_zero, 1 / self.spacing).clamp(0, last)
         return (1 - (position.unsqueeze(-1) - self.index).abs()).clamp(min=0)
 
     def decode(self, logits: Tensor) -> Tensor:
