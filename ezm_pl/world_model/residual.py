@@ -8,6 +8,7 @@ get theirs together.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ from ezm_pl.world_model.layers import ResidualBlock, Transition
 
 PARAMETERS = 6
 """Of a layer: LayerNorm's scale and shift, then weight and bias of the inner and of the outer layer."""
+
+_UNITS = 8
+"""Hidden units that a layer has here beside its own (`_with_unit`)."""
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
@@ -68,24 +72,27 @@ class Residuals:
     ) -> None:
         self.layers = [parameters[i : i + PARAMETERS] for i in range(0, len(parameters), PARAMETERS)]
         self.eps, self.graded = eps, rows if graded is None else graded
-        weight = parameters[2]
-        self._hidden = weight.new_empty(len(self.layers), uses, rows, weight.shape[0])
+        self._inner, self._inner_bias, self._outer = _with_unit(self.layers)
+        self._width = parameters[2].shape[0]
+        self._hidden = parameters[2].new_empty(len(self.layers), uses, rows, self._width + _UNITS)
         self._each_hidden = _each(self._hidden)
         self._inputs: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
     def forward(self, layer: int, use: int, x: Tensor, base: Tensor, out: Tensor | None = None) -> Tensor:
         """`base` `[B, out]` plus what a layer makes of `x` `[B, in]`."""
-        scale, shift, inner, inner_bias, outer, outer_bias = self.layers[layer]
+        scale, shift = self.layers[layer][:2]
         normed, mean, rstd = torch.native_layer_norm(x, scale.shape, scale, shift, self.eps)
         kept = x, normed, mean, rstd
         self._inputs[layer, use] = kept if self.graded == len(x) else tuple(p[: self.graded] for p in kept)
-        hidden = torch._addmm_activation(inner_bias, normed, inner.t(), out=self._each_hidden[layer][use])
-        return torch.add(torch.addmm(outer_bias, hidden, outer.t()), base, out=out)
+        bias, weight = self._inner_bias[layer], self._inner[layer].t()
+        hidden = torch._addmm_activation(bias, normed, weight, out=self._each_hidden[layer][use])
+        return torch.addmm(base, hidden, self._outer[layer], out=out)
 
     def begin_backward(self) -> tuple[Tensor, list[list[Tensor]]]:
         """Where the gradients of outputs have to be written before `backward`: `[n, U, B, out]`, and each."""
         self._hidden = self._hidden[:, :, : self.graded]
-        self._gradient, self._of_hidden = (torch.empty_like(self._hidden) for _ in range(2))
+        self._of_hidden = torch.empty_like(self._hidden)
+        self._gradient = self._hidden.new_empty(*self._hidden.shape[:-1], self._outer[0].shape[1])
         self._each_hidden, self._each_of_hidden = _each(self._hidden), _each(self._of_hidden)
         self._each_gradient = _each(self._gradient)
         self._of_norm: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
@@ -93,11 +100,11 @@ class Residuals:
 
     def backward(self, layer: int, use: int) -> Tensor:
         """The gradient of a use's input `[B, in]`, but for what its `base` gets."""
-        scale, shift, inner, _, outer, _ = self.layers[layer]
+        scale, shift = self.layers[layer][:2]
         x, _, mean, rstd = self._inputs[layer, use]
-        gradient = self._each_gradient[layer][use] @ outer
+        gradient = self._each_gradient[layer][use] @ self._outer[layer].t()
         hidden, out = self._each_hidden[layer][use], self._each_of_hidden[layer][use]
-        gradient = _relu_backward(gradient, hidden, 0, grad_input=out) @ inner
+        gradient = _relu_backward(gradient, hidden, 0, grad_input=out) @ self._inner[layer]
         of_x, *self._of_norm[layer, use] = _layer_norm_backward(
             gradient, x, scale.shape, mean, rstd, scale, shift, [True, True, True]
         )
@@ -110,7 +117,8 @@ class Residuals:
         inputs = [self._inputs[each][1] for each in order]
         normed = torch.stack(inputs) if len(inputs) > 1 else inputs[0]
         hidden, of_hidden, of_output = (
-            x.reshape(layers, -1, x.shape[-1]) for x in (self._hidden, self._of_hidden, self._gradient)
+            x.reshape(layers, -1, x.shape[-1])[..., : self._width]
+            for x in (self._hidden, self._of_hidden, self._gradient)
         )
         inner = _weights(of_hidden, normed.view(layers, -1, normed.shape[-1]))
         outer = _weights(of_output, hidden)
@@ -123,6 +131,31 @@ class Residuals:
         return [
             gradient for norm, *others in zip(norms, *linear, strict=True) for gradient in (*norm, *others)
         ]
+
+
+def _with_unit(
+    layers: Sequence[Sequence[Tensor]],
+) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+    """Of all layers inner weights `[H + 8, in]`, inner biases and outer weights `[H + 8, out]`.
+
+    A product adds one thing only. So the outer bias is the weight of a hidden unit that is always 1
+    (eight units: products like such widths).
+    """
+    width, inputs = layers[0][2].shape
+    weights, units, others = _units(inputs, layers[0][4].shape[0], layers[0][2].dtype, layers[0][2].device)
+    inner = torch.cat([part for layer in layers for part in (layer[2], weights)])
+    bias = torch.cat([part for layer in layers for part in (layer[3], units)])
+    outer = torch.cat([part for _, _, _, _, w, b in layers for part in (w.t(), b.unsqueeze(0), others)])
+    return inner.split(width + _UNITS), bias.split(width + _UNITS), outer.split(width + _UNITS)
+
+
+@cache
+@torch.inference_mode(False)
+def _units(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Weights `[8, in]` and biases `[8]` of a unit that is always 1 and of seven that are 0; `[7, out]` of these."""
+    units = torch.eye(1, _UNITS, dtype=dtype, device=device).squeeze(0)
+    none = torch.zeros(_UNITS, max(inputs, outputs), dtype=dtype, device=device)
+    return none[:, :inputs], units, none[1:, :outputs]
 
 
 def _weights(gradient: Tensor, x: Tensor) -> Tensor:
