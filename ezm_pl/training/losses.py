@@ -113,7 +113,9 @@ def imagine(model: WorldModel, batch: Batch) -> Tensor:
     """Latents `[B, U + 1, S]`: the first observation's, then imagined ones."""
     task = model.embed(batch.task)
     first = model.encode(batch.observation[:, 0], task)
-    imagined = imagine_from(model, first, batch.action, task)
+    imagined = imagine_from(
+        model, first, batch.action, task.unsqueeze(1).expand(-1, batch.action.shape[1], -1)
+    )
     return torch.cat([first.to(imagined.dtype).unsqueeze(1), imagined], 1)
 
 
@@ -122,18 +124,16 @@ def imagine_from(model: WorldModel, first: Tensor, action: Tensor, task: Tensor)
 
     Args:
         model: its dynamics are unrolled.
-        first: where that begins. action: `[B, U, A]`. task: embeddings `[B, E]`.
+        first: where that begins. action: `[B, U, A]`. task: embeddings `[B, U, E]`.
     """
-    extras = [action]
-    if model.embedding_used["dynamics"]:
-        extras.append(task.unsqueeze(1).expand(-1, action.shape[1], -1))
+    extras = (action, task) if model.embedding_used["dynamics"] else (action,)
     return unrolled(model.dynamics).unroll(first, *extras, share=0.5)
 
 
 def encode_windows(model: WorldModel, batch: Batch, steps: int, task: Tensor) -> tuple[Tensor, Tensor]:
     """The latents of the first observations `[B, S]`; without gradient those of the next `[B, U, S]`."""
     assert isinstance(model.encoder, Network)
-    x = model.normalizer(batch.observation[:, : steps + 1].transpose(0, 1))
+    x = model.normalizer(batch.observation)[:, : steps + 1].transpose(0, 1)
     first = x[0]
     if model.embedding_used["representation"]:
         x, first = torch.cat([x, task.expand(steps + 1, -1, -1)], -1), torch.cat([first, task], -1)
@@ -155,11 +155,12 @@ def unroll(
     model = learning_form(model)
     embedded = model.embed(batch.task, generator)
     first, seen = encode_windows(model, batch, steps, embedded)
-    imagined = imagine_from(model, first, batch.action, embedded)
-    latents = torch.cat([first.to(imagined.dtype).unsqueeze(1), imagined], 1)
-    embedded = embedded.to(latents.dtype)
+    embedded, action = embedded.to(first.dtype), batch.action.to(first.dtype)
     task = embedded.unsqueeze(1).expand(-1, positions, -1)
-    reward_logits = model.reward_logits(latents[:, :steps], batch.action, task[:, :steps])
+    before = task[:, :steps]
+    imagined = imagine_from(model, first, action, before)
+    latents = torch.cat([first.unsqueeze(1), imagined], 1)
+    reward_logits = model.reward_logits(latents[:, :steps], action, before)
     features = model.features(latents, task)
     value_logits = model.value_logits(features)  # [H, B * (U + 1), Z]
     heads, rows = value_logits.shape[:2]
@@ -172,11 +173,12 @@ def unroll(
         one_step = torch.add(rewards, values[:, 1:], alpha=spec.discount)
         two_hot = model.scalar.two_hot(torch.cat([targets.reward, targets.value, one_step], 1))
         known = torch.cat([targets.reward_mask, targets.value_mask, targets.policy_mask[:, :steps]], 1)
+        sought = two_hot * known.neg().unsqueeze(-1)  # no number that gets a gradient changes its sign
     # The heads' mean cross-entropy against one target is that of their mean log-probability.
     value_log_probability = value_log_probability.view(heads, size, positions, -1).mean(0)
     predicted = [reward_log_probability.view(size, steps, -1), value_log_probability]
     predicted.append(value_log_probability[:, :steps])
-    errors = (two_hot * torch.cat(predicted, 1)).sum(-1) * -known
+    errors = (sought * torch.cat(predicted, 1)).sum(-1)
     reward_error, value_error, path_error = errors.split([steps, positions, steps], 1)
     policy = model.policy(features, batch.task.repeat_interleave(positions))
     count_batches(model.reward_head, model.value_heads, model.policy_head)
