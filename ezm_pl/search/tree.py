@@ -179,7 +179,8 @@ class _Tree:
         visits, q, there = found.unbind(1)
         known = found[:, 1:] if prior is None else found[:, 1:] * prior.softmax(-1).unsqueeze(1)
         value = self.rows[:, : self.used, self.size + 1 : self.size + 2]
-        mixed = mixed_value(*known.sum(-1, keepdim=True).unbind(1), own, value)
+        weighted, seen = known.sum(-1, keepdim=True).unbind(1)
+        mixed = mixed_value(weighted, seen, own, value)
         scaled = self.sigma(torch.lerp(mixed, q, there), visits.amax(-1, keepdim=True), settings)
         improved = (scaled if prior is None else prior + scaled).softmax(-1)
         return torch.addcdiv(improved, visits, own, value=-1).argmax(-1)

@@ -22,6 +22,8 @@ PARAMETERS = 6
 _UNITS = 8
 """Hidden units that a layer has here beside its own (`_with_unit`)."""
 
+_Weights = tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]
+
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward
 _relu_backward = torch.ops.aten.threshold_backward.grad_input
 
@@ -72,9 +74,12 @@ class Residuals:
     ) -> None:
         self.layers = [parameters[i : i + PARAMETERS] for i in range(0, len(parameters), PARAMETERS)]
         self.eps, self.graded = eps, rows if graded is None else graded
-        self._inner, self._inner_bias, self._outer = _with_unit(self.layers)
+        # What several uses save is more than it takes to put the weights together.
+        self._joined = uses > 1
+        weights = _with_unit(self.layers) if self._joined else _as_they_are(self.layers)
+        self._inner, self._inner_bias, self._outer = weights
         self._width = parameters[2].shape[0]
-        self._hidden = parameters[2].new_empty(len(self.layers), uses, rows, self._width + _UNITS)
+        self._hidden = parameters[2].new_empty(len(self.layers), uses, rows, len(self._inner[0]))
         self._each_hidden = _each(self._hidden)
         self._inputs: dict[tuple[int, int], tuple[Tensor, ...]] = {}
 
@@ -86,7 +91,9 @@ class Residuals:
         self._inputs[layer, use] = kept if self.graded == len(x) else tuple(p[: self.graded] for p in kept)
         bias, weight = self._inner_bias[layer], self._inner[layer].t()
         hidden = torch._addmm_activation(bias, normed, weight, out=self._each_hidden[layer][use])
-        return torch.addmm(base, hidden, self._outer[layer], out=out)
+        if self._joined:
+            return torch.addmm(base, hidden, self._outer[layer], out=out)
+        return torch.add(torch.addmm(self.layers[layer][-1], hidden, self._outer[layer]), base, out=out)
 
     def begin_backward(self) -> tuple[Tensor, list[list[Tensor]]]:
         """Where the gradients of outputs have to be written before `backward`: `[n, U, B, out]`, and each."""
@@ -133,9 +140,7 @@ class Residuals:
         ]
 
 
-def _with_unit(
-    layers: Sequence[Sequence[Tensor]],
-) -> tuple[Sequence[Tensor], Sequence[Tensor], Sequence[Tensor]]:
+def _with_unit(layers: Sequence[Sequence[Tensor]]) -> _Weights:
     """Of all layers inner weights `[H + 8, in]`, inner biases and outer weights `[H + 8, out]`.
 
     A product adds one thing only. So the outer bias is the weight of a hidden unit that is always 1
@@ -149,10 +154,15 @@ def _with_unit(
     return inner.split(width + _UNITS), bias.split(width + _UNITS), outer.split(width + _UNITS)
 
 
+def _as_they_are(layers: Sequence[Sequence[Tensor]]) -> _Weights:
+    """The same `[H, in]`, `[H]` and `[H, out]` without such a unit."""
+    return [each[2] for each in layers], [each[3] for each in layers], [each[4].t() for each in layers]
+
+
 @cache
 @torch.inference_mode(False)
 def _units(inputs: int, outputs: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
-    """Weights `[8, in]` and biases `[8]` of a unit that is always 1 and of seven that are 0; `[7, out]` of these."""
+    """Weights `[8, in]` and biases `[8]` of a unit that is always 1 and of seven that are 0; `[7, out]`."""
     units = torch.eye(1, _UNITS, dtype=dtype, device=device).squeeze(0)
     none = torch.zeros(_UNITS, max(inputs, outputs), dtype=dtype, device=device)
     return none[:, :inputs], units, none[1:, :outputs]
