@@ -1,7 +1,9 @@
 """Targets, losses and gradients of the presets equal recorded numbers: an update computes what it did.
 
-`recorded_update.json` holds the numbers of commit ff126c6. Run as a script (with `tests/training` in
-`PYTHONPATH`), this file prints those of the present tree.
+`recorded_update.json` holds the numbers of commit 723c277, which on other batches were those of ff126c6. On
+these batches weights changed by a rounding, 6e-8 of their size, move no number by more than 1e-5 of it. On
+others a ReLU of the paper's networks is so close to zero that this moves a gradient by 5e-4. Run as a script
+(with `tests/training` in `PYTHONPATH`), this file prints the numbers of the present tree.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def numbers(name: str) -> dict[str, float]:
     module.target.load(module.model)
     noise = module.generator("entropy")
     optimizer = torch.optim.SGD(module.model.parameters(), lr=1e-4)
-    for seed in (1, 2):
+    for seed in (1, 8):
         optimizer.zero_grad()
         batch = make_batch(
             experiment, SIZES, 6, seed, length=[10, 10, 3, 2, 1, 4], terminated=[False, True] * 3
