@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -59,7 +60,9 @@ def weights_wanted(ctx: Any, first: int) -> bool:
 
 
 class Residuals:
-    """One forward pass of `n` residual layers of one shape, each used `U` times, and its backward pass.
+    """One forward pass of `n` residual layers, each used `U` times, and its backward pass.
+
+    They have one size, but the inputs of the first may be wider, as a `Transition`'s are.
 
     Args:
         parameters: of all layers, layer by layer.
@@ -76,7 +79,9 @@ class Residuals:
         self.eps, self.graded = eps, rows if graded is None else graded
         # What several uses save is more than it takes to put the weights together.
         self._joined = uses > 1
-        weights = _with_unit(self.layers) if self._joined else _as_they_are(self.layers)
+        inputs = [layer[2].shape[1] for layer in self.layers]
+        self._alike = [list(group) for _, group in groupby(range(len(inputs)), inputs.__getitem__)]
+        weights = _with_unit(self.layers, self._alike) if self._joined else _as_they_are(self.layers)
         self._inner, self._inner_bias, self._outer = weights
         self._width = parameters[2].shape[0]
         self._hidden = parameters[2].new_empty(len(self.layers), uses, rows, len(self._inner[0]))
@@ -97,21 +102,21 @@ class Residuals:
 
     def begin_backward(self) -> tuple[Tensor, list[list[Tensor]]]:
         """Where the gradients of outputs have to be written before `backward`: `[n, U, B, out]`, and each."""
-        self._hidden = self._hidden[:, :, : self.graded]
-        self._of_hidden = torch.empty_like(self._hidden)
-        self._gradient = self._hidden.new_empty(*self._hidden.shape[:-1], self._outer[0].shape[1])
-        self._each_hidden, self._each_of_hidden = _each(self._hidden), _each(self._of_hidden)
-        self._each_gradient = _each(self._gradient)
+        self._hidden = self._hidden[:, :, : self.graded, : self._width]
+        self._each_hidden = _each(self._hidden)
+        # Of hidden units and of outputs, which are as many.
+        self._of_linear = self._hidden.new_empty(2, *self._hidden.shape)
+        self._each_of_hidden, self._each_gradient = (_each(part) for part in self._of_linear)
         self._of_norm: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
-        return self._gradient, self._each_gradient
+        return self._of_linear[1], self._each_gradient
 
     def backward(self, layer: int, use: int) -> Tensor:
         """The gradient of a use's input `[B, in]`, but for what its `base` gets."""
-        scale, shift = self.layers[layer][:2]
+        scale, shift, inner, _, outer, _ = self.layers[layer]
         x, _, mean, rstd = self._inputs[layer, use]
-        gradient = self._each_gradient[layer][use] @ self._outer[layer].t()
+        gradient = self._each_gradient[layer][use] @ outer
         hidden, out = self._each_hidden[layer][use], self._each_of_hidden[layer][use]
-        gradient = _relu_backward(gradient, hidden, 0, grad_input=out) @ self._inner[layer]
+        gradient = _relu_backward(gradient, hidden, 0, grad_input=out) @ inner
         of_x, *self._of_norm[layer, use] = _layer_norm_backward(
             gradient, x, scale.shape, mean, rstd, scale, shift, [True, True, True]
         )
@@ -119,39 +124,44 @@ class Residuals:
 
     def gradients(self) -> list[Tensor]:
         """Of all parameters, once all uses are through `backward`."""
-        layers, uses = len(self.layers), len(self._inputs) // len(self.layers)
-        order = [(layer, use) for layer in range(layers) for use in range(uses)]
-        inputs = [self._inputs[each][1] for each in order]
-        normed = torch.stack(inputs) if len(inputs) > 1 else inputs[0]
-        hidden, of_hidden, of_output = (
-            x.reshape(layers, -1, x.shape[-1])[..., : self._width]
-            for x in (self._hidden, self._of_hidden, self._gradient)
-        )
-        inner = _weights(of_hidden, normed.view(layers, -1, normed.shape[-1]))
-        outer = _weights(of_output, hidden)
-        if uses == 1:
-            norms = [self._of_norm.pop(each) for each in order]  # held by nobody, or they would be copied
-        else:
-            stacked = torch.stack([part for each in order for part in self._of_norm[each]])
-            norms = stacked.view(layers, uses, 2, -1).sum(1)  # type: ignore[assignment]
-        linear = [x.unbind() for x in (inner, of_hidden.sum(1), outer, of_output.sum(1))]
+        uses, of_linear = self._hidden.shape[1], self._of_linear.flatten(2, 3)
+        outer = _weights(of_linear[1], self._hidden.flatten(1, 2))
+        inner_bias, outer_bias = of_linear.sum(2)
+        inner: list[Tensor] = []
+        norms: list[Sequence[Tensor]] = []
+        for group in self._alike:
+            order = [(layer, use) for layer in group for use in range(uses)]
+            inputs = [self._inputs[each][1] for each in order]
+            normed = torch.stack(inputs) if len(inputs) > 1 else inputs[0]
+            of_hidden = of_linear[0, group[0] : group[-1] + 1]
+            inner += _weights(of_hidden, normed.view(len(group), -1, normed.shape[-1]))
+            if uses == 1:  # held by nobody afterwards, or they would be copied
+                norms += [self._of_norm.pop(each) for each in order]
+            else:
+                stacked = torch.stack([part for each in order for part in self._of_norm[each]])
+                norms += stacked.view(len(group), uses, 2, -1).sum(1)
+        linear = inner, inner_bias, outer, outer_bias
         return [
             gradient for norm, *others in zip(norms, *linear, strict=True) for gradient in (*norm, *others)
         ]
 
 
-def _with_unit(layers: Sequence[Sequence[Tensor]]) -> _Weights:
+def _with_unit(layers: Sequence[Sequence[Tensor]], alike: Sequence[Sequence[int]]) -> _Weights:
     """Of all layers inner weights `[H + 8, in]`, inner biases and outer weights `[H + 8, out]`.
 
     A product adds one thing only. So the outer bias is the weight of a hidden unit that is always 1
-    (eight units: products like such widths).
+    (eight units: products like such widths). Inner weights are put together where they are `alike`.
     """
-    width, inputs = layers[0][2].shape
-    weights, units, others = _units(inputs, layers[0][4].shape[0], layers[0][2].dtype, layers[0][2].device)
-    inner = torch.cat([part for layer in layers for part in (layer[2], weights)])
+    like = layers[0][2]
+    width = like.shape[0] + _UNITS
+    weights, units, others = _units(like.shape[1], layers[0][4].shape[0], like.dtype, like.device)
+    inner: list[Tensor] = []
+    for group in alike:
+        size = layers[group[0]][2].shape[1]
+        inner += torch.cat([part for i in group for part in (layers[i][2], weights[:, :size])]).split(width)
     bias = torch.cat([part for layer in layers for part in (layer[3], units)])
     outer = torch.cat([part for _, _, _, _, w, b in layers for part in (w.t(), b.unsqueeze(0), others)])
-    return inner.split(width + _UNITS), bias.split(width + _UNITS), outer.split(width + _UNITS)
+    return inner, bias.split(width), outer.split(width)
 
 
 def _as_they_are(layers: Sequence[Sequence[Tensor]]) -> _Weights:
