@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ezm_pl.world_model.layers import ResidualBlock, Transition, normalised
 from ezm_pl.world_model.model import WorldModel
 from ezm_pl.world_model.products import Kind, heads_of, linear, residual_pair
-from ezm_pl.world_model.scalars import unsquash
+from ezm_pl.world_model.scalars import expected
 
 
 class _Residual:
@@ -113,7 +113,7 @@ class FusedNetworks:
         self.latent, self.actions, self.floor = latent, actions, spec.value_floor
         self.uses = {part: embedding * used for part, used in model.embedding_used.items()}
         self.embedding = embedding if any(self.uses.values()) else 0
-        self.atoms = model.scalar.atoms.float().clone()
+        self.decoding = model.scalar.decoding.float().clone()
         self.task = torch.cat([model.capped_embedding().float()[:, : self.embedding], mask], 1)
         self.mean = model.normalizer.mean.clone()
         self.variance = model.normalizer.variance.clone()
@@ -173,7 +173,7 @@ class FusedNetworks:
         x = normalised(observation, self.mean, self.variance)
         rows = self.task.index_select(0, task)
         if self.uses["representation"]:
-            x = torch.cat([x, rows[:, : self.embedding]], -1)
+            x = self._joined(x, rows[:, : self.embedding])
         x = self.encoder_norm(self.encoder(x.to(self.kind.dtype))).tanh_()
         for block in self.encoder_blocks:
             x = block(x, x)
@@ -181,7 +181,7 @@ class FusedNetworks:
 
     def features(self, latent: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """What value and policy heads read `[B, S + E]`, and latent and embedding side by side."""
-        known = torch.cat([latent, embedding.to(latent.dtype)], -1) if self.embedding else latent
+        known = self._joined(latent, embedding) if self.embedding else latent
         x = known if self.uses["value_policy"] else latent
         for block in self.trunk:
             x = block(x, x)
@@ -198,8 +198,7 @@ class FusedNetworks:
     def step(self, state: Tensor, action: Tensor, heads: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """As `InferenceModel.step`."""
         size, mask = self.latent + self.embedding, state[:, -self.actions :]
-        whole = state.new_empty(state.shape[0], size + self.actions, dtype=self.kind.dtype)
-        torch.cat([state[:, :size], action], -1, out=whole)
+        whole = self._joined(state[:, :size], action)
         known, latent, action = whole[:, :size], whole[:, : self.latent], whole[:, size:]
         x = whole if self.uses["dynamics"] else torch.cat([latent, action], -1)
         base, encoded = (known, whole[:, self.latent :]) if self.uses["reward"] else (latent, action)
@@ -218,14 +217,19 @@ class FusedNetworks:
         mask = rows[:, self.embedding :]
         return torch.cat([self._policy(self.heads.policy(features)), mask], -1)
 
+    def _joined(self, *parts: Tensor) -> Tensor:
+        """`[B, *]` side by side, in the dtype that the layers compute in."""
+        whole = parts[0].new_empty(parts[0].shape[0], sum(x.shape[1] for x in parts), dtype=self.kind.dtype)
+        return torch.cat(parts, -1, out=whole)
+
     def _policy(self, raw: Tensor) -> Tensor:
         """Raw outputs, overwritten here, to mean and log-std `[B, 2A]`."""
         (raw if self.bounded_mean else raw[:, self.actions :]).tanh_()
         return torch.addcmul(self.policy_offset, raw, self.policy_scale)
 
     def _decode(self, logits: Tensor) -> Tensor:
-        """As `CategoricalScalar.decode`, with a product for the expectation: no autocast rounds it here."""
-        return unsquash(logits.softmax(-1) @ self.atoms)
+        """As `CategoricalScalar.decode`."""
+        return expected(logits.softmax(-1), self.decoding)
 
     def _value(self, each: Tensor) -> Tensor:
         """Values `[H, B]` of single heads to what the search uses of them, `[B]`."""
