@@ -305,7 +305,9 @@ def search(
     completed = root.completed(tree)
     scaled = root.scattered(tree.sigma(completed, most, settings))
     visits, q = tree.visits[:, 1 : root.visited + 1], completed[:, : root.visited]
-    value = (root.value + (visits * q).sum(1)) / slots
+    # (root.value + (visits * q).sum(1)) / slots
+    parts = root.value.view(-1, 1, 1), visits.unsqueeze(1), q.unsqueeze(2)
+    value = torch.baddbmm(*parts, beta=1 / slots, alpha=1 / slots).view(-1)
     if root.place is not None:
         visits = root.scattered(F.pad(visits, (0, 1)))
     scores = scaled if fixed is None else fixed + scaled
