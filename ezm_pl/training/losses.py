@@ -73,19 +73,31 @@ class Losses:
     """What an update minimises.
 
     Attributes:
-        total: the weighted sum of the terms, `[]`.
-        windows: `[B]`, what each window adds to it: `total` is their sum.
-        terms: each term by name, without gradient: summed over the unroll,
-            importance-weighted (but for `UNWEIGHTED`), averaged over the batch and divided by `U`.
+        total: the sum of `shares`, `[]`.
+        names: of the terms.
+        each: `[terms, B]`, summed over the unroll, importance-weighted (but for `UNWEIGHTED`) and divided by
+            `U * B`.
+        shares: `[terms, B]`, the same times the terms' weights.
         value_error: `[B]`, the mean value minus its target at the position itself.
         measure: computes `diagnostics`.
     """
 
     total: Tensor
-    windows: Tensor
-    terms: dict[str, Tensor]
+    names: tuple[str, ...]
+    each: Tensor
+    shares: Tensor
     value_error: Tensor
     measure: Callable[[], dict[str, Tensor]]
+
+    @property
+    def windows(self) -> Tensor:
+        """What each window adds to the total, `[B]`."""
+        return self.shares.sum(0)
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """Each term by name, `[]` without gradient."""
+        return dict(zip(self.names, self.each.detach().sum(1), strict=True))
 
     @cached_property
     def diagnostics(self) -> dict[str, Tensor]:
@@ -99,6 +111,8 @@ TERMS: dict[str, Term] = {}
 
 UNWEIGHTED = {"pathwise"}
 """Terms without importance weights, which correct what is fitted and not where the policy improves."""
+MAXIMISED = {"entropy", "temporal"}
+"""Terms that are to become large: what is minimised and reported is minus what their functions return."""
 OPTIONAL = {"observation", "pathwise"}
 """Terms that need parts of their own: they are left out, not multiplied by zero, where their weight is 0."""
 
@@ -134,10 +148,10 @@ def encode_windows(model: WorldModel, batch: Batch, steps: int, task: Tensor) ->
     """The latents of the first observations `[B, S]`; without gradient those of the next `[B, U, S]`."""
     assert isinstance(model.encoder, Network)
     x = model.normalizer(batch.observation)[:, : steps + 1].transpose(0, 1)
-    first = x[0]
+    graded = x[0]
     if model.embedding_used["representation"]:
-        x, first = torch.cat([x, task.expand(steps + 1, -1, -1)], -1), torch.cat([first, task], -1)
-    latent, seen = model.encoder.split(x.flatten(0, 1), first)
+        x, graded = torch.cat([x, task.detach().expand(steps + 1, -1, -1)], -1), task
+    latent, seen = model.encoder.split(x.flatten(0, 1), graded)
     return latent, seen.view(steps, *latent.shape).transpose(0, 1)
 
 
@@ -180,7 +194,7 @@ def unroll(
     predicted.append(value_log_probability[:, :steps])
     errors = (sought * torch.cat(predicted, 1)).sum(-1)
     reward_error, value_error, path_error = errors.split([steps, positions, steps], 1)
-    policy = model.policy(features, batch.task.repeat_interleave(positions))
+    policy = model.policy(features, batch.task.unsqueeze(1).expand(-1, positions))
     count_batches(model.reward_head, model.value_heads, model.policy_head)
     noise = torch.randn(policy.mean.shape, generator=generator, device=policy.mean.device)
     return Unroll(
@@ -223,27 +237,28 @@ def policy(x: Unroll) -> Tensor:
     size, positions = x.values.shape
     shape = (size, positions, 1, -1)
     parts = (x.policy.mean, x.policy.log_std, x.policy.mask)
-    searched = SquashedGaussian(*(part.view(shape)[:, x.searched] for part in parts))
+    mean, log_std, mask = (part.view(shape)[:, x.searched] for part in parts)
     decided = x.targets.policy_mask[:, x.searched]
     weight = x.targets.action_weight * decided.unsqueeze(-1) * (positions / decided.shape[1])
-    return (weight * searched.surprise(x.targets.action)).sum((1, 2))
+    weighted = SquashedGaussian(mean, log_std, mask * weight.unsqueeze(-1))
+    return weighted.surprise(x.targets.action).sum((1, 2))
 
 
 @term
 def entropy(x: Unroll) -> Tensor:
-    """The policy's negative entropy."""
-    return (x.entropy * -x.targets.policy_mask).sum(1)
+    """The policy's entropy, which is maximised."""
+    return (x.entropy * x.targets.policy_mask).sum(1)
 
 
 @term
 def temporal(x: Unroll) -> Tensor:
-    """Negative cosine similarity of imagined and encoded latents (SimSiam)."""
+    """Cosine similarity of imagined and encoded latents (SimSiam), which is maximised."""
     model, steps = x.model, x.targets.reward.shape[1]
     assert isinstance(model.projector, Network)
     both = torch.cat([x.imagined, x.seen]).flatten(0, 1)
     guess, goal = model.projector.split(both, x.imagined)
     similarity = Cosine.apply(model.predict(guess), goal).view(-1, steps)
-    return (similarity * -x.targets.latent_mask).sum(1)
+    return (similarity * x.targets.latent_mask).sum(1)
 
 
 @term
@@ -294,14 +309,17 @@ def losses(x: Unroll, weights: LossSpec) -> Losses:
     if UNWEIGHTED & used.keys():
         plain = torch.ones_like(importance)
         importance = torch.stack([plain if name in UNWEIGHTED else importance for name in used])
-    share = importance / (steps * importance.shape[-1])
-    each = torch.stack([function(x) for function, _ in used.values()]) * share  # [terms, B]
-    constants = _constants(tuple(weight for _, weight in used.values()), each.device)
-    windows = (each * constants.unsqueeze(1)).sum(0)
+    count = steps * importance.shape[-1]
+    signs = tuple((-1 if name in MAXIMISED else 1) / count for name in used)
+    device = importance.device
+    each = torch.stack([function(x) for function, _ in used.values()])
+    each = each * (importance * _constants(signs, device))
+    shares = each * _constants(tuple(weight for _, weight in used.values()), device)
     return Losses(
-        total=windows.sum(),
-        windows=windows,
-        terms=dict(zip(used, each.detach().sum(1), strict=True)),
+        total=shares.sum(),
+        names=tuple(used),
+        each=each,
+        shares=shares,
         value_error=x.values[:, 0] - x.targets.value[:, 0],
         measure=partial(_diagnostics, x),
     )
@@ -309,8 +327,8 @@ def losses(x: Unroll, weights: LossSpec) -> Losses:
 
 @cache
 def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """`values` `[n]`, brought to the device once."""
-    return torch.tensor(values, device=device)
+    """`values` `[n, 1]`, brought to the device once."""
+    return torch.tensor(values, device=device).unsqueeze(1)
 
 
 @torch.no_grad()

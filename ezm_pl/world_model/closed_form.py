@@ -27,7 +27,8 @@ class CapNorm(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         capped, norm, scale = ctx.saved_tensors
         # A row of norm 1 moves along the sphere only.
-        along = (gradients[0] * capped).sum(-1, keepdim=True) * (norm > 1)
+        along = (gradients[0] * capped).sum(-1, keepdim=True)
+        along = torch.ops.aten.threshold_backward(along, norm, 1)  # 0 where the norm is at most 1
         return torch.addcmul(gradients[0], capped, along, value=-1) / scale
 
 
@@ -36,9 +37,11 @@ class Cosine(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, goal: Tensor) -> Tensor:
-        (unit, norm), (goal, _) = _normalised(x), _normalised(goal)
+        both = torch.stack([x, goal])
+        norm = torch.linalg.vector_norm(both, dim=-1, keepdim=True, dtype=torch.float32).clamp_(min=1e-8)
+        unit, goal = both / norm
         cosine = (unit * goal).sum(-1, keepdim=True)
-        ctx.save_for_backward(unit, goal, norm, cosine)
+        ctx.save_for_backward(unit, goal, norm[0], cosine)
         ctx.dtype = x.dtype
         return cosine.squeeze(-1)
 
@@ -49,17 +52,11 @@ class Cosine(torch.autograd.Function):
         return (across * (gradients[0].unsqueeze(-1) / norm)).to(ctx.dtype), None
 
 
-def _normalised(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows of length 1 and the lengths that they had, in float32."""
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32).clamp_(min=1e-8)
-    return x / norm, norm
-
-
 class Surprise(torch.autograd.Function):
     """Minus the log-density `[...]` of `tanh(u)`, `u ~ N(mean, std)`, for actions `[..., A]`.
 
-    Summed over the dimensions that `mask` has. Mean, log-std and mask are broadcast to the actions, which get
-    no gradient.
+    Summed over dimensions, each times its `mask`, which may be a weight. Mean, log-std and mask are broadcast
+    to the actions, which get no gradient.
     """
 
     @staticmethod

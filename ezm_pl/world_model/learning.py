@@ -60,7 +60,7 @@ class Network(nn.Module):
 
         Args:
             x: all rows.
-            graded: the first of them once more, `[..., in]`: the gradient goes through these.
+            graded: what gets the gradient, `[..., *]`: the first of them once more, or their last columns.
         """
         dtype = working_dtype(next(p for part in self._parts for p in part[0].parameters()))
         layers = [_layer(part, dtype) for part in self._parts]
@@ -108,7 +108,7 @@ class _Sequence(torch.autograd.Function):
         gradient = gradients[0]
         for layer in reversed(ctx.layers):
             gradient = layer.backward(gradient)
-        gradient = gradient.view(ctx.shape)
+        gradient = gradient[:, -ctx.shape[-1] :].view(ctx.shape)
         if not weights_wanted(ctx, 2):
             return None, None, gradient, *(None for layer in ctx.layers for _ in layer.parameters)
         return None, None, gradient, *(each for layer in ctx.layers for each in layer.gradients())

@@ -140,8 +140,8 @@ class WorldModel(nn.Module):
         return self.value_heads(features, heads)
 
     def policy(self, features: Tensor, task: Tensor) -> SquashedGaussian:
-        """The policy `[B, A]` of features `[B, S + E]`."""
-        mask = self.action_mask.index_select(0, task)
+        """The policy `[B, A]` of features `[B, S + E]` and tasks `[B]`, in one dimension or several."""
+        mask = self.action_mask[task].flatten(0, -2)
         return SquashedGaussian.from_raw(self.policy_head(features).squeeze(0), mask, self.bounds)
 
     def project(self, latent: Tensor) -> Tensor:

@@ -112,7 +112,7 @@ def sac_losses(
         ),
     }
     value = q.detach().mean(0)
-    windows = torch.stack([*each.values()]).sum(0) / len(task)
+    shares = torch.stack([*each.values()]) / len(task)
 
     @torch.no_grad()
     def measure() -> dict[str, Tensor]:
@@ -127,9 +127,10 @@ def sac_losses(
         return named | temperatures(log_temperature, experiment.tasks)
 
     return Losses(
-        total=windows.sum(),
-        windows=windows,
-        terms={name: loss.detach().mean() for name, loss in each.items()},
+        total=shares.sum(),
+        names=tuple(each),
+        each=shares,
+        shares=shares,
         value_error=value - target,
         measure=measure,
     )
