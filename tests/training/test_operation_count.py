@@ -15,7 +15,7 @@ from training_helpers import TASKS
 from ezm_pl.spec import build_experiment
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-MOST = {"laptop": 1_000, "paper": 1_050}
+MOST = 1_000
 
 
 class Count(Callback):
@@ -30,7 +30,7 @@ class Count(Callback):
         trainer.should_stop = True
 
 
-@pytest.mark.parametrize("preset", MOST)
+@pytest.mark.parametrize("preset", ["laptop", "paper"])
 def test_an_update_is_few_operations(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The paper's networks are one block deeper, and it counts on one window per task."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -44,4 +44,4 @@ def test_an_update_is_few_operations(preset: str, tmp_path: Path, monkeypatch: p
     }
     run(fit_experiment(spec), tmp_path, count)
     print(f"{preset}: {count.kernels} operations")
-    assert 500 < count.kernels <= MOST[preset]
+    assert 500 < count.kernels <= MOST
