@@ -99,6 +99,17 @@ def test_agents_of_other_settings_are_compared_as_variants(folder: Path) -> None
     assert f"- {other}: made with loss.path=0.0; 1 episodes per evaluation." in lines
 
 
+def test_a_run_that_began_with_a_trained_model_is_no_seed_of_one_from_scratch(folder: Path) -> None:
+    scratch = finished_run(experiment(0), [20.0, 600.0])
+    carried = finished_run(experiment(1, name="carried"), [90.0, 700.0])
+    carried.client.set_tag(carried.run_id, "init", "folder/last.ckpt")
+    out = folder / "records" / "made.json"
+    assert main(["results", "collect", scratch.run_id, carried.run_id, "--out", str(out)]) == 0
+    runs = json.loads(out.read_text())["runs"]
+    assert [run["agent"] for run in runs] == ["made", "carried"]
+    assert runs[1]["settings"] == runs[0]["settings"] | {"init": "a trained agent"}
+
+
 def test_what_cannot_be_recorded_is_refused_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -176,7 +176,7 @@ def _record(client: MlflowClient, run: Run, label: str) -> dict[str, Any]:
         "run": run_id,
         "spec": params["name"],
         "preset": params["preset"],
-        "settings": _settings(params, tasks),
+        "settings": _settings(params, tasks) | ({"init": "a trained agent"} if "init" in marks else {}),
         "seed": int(params["seed"]),
         "tasks": tasks,
         "protocol": params["env.protocol"],
