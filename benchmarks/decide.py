@@ -24,7 +24,7 @@ from networks import add_arguments, experiment, network, planner, positions
 from numpy.typing import NDArray
 from timing import machine, parser, show, spread, write_json
 
-from ezm_pl.search import Act, policy_alone
+from ezm_pl.search import ActFn, act_greedy
 from ezm_pl.training.hardware import search_dtype
 
 PERIOD = 0.02
@@ -71,9 +71,9 @@ def main() -> None:
     search = planner(spec)
     if search.compiled is not None and device.type == "cpu":
         search.compiled.wait(model, 1)
-    for name, act in (("search", search.act), ("policy alone", policy_alone)):
+    for name, act in (("search", search.act), ("policy alone", act_greedy)):
 
-        def decide(observation: NDArray[np.float32], act: Act = act) -> NDArray[np.float32]:
+        def decide(observation: NDArray[np.float32], act: ActFn = act) -> NDArray[np.float32]:
             model.draw_heads(heads)
             one = torch.as_tensor(observation, device=device).unsqueeze(0)
             return act(model, one, task, generator)[0].cpu().numpy()

@@ -26,7 +26,7 @@ from torch import Tensor
 from ezm_pl.distillation import Student, Teacher, load_student
 from ezm_pl.distillation.module import Distilled
 from ezm_pl.export.onnx_file import metadata, visited, write_onnx
-from ezm_pl.search import Act, policy_alone
+from ezm_pl.search import ActFn, act_greedy
 from ezm_pl.tracking.distill.student_lookup import find_student
 from ezm_pl.training import Evaluation
 from ezm_pl.training.evaluation import evaluation_envs, play_episodes
@@ -37,7 +37,7 @@ COLUMNS = ("p50, ms", "p99, ms", "CPU p50", "CPU p99")
 Decide = Callable[[NDArray[np.float32], NDArray[np.int64]], Any]
 
 
-def evaluation(teacher: Teacher, act: Act, episodes: int, seed: int, *, searched: bool) -> Evaluation:
+def evaluation(teacher: Teacher, act: ActFn, episodes: int, seed: int, *, searched: bool) -> Evaluation:
     """Returns of all tasks when `act` decides."""
     experiment = teacher.experiment
     envs = evaluation_envs(experiment, episodes)
@@ -71,7 +71,7 @@ def ways(teacher: Teacher, student: Student, file: Path) -> dict[str, Decide]:
 
     def by_head(observation: NDArray[np.float32], task: NDArray[np.int64]) -> Any:
         given = torch.from_numpy(observation).to(teacher.device), torch.from_numpy(task).to(teacher.device)
-        return policy_alone(teacher.model, *given, generator).cpu().numpy()
+        return act_greedy(teacher.model, *given, generator).cpu().numpy()
 
     return {
         "student, ONNX Runtime": by_file,
@@ -120,7 +120,7 @@ def main() -> None:
 
     planner = evaluation(teacher, teacher.act, args.episodes, args.seed, searched=True)
     by_student = Distilled(evaluation(teacher, imitate, args.episodes, args.seed, searched=False), planner)
-    head = Distilled(evaluation(teacher, policy_alone, args.episodes, args.seed, searched=False), planner)
+    head = Distilled(evaluation(teacher, act_greedy, args.episodes, args.seed, searched=False), planner)
 
     rows = [
         (observation[row : row + 1], task[row : row + 1])
