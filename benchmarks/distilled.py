@@ -42,7 +42,7 @@ def evaluation(teacher: Teacher, act: ActFn, episodes: int, seed: int, *, search
     experiment = teacher.experiment
     envs = evaluation_envs(experiment, episodes)
     try:
-        ezm, humanoidbench = play_episodes(
+        returns = play_episodes(
             envs,
             teacher.judged,
             act,
@@ -51,8 +51,7 @@ def evaluation(teacher: Teacher, act: ActFn, episodes: int, seed: int, *, search
         )
     finally:
         envs.close()
-    protocol, bounds = experiment.env.protocol, experiment.score_bounds
-    return Evaluation(experiment.tasks, 0, 0, ezm, humanoidbench, protocol, searched, bounds)
+    return Evaluation.of(experiment, 0, 0, returns, searched=searched)
 
 
 def ways(teacher: Teacher, student: Student, file: Path) -> dict[str, Decide]:

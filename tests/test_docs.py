@@ -232,8 +232,11 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
     assert ended.value.code == 2
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
-def test_benchmarks_import_names_that_exist(path: Path) -> None:
+BY_HAND = sorted(path for folder in ("benchmarks", "examples") for path in (ROOT / folder).glob("*.py"))
+
+
+@pytest.mark.parametrize("path", BY_HAND, ids=lambda path: path.stem)
+def test_benchmarks_and_examples_import_names_that_exist(path: Path) -> None:
     """They are run by hand: a name that was changed would be found out late."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ezm_pl"):

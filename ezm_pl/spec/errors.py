@@ -39,12 +39,12 @@ class RunFailed(RuntimeError):
 
 
 @contextmanager
-def as_spec_error(*kinds: type[Exception]) -> Iterator[None]:
-    """Inside, an error of these kinds, whose message says all, becomes a `SpecError`."""
+def as_spec_error(*kinds: type[Exception], named: str = "") -> Iterator[None]:
+    """Inside, an error of these kinds becomes a `SpecError`, that begins with what was `named`."""
     try:
         yield
     except kinds as error:
-        raise SpecError(str(error)) from None
+        raise SpecError(f"{named}: {error}" if named else str(error)) from None
 
 
 @contextmanager

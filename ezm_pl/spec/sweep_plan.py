@@ -12,7 +12,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from ezm_pl.spec.agents import UNREAD
-from ezm_pl.spec.errors import SpecError, describe
+from ezm_pl.spec.errors import SpecError, as_spec_error, describe
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import build_experiment, flatten, parse_settings, read_document
 from ezm_pl.spec.metrics import logged_metrics
@@ -142,10 +142,8 @@ def load_sweep(
     document = read_yaml(path)
     over: dict[str, Any] = {"trials": trials, "seeds": seeds, "base": base, "name": name}
     if tasks is not None:
-        try:
+        with as_spec_error(ValueError, named="TASKS"):
             over["tasks"] = parse_points(tasks)
-        except ValueError as error:
-            raise SpecError(f"TASKS: {error}") from None
     document |= {key: value for key, value in over.items() if value is not None}
     if isinstance(folder := document.get("variants"), str):
         document["variants"] = read_variants(path.parent / folder, source=str(path))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ezm_pl.spec import SpecError
+from ezm_pl.spec import SpecError, as_spec_error
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.console import say
 
@@ -127,10 +127,8 @@ def checkpoint_errors(named: str) -> Iterator[None]:
     """Inside, a checkpoint that cannot be read is a `SpecError` that begins with how it was `named`."""
     from ezm_pl.training import CheckpointError
 
-    try:
+    with as_spec_error(CheckpointError, named=named):
         yield
-    except CheckpointError as error:
-        raise SpecError(f"{named}: {error}") from None
 
 
 def usable_checkpoint(reference: str, console: Console) -> Path:
