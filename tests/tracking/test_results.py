@@ -110,6 +110,26 @@ def test_a_run_that_began_with_a_trained_model_is_no_seed_of_one_from_scratch(fo
     assert runs[1]["settings"] == runs[0]["settings"] | {"init": "a trained agent"}
 
 
+def test_gradient_conflict_is_recorded_as_means_over_the_run(folder: Path) -> None:
+    """Two measurements of each seed; the table has the mean over seeds, and a run without any no row."""
+    ids = []
+    for seed, values in enumerate(((0.1, 0.3), (0.4, 0.6))):
+        run = finished_run(experiment(seed), [20.0, 500.0])
+        for step, value in enumerate(values):
+            for number, more in (("cosine", 0.0), ("own_cosine", 0.2), ("conflicting", -0.1)):
+                run.client.log_metric(
+                    run.run_id, f"gradient_conflict/value_policy/{number}", value + more, step=step
+                )
+        ids.append(run.run_id)
+    other = finished_run(experiment(0, loss={"path": 0.0}), [20.0, 300.0])
+    assert main(["results", "collect", *ids, other.run_id, "--out", "records/made.json"]) == 0
+    (folder / "page.md.j2").write_text("{{ conflict('made') }}\n")
+    lines = render(folder / "page.md.j2", folder / "records").splitlines()
+    assert lines[2:] == [
+        "| made | value and policy | 2 | 0.350 [0.200, 0.500] | 0.550 [0.400, 0.700] | 0.250 [0.100, 0.400] |"
+    ]
+
+
 def test_what_cannot_be_recorded_is_refused_in_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -191,8 +191,20 @@ def _record(client: MlflowClient, run: Run, label: str) -> dict[str, Any]:
         "resumed": resumed,
         "episodes": int(params["eval.episodes"]),
         "returns": {task: [_curve(curve) for curve in curves[task]] for task in tasks if task in curves},
+        "gradient_conflict": _gradient_conflict(client, run),
         "final": None,
     }
+
+
+def _gradient_conflict(client: MlflowClient, run: Run) -> dict[str, dict[str, float]] | None:
+    """Part to the means over the run of what `trainer.gradient_conflict_every` measured; None without it."""
+    found: dict[str, dict[str, float]] = {}
+    for key in sorted(run.data.metrics):
+        if key.startswith("gradient_conflict/"):
+            _, part, number = key.split("/")
+            history = client.get_metric_history(run.info.run_id, key)
+            found.setdefault(part, {})[number] = round(float(np.mean([point.value for point in history])), 4)
+    return found or None
 
 
 def _settings(params: Mapping[str, str], tasks: Sequence[str]) -> dict[str, str]:

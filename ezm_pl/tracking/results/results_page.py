@@ -25,14 +25,21 @@ def render(template: Path, records: Path) -> str:
     """The page's text.
 
     Args:
-        template: in Jinja2. It calls `returns`, `final`, `published`, `variants` and `runs` for tables, each
-            with the name of a record, and writes no number of a run itself.
+        template: in Jinja2. It calls `returns`, `final`, `published`, `variants`, `conflict` and `runs` for
+            tables, each with the name of a record, and writes no number of a run itself.
         records: folder of the records (`ezm results collect`).
 
     Raises:
         SpecError: a template that cannot be read or is wrong, or a record that is missing or damaged.
     """
-    tables = {"returns": returns, "final": final, "published": published, "variants": variants, "runs": runs}
+    tables = {
+        "returns": returns,
+        "final": final,
+        "published": published,
+        "variants": variants,
+        "conflict": conflict,
+        "runs": runs,
+    }
 
     def table(name: str, make: Any, record: str, *arguments: Any, **named: Any) -> str:
         loaded = read_record(records / f"{record}.json", f"{template}: {name}({record!r})")
@@ -133,6 +140,23 @@ def variants(record: Mapping[str, Any], reference: str = "full") -> str:
             against = [bootstrap_difference(ours, theirs).text(3), chance.text(2)]
         rows.append([name, str(len(own)), ", ".join(tasks), bootstrap_iqm(ours).text(3), *against])
     head = ["variant", "seeds", "tasks", "score, IQM", f"less {reference}", f"P({reference} scores higher)"]
+    return _table(head, rows)
+
+
+def conflict(record: Mapping[str, Any], agent: str | None = None) -> str:
+    """How far the gradients of tasks agree (docs/diagnose.md), over seeds: a row per agent and part."""
+    rows = []
+    for name in _agents(record) if agent is None else [agent]:
+        own = [each for run in _of_agent(record, name) if (each := run.get("gradient_conflict"))]
+        for part in own[0] if own else ():
+            cells = [
+                bootstrap_iqm([[each[part][number] for each in own]]).text(3)
+                for number in ("cosine", "own_cosine", "conflicting")
+            ]
+            rows.append([name, part.replace("_", " and "), str(len(own)), *cells])
+    if not rows:
+        raise KeyError("no run has measured it; train with trainer.gradient_conflict_every")
+    head = ["agent", "part", "seeds", "cosine of two tasks", "of a task's own halves", "pairs below 0"]
     return _table(head, rows)
 
 
