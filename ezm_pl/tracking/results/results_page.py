@@ -189,6 +189,8 @@ def _specs(record: Mapping[str, Any]) -> list[str]:
         settings |= (
             {} if run is base else {key: "preset's" for key in base["settings"].keys() - run["settings"]}
         )
+        if run["tasks"] != base["tasks"]:
+            settings |= {"tasks": ", ".join(run["tasks"])}
         said = ", ".join(f"{key}={value}" for key, value in sorted(settings.items())) or "nothing"
         over = f"preset {run['preset']}" if run is base else next(iter(first))
         lines.append(f"- {name}: {over} with {said}; {run['episodes']} episodes per evaluation.")
