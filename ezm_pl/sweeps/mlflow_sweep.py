@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ezm_pl.spec import Experiment
 from ezm_pl.spec.sweep_plan import Point, SweepPlan
 from ezm_pl.spec.variants import REFERENCE
 from ezm_pl.sweeps.queue import Claim, Queue, slot_of
@@ -155,9 +154,9 @@ class MlflowSweep:
         return list(self.client.search_runs([self.experiment_id], query, order_by=["start_time DESC"]))
 
 
-def trial_name(experiment: Experiment, claim: Claim, seed: int) -> str:
-    """`8 tasks · t3 s1`."""
-    return f"{count(len(experiment.tasks), 'task')} · t{claim.slot} s{seed}"
+def trial_name(claim: Claim, seed: int) -> str:
+    """`hb-8 · t3 s1`, of a variant `no_path · t0 s1`."""
+    return f"{claim.point.label} · t{claim.slot} s{seed}"
 
 
 def sweep_params(plan: SweepPlan) -> dict[str, str]:

@@ -99,7 +99,7 @@ def _train_seed(claim: Claim, sweep: MlflowSweep, experiment: Experiment, watch:
     seed = experiment.seed
     earlier = [run.info.run_id for run in sweep.trial_runs(claim, seed)]
     resume = next((run_id for run_id in earlier if (RUNS / run_id / SPEC).is_file()), None)
-    part = Part(trial_name(experiment, claim, seed), sweep.trial_tags(claim, seed), (watch,))
+    part = Part(trial_name(claim, seed), sweep.trial_tags(claim, seed), (watch,))
     for run_id in earlier:
         if run_id != resume:
             sweep.give_up(run_id)

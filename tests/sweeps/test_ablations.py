@@ -150,6 +150,8 @@ def test_an_ablation_from_one_command_to_its_figure(folder: Path) -> None:
     sweep = read_sweep(client, find_sweep(client, "parts smoke base", where=""))
     assert [point.label for point in sweep.points] == ["full", "no_search", "one_task"]
     assert [len(point.attempts) for point in sweep.points] == [1, 1, 1]
+    names = {client.get_run(run.run_id).info.run_name for run in sweep.runs}
+    assert names == {"full · t0 s0", "no_search · t0 s0", "one_task · t0 s0"}
     (page,) = folder.glob("mlruns/reports/*/report.html")
     text = page.read_text()
     assert "What each part contributes" in text and "2 variants of it were trained" in text
