@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from ezm_pl.tracking.results.panels import new_panels, save
+from ezm_pl.tracking.runs.metrics import part_in_words
 
 CONFLICT = "gradient_conflict.json"
 """In a run's folder: what `ezm_pl.training.gradient_conflict` has measured."""
-_NAMES = {"value_policy": "value and policy"}
 _CELL = 0.42
 """Size of a cell in inches."""
 _MOST_NUMBERS = 14
@@ -68,7 +68,7 @@ def _panel(axis: Axes, part: str, table: NDArray[np.float64], tasks: list[str]) 
     own = np.diagonal(table)
     if np.isfinite(own).any():
         said += f", a task's own halves: {np.nanmean(own):+.2f}"
-    axis.set_title(f"{_NAMES.get(part, part)}\n{said}", fontsize="medium")
+    axis.set_title(f"{part_in_words(part)}\n{said}", fontsize="medium")
     if size <= _MOST_NUMBERS:
         for row, column in zip(*np.nonzero(np.isfinite(shown)), strict=True):
             value = shown[row, column]

@@ -18,7 +18,7 @@ from ezm_pl.spec import SpecError, build_experiment, read_json, write_json
 from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import contests
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
-from ezm_pl.tracking.runs.metrics import ENV_STEPS
+from ezm_pl.tracking.runs.metrics import ENV_STEPS, GRADIENT_CONFLICT
 from ezm_pl.tracking.runs.mlflow_run import stored_run
 from ezm_pl.tracking.runs.params import spec_params
 from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, find_checkpoint, find_run
@@ -200,7 +200,7 @@ def _gradient_conflict(client: MlflowClient, run: Run) -> dict[str, dict[str, fl
     """Part to the means over the run of what `trainer.gradient_conflict_every` measured; None without it."""
     found: dict[str, dict[str, float]] = {}
     for key in sorted(run.data.metrics):
-        if key.startswith("gradient_conflict/"):
+        if key.startswith(GRADIENT_CONFLICT):
             _, part, number = key.split("/")
             history = client.get_metric_history(run.info.run_id, key)
             found.setdefault(part, {})[number] = round(float(np.mean([point.value for point in history])), 4)

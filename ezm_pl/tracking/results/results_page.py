@@ -15,6 +15,7 @@ from ezm_pl.spec import SpecError, normalized_score, read_text
 from ezm_pl.tracking.results.comparison import Agent, thousands
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.record import curves_of, read_record
+from ezm_pl.tracking.runs.metrics import part_in_words
 from ezm_pl.tracking.sweep.statistics import bootstrap_difference, bootstrap_iqm, probability_of_improvement
 
 _MOST_COLUMNS = 8
@@ -153,7 +154,7 @@ def conflict(record: Mapping[str, Any], agent: str | None = None) -> str:
                 bootstrap_iqm([[each[part][number] for each in own]]).text(3)
                 for number in ("cosine", "own_cosine", "conflicting")
             ]
-            rows.append([name, part.replace("_", " and "), str(len(own)), *cells])
+            rows.append([name, part_in_words(part), str(len(own)), *cells])
     if not rows:
         raise KeyError("no run has measured it; train with trainer.gradient_conflict_every")
     head = ["agent", "part", "seeds", "cosine of two tasks", "of a task's own halves", "pairs below 0"]

@@ -13,3 +13,11 @@ EVALUATION = "eval/"
 
 BY_ENV_STEPS = "by_env_steps/"
 """Prefix in place of `eval/` under which evaluations are written once more, with `env_steps` as the step."""
+
+GRADIENT_CONFLICT = "gradient_conflict/"
+"""Prefix of `gradient_conflict/<part>/cosine` and the like (`ezm_pl.training.gradient_conflict`)."""
+
+
+def part_in_words(part: str) -> str:
+    """The name of a part there, for a reader: `value and policy` of `value_policy`."""
+    return part.replace("_", " and ")
