@@ -16,6 +16,7 @@ from ezm_pl.spec import Experiment
 from ezm_pl.spec.experiment import TargetSpec
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.targets import Masks, discounted_sums, ends
+from ezm_pl.training.value_expansion import expanded_values
 from ezm_pl.world_model import InferenceModel
 
 
@@ -34,7 +35,7 @@ def reanalyse(
         batch: on the model's device.
         model: the lagged target network.
         planner: how to search.
-        experiment: unroll, TD steps, discount and when search values replace TD targets.
+        experiment: unroll, TD steps, discount, and what takes the place of TD targets when.
         updates: done so far.
         generator: of the search's noise.
     """
@@ -52,7 +53,13 @@ def reanalyse(
 
     def returns(network_value: Tensor) -> Tensor:
         bootstrap = network_value.index_select(0, rows.bootstrap).view(size, positions)
-        return discounted_sums(reward, bootstrap, discounts, spec.discount)
+        taken = discounted_sums(reward, bootstrap, discounts, spec.discount)
+        if not spec.expansion_steps:
+            return taken
+        seen, whose = batch.observation[:, :positions].flatten(0, 1), batch.task.repeat_interleave(positions)
+        imagined = expanded_values(model, seen, whose, spec.expansion_steps, spec.discount, generator)
+        # The model does not predict terminations.
+        return torch.where(batch.terminated.unsqueeze(1), taken, imagined.view(size, positions))
 
     if not spec.reanalyse:
         value = returns(model.root(observation, task)[1])
@@ -60,7 +67,7 @@ def reanalyse(
         return _targets(spec, reward, value, taken, torch.ones_like(taken[..., 0]), real)
     found = planner(model, observation, task, generator, roots=size * len(searched))
     value = returns(found.root_value)
-    if updates >= spec.search_value_after:
+    if updates >= spec.search_value_after and not spec.expansion_steps:
         of_search = value[:, spec.policy_positions]
         old = real.policy[:, spec.policy_positions] * (batch.age >= spec.search_value_age).unsqueeze(1)
         of_search.lerp_(found.value.view(size, -1), old)

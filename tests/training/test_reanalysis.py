@@ -14,16 +14,28 @@ from ezm_pl.search import Planner, SearchResult
 from ezm_pl.spec import Experiment
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.reanalysis import reanalyse
-from ezm_pl.world_model import InferenceModel
+from ezm_pl.training.value_expansion import expanded_values
+from ezm_pl.world_model import InferenceModel, SquashedGaussian
 
 SIZES = make_sizes([1, 1], [2, 1])
 
 
 class Table:
-    """An observation `[x]` is worth `100 x` (+ 1000 for task 1)."""
+    """An observation `[x]` is worth `100 x` (+ 1000 for task 1).
+
+    The policy's action is 0.5; it pays `x` and leads to `x + 1`.
+    """
 
     def root(self, observation: Tensor, task: Tensor) -> tuple[Tensor, Tensor]:
         return observation, 100 * observation[:, 0] + 1000 * task
+
+    def policy(self, state: Tensor, task: Tensor) -> SquashedGaussian:
+        one = torch.ones(len(state), 1)
+        return SquashedGaussian(one * 0.5493061, one * -20, one)
+
+    def step(self, state: Tensor, action: Tensor, task: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        following = state + 2 * action
+        return following, state[:, 0], self.root(following, task)[1]
 
 
 @dataclass
@@ -122,6 +134,49 @@ def test_search_values_stay_out_of_what_lies_past_the_end() -> None:
     )
     late = {"search_value_after": 0, "search_value_age": 10}
     assert known_targets(batch, **late)[0].value.tolist() == [[7, 0, 0], TD_VALUES[1]]
+
+
+def test_expanded_values_are_the_policy_s_own_whatever_was_taken_and_searched() -> None:
+    """Two steps from x: x + (x + 1) / 2 + 100 (x + 2) / 4, for task 1 1000 / 4 more."""
+    settings = {"search_value_after": 0, "search_value_age": 0, "expansion_steps": 2}
+    expected = [[50.5, 77, 103.5], [433, 459.5, 486]]
+    found = known_targets(two_rows(), **settings)[0].value
+    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-5, atol=1e-4)
+    other = two_rows()
+    other = other._replace(reward=other.reward + 1, action=other.action + 1)
+    assert torch.equal(known_targets(other, **settings)[0].value, found)
+
+
+def test_a_window_that_terminates_keeps_its_returns() -> None:
+    batch = two_rows()._replace(terminated=torch.tensor([False, True]))
+    found = known_targets(batch, expansion_steps=2)[0].value
+    assert found[1].tolist() == [427.0, 4.0, 4.0]
+    assert found[0, 0].item() == pytest.approx(50.5)
+
+
+def test_expanded_values_use_the_network_s_policy_rewards_and_value() -> None:
+    """With a real network, against its parts one by one."""
+    sizes = make_sizes([4, 3], [2, 1])
+    experiment = make_experiment({"model": {"min_log_std": -2.0, "max_log_std": 0.0}})
+    model = make_model(experiment, sizes).eval()
+    target = InferenceModel(experiment.model, sizes.obs_size, torch.as_tensor(sizes.action_mask))
+    target.load(model)
+    observation, task = make_batch(experiment, sizes, 6).observation[:, 0], torch.tensor([0, 1] * 3)
+    found = expanded_values(target, observation, task, 3, 0.9, torch.Generator().manual_seed(3))
+    noise, expected = torch.Generator().manual_seed(3), torch.zeros(6)
+    with torch.no_grad():
+        embedded = model.embed(task)
+        latent = model.encode(observation, embedded)
+        for step in range(3):
+            policy = model.policy(model.features(latent, embedded), task)
+            action = policy.action(torch.randn(6, 2, generator=noise))
+            reward = model.scalar.decode(model.reward_logits(latent, action, embedded))
+            latent = model.next_latent(latent, action, embedded)
+            expected += 0.9**step * reward
+        logits = model.value_logits(model.features(latent, embedded))[list(target.heads)]
+        expected += 0.9**3 * model.scalar.decode(logits).amin(0).clamp(min=0)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+    assert found.std() > 1e-3
 
 
 def test_return_scaling_divides_rewards_by_their_task_s_scale() -> None:
