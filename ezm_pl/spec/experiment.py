@@ -196,7 +196,9 @@ class TargetSpec(Strict):
     expansion_steps: NonNegativeInt = Field(
         0, description="value targets imagine so many decisions of the policy; 0: returns and search values"
     )
-    search_value_after: NonNegativeInt = Field(50_000, description="updates before search values are used")
+    search_value_after: NonNegativeInt = Field(
+        50_000, description="updates before search values, or imagined ones, are used"
+    )
     search_value_age: NonNegativeInt = Field(
         200_000, description="newest transitions per task that never use it"
     )

@@ -41,7 +41,7 @@ def reanalyse(
     """
     spec = experiment.targets
     unroll, td = spec.unroll_steps, spec.td_steps
-    positions = unroll + 1
+    positions, late = unroll + 1, updates >= spec.search_value_after
     size = batch.task.shape[0]
     searched = range(positions)[spec.policy_positions] if spec.reanalyse else ()
     rows = _rows(size, tuple(searched), range(td, td + positions), unroll + td + 1, batch.task.device)
@@ -54,7 +54,7 @@ def reanalyse(
     def returns(network_value: Tensor) -> Tensor:
         bootstrap = network_value.index_select(0, rows.bootstrap).view(size, positions)
         taken = discounted_sums(reward, bootstrap, discounts, spec.discount)
-        if not spec.expansion_steps:
+        if not (late and spec.expansion_steps):
             return taken
         seen, whose = batch.observation[:, :positions].flatten(0, 1), batch.task.repeat_interleave(positions)
         imagined = expanded_values(model, seen, whose, spec.expansion_steps, spec.discount, generator)
@@ -67,7 +67,7 @@ def reanalyse(
         return _targets(spec, reward, value, taken, torch.ones_like(taken[..., 0]), real)
     found = planner(model, observation, task, generator, roots=size * len(searched))
     value = returns(found.root_value)
-    if updates >= spec.search_value_after and not spec.expansion_steps:
+    if late and not spec.expansion_steps:
         of_search = value[:, spec.policy_positions]
         old = real.policy[:, spec.policy_positions] * (batch.age >= spec.search_value_age).unsqueeze(1)
         of_search.lerp_(found.value.view(size, -1), old)

@@ -145,11 +145,13 @@ def test_expanded_values_are_the_policy_s_own_whatever_was_taken_and_searched() 
     other = two_rows()
     other = other._replace(reward=other.reward + 1, action=other.action + 1)
     assert torch.equal(known_targets(other, **settings)[0].value, found)
+    early = settings | {"search_value_after": 10}
+    assert known_targets(two_rows(), updates=9, **early)[0].value.tolist() == TD_VALUES
 
 
 def test_a_window_that_terminates_keeps_its_returns() -> None:
     batch = two_rows()._replace(terminated=torch.tensor([False, True]))
-    found = known_targets(batch, expansion_steps=2)[0].value
+    found = known_targets(batch, expansion_steps=2, search_value_after=0)[0].value
     assert found[1].tolist() == [427.0, 4.0, 4.0]
     assert found[0, 0].item() == pytest.approx(50.5)
 
