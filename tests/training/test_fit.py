@@ -72,7 +72,7 @@ VARIATIONS: dict[str, dict[str, Any]] = {
     "bfloat16": {"search": {"dtype": "bfloat16"}, "trainer": {"precision": "bf16-mixed"}},
     "random choice": {"search": {"choice": "random"}, "targets": {"policy": "best"}},
     "search values": {"targets": {"search_value_after": 0, "search_value_age": 5}},
-    "expanded values": {"targets": {"expansion_steps": 2, "search_value_after": 2}, "env": {"protocol": "humanoidbench"}},
+    "expanded values": {"targets": {"expansion_steps": 2, "search_value_after": 2}},
     "no warm-up": {"collect": {"random_steps": 0, "env_steps": 900}},
     "no task embedding": {"model": {"task_embedding_in": []}},
     "final updates": {"optim": {"total_updates": 4, "final_updates": 2}, "collect": {"max_lead": 0.0}},
