@@ -51,7 +51,7 @@ def reanalyse(
     reward = batch.reward / batch.return_scale.unsqueeze(1) if spec.return_scaling else batch.reward
     discounts, real = ends(batch.length, batch.terminated, unroll, td, spec.discount)
 
-    def returns(network_value: Tensor) -> Tensor:
+    def value_targets(network_value: Tensor) -> Tensor:
         bootstrap = network_value.index_select(0, rows.bootstrap).view(size, positions)
         taken = discounted_sums(reward, bootstrap, discounts, spec.discount)
         if not (late and spec.expansion_steps):
@@ -62,11 +62,11 @@ def reanalyse(
         return torch.where(batch.terminated.unsqueeze(1), taken, imagined.view(size, positions))
 
     if not spec.reanalyse:
-        value = returns(model.root(observation, task)[1])
+        value = value_targets(model.root(observation, task)[1])
         taken = batch.action.unsqueeze(2)
         return _targets(spec, reward, value, taken, torch.ones_like(taken[..., 0]), real)
     found = planner(model, observation, task, generator, roots=size * len(searched))
-    value = returns(found.root_value)
+    value = value_targets(found.root_value)
     if late and not spec.expansion_steps:
         of_search = value[:, spec.policy_positions]
         old = real.policy[:, spec.policy_positions] * (batch.age >= spec.search_value_age).unsqueeze(1)
