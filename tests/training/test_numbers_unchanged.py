@@ -36,8 +36,7 @@ RECORDED = json.loads((Path(__file__).parent / "recorded_update.json").read_text
 def document(name: str) -> dict[str, Any]:
     """What is recorded under `name`: a preset, or `experiments/h1_laptop.yaml`."""
     if name == "h1_laptop":
-        plain = PLAIN | {"targets": {"expansion_steps": 0, "search_value_after": 2_000}}  # as it was recorded
-        return merge(yaml.safe_load(H1_LAPTOP.read_text(encoding="utf-8")), plain)
+        return merge(yaml.safe_load(H1_LAPTOP.read_text(encoding="utf-8")), PLAIN)
     every_position = {"targets": {"search_every": 1}} if name == "laptop" else {}  # as it was recorded
     return PLAIN | {"preset": name} | every_position
 
