@@ -193,12 +193,8 @@ class TargetSpec(Strict):
     discount: Annotated[Real, Field(gt=0, lt=1)] = 0.99
     policy: Literal["best", "improved"] = Field("best", description="improved: all candidates, weighted")
     max_action: Annotated[Real, Field(gt=0, lt=1)] = Field(0.999, description="targets are clipped to this")
-    expansion_steps: NonNegativeInt = Field(
-        0, description="value targets imagine so many decisions of the policy; 0: returns and search values"
-    )
-    search_value_after: NonNegativeInt = Field(
-        50_000, description="updates before search values, or imagined ones, are used"
-    )
+    expansion_steps: NonNegativeInt = Field(0, description="decisions that value targets imagine; 0: none")
+    search_value_after: NonNegativeInt = Field(50_000, description="updates before search or imagined values")
     search_value_age: NonNegativeInt = Field(
         200_000, description="newest transitions per task that never use it"
     )

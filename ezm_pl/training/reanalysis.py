@@ -41,7 +41,8 @@ def reanalyse(
     """
     spec = experiment.targets
     unroll, td = spec.unroll_steps, spec.td_steps
-    positions, late = unroll + 1, updates >= spec.search_value_after
+    positions = unroll + 1
+    late = updates >= spec.search_value_after
     size = batch.task.shape[0]
     searched = range(positions)[spec.policy_positions] if spec.reanalyse else ()
     rows = _rows(size, tuple(searched), range(td, td + positions), unroll + td + 1, batch.task.device)
