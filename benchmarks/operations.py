@@ -116,7 +116,7 @@ def count_kernels(module: EZMModule) -> int:
     """Operations of an update that reach the device, reanalysis included; it neither logs nor refreshes.
 
     On one window per task, which no device takes in chunks, and with the products that a GPU computes: packed
-    weights are a processor's.
+    weights and programs are a processor's.
     """
     experiment, compiled, kind = module.experiment, module.planner.compiled, module.target.kind
     never = 10**9
@@ -126,7 +126,7 @@ def count_kernels(module: EZMModule) -> int:
             "trainer": experiment.trainer.model_copy(update={"log_every": never}),
         }
     )
-    module.planner.compiled = None
+    module.planner.compiled = module.compiled_losses = None
     module.target.kind = lambda rows: Kind(kind(0).dtype, packed=False, paired=True)  # type: ignore[method-assign]
     update(module, len(experiment.tasks))  # constants are made at the first one
     with Kernels() as kernels:

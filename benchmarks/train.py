@@ -106,6 +106,8 @@ class Meter(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         cuda = pl_module.device.type == "cuda"
         block = 20 if cuda and self._watch is None else 1
+        if trainer.global_step == 2:
+            get_programs(pl_module)
         if trainer.global_step < self.least or trainer.global_step % block or data.sync.interrupted.is_set():
             return
         if cuda:
@@ -141,6 +143,7 @@ class Meter(Callback):
 
     def end(self, trainer: Trainer, module: Any, operations: Operations) -> None:
         """Ends the run; what needs its replay, or its processor for itself, comes last."""
+        module.compiled_losses = None  # its products would not be seen
         with flop_counter() as flops:
             update(module, module.per_rank.optim.batch_size)
         self.result |= {"operations": operations, "flops": float(flops.get_total_flops())}
@@ -150,6 +153,17 @@ class Meter(Callback):
         trainer.should_stop = True
         module.data.collector.stop()
         self.result["peak"] = matmul_flops(dtype, module.device)
+
+
+def get_programs(module: Any) -> None:
+    """Has the C++ programs made that a longer run would have (`ezm_pl/programs/`); minutes, but once."""
+    if module.compiled_losses is not None:
+        module.compiled_losses.wait()
+    if module.planner.compiled is not None:
+        spec = module.per_rank
+        positions = len(range(spec.targets.unroll_steps + 1)[spec.targets.policy_positions])
+        for roots in (len(spec.tasks) * spec.env.num_envs, spec.optim.batch_size * positions):
+            module.planner.compiled.wait(module.target, roots)
 
 
 def measure(name: str, document: dict[str, Any], seconds: float, least: int) -> Row:

@@ -1,26 +1,20 @@
-"""Makes the program of a search: `python -m ezm_pl.search.make_program`, with a `ProgramSpec` as its input.
+"""Makes the program of a search: `python -m ezm_pl.search.make_program`, with a `SearchProgram` as its input.
 
-It exports the search for any number of roots, compiles it, and compares the program with the uncompiled
-search before it puts it into the cache folder. It ends, with its compilers, when its input is closed.
+It exports the search for any number of roots, and compares the program with the uncompiled search.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import shutil
-import signal
-import sys
-import tempfile
-import threading
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ezm_pl.search.compiled import Draws, ProgramSpec
+from ezm_pl.programs import Draws
+from ezm_pl.programs.library import Library
+from ezm_pl.programs.making import compile_into, main
+from ezm_pl.search.compiled import SearchProgram
 from ezm_pl.search.planner import Planner
 from ezm_pl.search.tree import SearchResult, search
 from ezm_pl.world_model import InferenceModel
@@ -36,7 +30,7 @@ class Searching(nn.Module):
         spec: of the program.
     """
 
-    def __init__(self, spec: ProgramSpec) -> None:
+    def __init__(self, spec: SearchProgram) -> None:
         super().__init__()
         self.spec = spec
         uncompiled = spec.search.model_copy(update={"compiled": False})
@@ -74,37 +68,27 @@ class Searching(nn.Module):
         return (observation, task, *draws.again(self.generator), *self.tensors), found
 
 
-def make(spec: ProgramSpec) -> None:
+@torch.no_grad()
+def make(spec: SearchProgram) -> None:
     """Makes the program and puts it into the cache folder.
 
     Raises:
         whatever torch's compiler raises; RuntimeError: the program finds something else than the search.
     """
-    import torch._inductor as inductor
-
     searching = Searching(spec)
-    with torch.no_grad():
-        inputs, _ = searching.inputs(5)
-        rows, fixed = {0: torch.export.Dim.DYNAMIC}, len(searching.tensors)
-        shapes = (rows, rows, (*[rows] * (len(inputs) - 2 - fixed), *[{}] * fixed))
-        exported = torch.export.export(searching, inputs, dynamic_shapes=shapes)
-        with tempfile.TemporaryDirectory(prefix="making-", dir=spec.path.parent) as folder:
-            package = inductor.aoti_compile_and_package(
-                exported,
-                package_path=str(Path(folder) / spec.path.name),
-                inductor_configs={"cpp.threads": 1, "aot_inductor.compile_wrapper_opt_level": "O0"},
-            )
-            _compare(inductor.aoti_load_package(package), searching)
-            os.chmod(package, 0o600)
-            os.replace(package, spec.path)
+    inputs, _ = searching.inputs(5)
+    rows, fixed = {0: torch.export.Dim.DYNAMIC}, len(searching.tensors)
+    shapes = (rows, rows, (*[rows] * (len(inputs) - 2 - fixed), *[{}] * fixed))
+    exported = torch.export.export(searching, inputs, dynamic_shapes=shapes)
+    compile_into(spec, exported, partial(_compare, searching))
 
 
-def _compare(program: Any, searching: Searching) -> None:
+def _compare(searching: Searching, program: Library) -> None:
     """Raises RuntimeError where a program does not find what the search does."""
     most = TOLERANCE[searching.spec.dtype]
     for roots in (1, 6):
         inputs, expected = searching.inputs(roots)
-        found = SearchResult(*program(*inputs))
+        found = SearchResult(*program(inputs))
         names = ("actions", "root_value") + ("q", "value", "action") * (searching.spec.dtype == "float32")
         for name in names:
             a, b = getattr(found, name), getattr(expected, name)
@@ -112,31 +96,5 @@ def _compare(program: Any, searching: Searching) -> None:
                 raise RuntimeError(f"the compiled search finds another {name}, by {(a - b).abs().max():.1e}")
 
 
-def _end_with_input() -> None:
-    while os.read(0, 1):  # sys.stdin would be locked at the end
-        pass
-    os.killpg(0, signal.SIGKILL)
-
-
-def main() -> None:
-    """Reads the spec, makes the program unless somebody else has; says why where it cannot."""
-    spec = ProgramSpec.model_validate_json(sys.stdin.readline())
-    threading.Thread(target=_end_with_input, daemon=True).start()
-    os.nice(5)
-    torch.set_num_threads(1)
-    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    try:
-        spec.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (spec.path.parent / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
-            for left in spec.path.parent.glob("making-*"):  # by a run that ended meanwhile
-                shutil.rmtree(left, ignore_errors=True)
-            if not spec.path.exists():
-                make(spec)
-    except Exception as error:  # whatever the compiler raises: the parent logs it in one line
-        print(f"{type(error).__name__}: {error}".partition("\n")[0])
-        raise SystemExit(1) from error
-
-
 if __name__ == "__main__":
-    main()
+    main(SearchProgram, make)

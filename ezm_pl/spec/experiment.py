@@ -260,6 +260,7 @@ class OptimSpec(Strict):
     decay_share: Fraction = Field(
         0.0, description="share of the updates, at the end, over which the learning rate falls to a tenth"
     )
+    compiled: bool = Field(True, description="on a CPU: losses run as a C++ program, as `search.compiled`")
     max_skipped_updates: PositiveInt = Field(
         100, description="updates in a row that may be skipped as not finite before the run stops"
     )

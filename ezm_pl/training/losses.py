@@ -302,9 +302,15 @@ def weighted_terms(weights: LossSpec) -> dict[str, tuple[Term, float]]:
     return {name: (TERMS[name], weight) for name, weight in used.items()} | own
 
 
-def losses(x: Unroll, weights: LossSpec) -> Losses:
-    """Every term, and their weighted sum."""
-    steps, used = x.targets.reward.shape[1], weighted_terms(weights)
+def losses(x: Unroll, spec: LossSpec, weights: Tensor | None = None) -> Losses:
+    """Every term, and their weighted sum.
+
+    Args:
+        x: of a batch.
+        spec: which terms there are, and their weights.
+        weights: `[terms, 1]`, in the place of the spec's (`loss_weights`).
+    """
+    steps, used = x.targets.reward.shape[1], weighted_terms(spec)
     importance = x.batch.weight
     if UNWEIGHTED & used.keys():
         plain = torch.ones_like(importance)
@@ -314,7 +320,7 @@ def losses(x: Unroll, weights: LossSpec) -> Losses:
     device = importance.device
     each = torch.stack([function(x) for function, _ in used.values()])
     each = each * (importance * _constants(signs, device))
-    shares = each * _constants(tuple(weight for _, weight in used.values()), device)
+    shares = each * (loss_weights(spec, device) if weights is None else weights)
     return Losses(
         total=shares.sum(),
         names=tuple(used),
@@ -323,6 +329,11 @@ def losses(x: Unroll, weights: LossSpec) -> Losses:
         value_error=x.values[:, 0] - x.targets.value[:, 0],
         measure=partial(_diagnostics, x),
     )
+
+
+def loss_weights(spec: LossSpec, device: torch.device) -> Tensor:
+    """The weights of a spec's terms `[terms, 1]`."""
+    return _constants(tuple(weight for _, weight in weighted_terms(spec).values()), device)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from ezm_pl.spec import Experiment
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.batch import Batch, Targets
+from ezm_pl.training.compiled_losses import Compiled, CompiledLosses
 from ezm_pl.training.hardware import search_dtype
 from ezm_pl.training.health import batch_health, humanoid_tasks
 from ezm_pl.training.losses import Losses, losses, unroll
@@ -65,6 +67,7 @@ class EZMModule(AgentModule):
         ).act
         self.register_buffer("_humanoid", humanoid_tasks(experiment.tasks), persistent=False)
         self._working_copy: WorkingCopy | None = None
+        self.compiled_losses: CompiledLosses | None = None
 
     def describe(self, training: Sequence[Tensor], held_out: Sequence[Tensor]) -> None:
         """Gives all copies the vectors of the tasks' descriptions (`description_vectors`), for a new run."""
@@ -127,6 +130,9 @@ class EZMModule(AgentModule):
         self._statistics = [x for module in moved for x in module.buffers()]
         if self.trainer.precision == "bf16-mixed":
             self._working_copy = WorkingCopy(self.model, torch.bfloat16)
+        if CompiledLosses.possible(self.experiment, self.device, self.ranks.size):
+            bfloat16 = self._working_copy is not None
+            self.compiled_losses = CompiledLosses(self.experiment, self.model, self.spread, bfloat16)
 
     def training_step(self, prepared: Prepared[Targets], batch_idx: int) -> None:
         """One update, from its batch to the weights that act.
@@ -139,11 +145,8 @@ class EZMModule(AgentModule):
             batch, targets = prepared.result()
         with timer("losses"):
             before = torch.cat([x.flatten() for x in self._statistics])
-            found = self.losses(batch, targets)
-            with self._own_precision():
-                for observe in self.observers:
-                    observe(found, batch)
-                self.manual_backward(found.total)
+            logs = update % self.experiment.trainer.log_every == 0
+            found = self._gradients(batch, targets, whole=logs or bool(self.observers))
         with timer("optimizer"), self._own_precision():
             gradients = [x.grad for x in self._learning if x.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
@@ -156,12 +159,27 @@ class EZMModule(AgentModule):
             if self.global_step % self.experiment.optim.refresh_every == 0:
                 self.refresh()
         self.data.pacing.updated(self.global_step)
-        if update % self.experiment.trainer.log_every == 0:
+        if isinstance(found, Losses) and logs:
             self._log_update(found, norm)
             self.log_dict(batch_health(batch, found, self.experiment, self._humanoid), sync_dist=True)
             if self.spread is not None:
                 self.log("train/policy/q_spread", self.spread.spread().mean(), sync_dist=True)
             self._give_up_if_stuck(found, batch, targets)
+
+    def _gradients(self, batch: Batch, targets: Targets, *, whole: bool) -> Losses | Compiled:
+        """Losses, and gradients put into the parameters: by a program, if there is one, unless `whole`."""
+        compiled = self.compiled_losses
+        if compiled is not None and not whole:
+            found = compiled(batch, targets, self.generator("entropy"))
+            if found is not None:
+                return found
+        with nullcontext() if compiled is None else compiled.watched(batch, targets):
+            plain = self.losses(batch, targets)
+            with self._own_precision():
+                for observe in self.observers:
+                    observe(plain, batch)
+                self.manual_backward(plain.total)
+        return plain
 
     def losses(self, batch: Batch, targets: Targets) -> Losses:
         """The losses of a batch that the normaliser has taken in."""

@@ -12,8 +12,8 @@ import pytest
 import torch
 from test_tree import small_inference_model
 
+from ezm_pl.programs import program as of_programs
 from ezm_pl.search import Planner, SearchResult
-from ezm_pl.search import compiled as of_compiled
 from ezm_pl.search.compiled import CompiledSearch
 from ezm_pl.spec.experiment import SearchSpec
 from ezm_pl.world_model import InferenceModel
@@ -79,21 +79,21 @@ def test_a_compiled_search_finds_the_same_and_is_loaded_the_next_time() -> None:
     begin = time.perf_counter()
     plan(again, other, 1, 0)
     later = program_of(again, other)
-    later.get().join()
-    assert later.run is not None and time.perf_counter() - begin < 20
+    assert later.wait()
+    assert time.perf_counter() - begin < 20
 
 
 def test_without_a_compiler_one_line_says_so(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("CXX", "no-such-compiler")
-    monkeypatch.setattr(of_compiled, "EARNED", 0.0)
+    monkeypatch.setattr(of_programs, "EARNED", 0.0)
     plain, compiled = (Planner(SPEC.model_copy(update={"compiled": c}), 0.97, 5) for c in (False, True))
     model = small_inference_model()
     with caplog.at_level(logging.WARNING, "ezm_pl"):
         for seed in range(3):
             found, state = plan(compiled, model, 3, seed)
-            program_of(compiled, model).get().join()
+            assert not program_of(compiled, model).wait()
             expected, state_expected = plan(plain, model, 3, seed)
             assert torch.equal(found.weights, expected.weights) and torch.equal(state, state_expected)
     assert [r.message for r in caplog.records] == ["searches are not compiled: no C++ compiler was found"]
@@ -104,10 +104,10 @@ def test_a_cache_folder_that_cannot_be_written_to_is_no_error(
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(of_compiled, "EARNED", 0.0)
+    monkeypatch.setattr(of_programs, "EARNED", 0.0)
     planner, model = Planner(SPEC, 0.97, 5), small_inference_model()
     plan(planner, model, 3, 0)
-    program_of(planner, model).get().join()
+    assert not program_of(planner, model).wait()
     plan(planner, model, 3, 0)
     assert len(caplog.records) == 1
     assert caplog.records[0].message.startswith("searches are not compiled: NotADirectoryError: ")
@@ -127,12 +127,12 @@ def test_short_runs_and_deterministic_ones_make_no_program(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     asked = []
-    monkeypatch.setattr(of_compiled, "_make", asked.append)
+    monkeypatch.setattr(of_programs, "make", asked.append)
     planner, model = Planner(SPEC, 0.97, 5), small_inference_model()
     for seed in range(3):
         plan(planner, model, 3, seed)
     assert not asked
-    monkeypatch.setattr(of_compiled, "EARNED", 0.0)
+    monkeypatch.setattr(of_programs, "EARNED", 0.0)
     torch.use_deterministic_algorithms(True)
     try:
         plan(planner, model, 3, 0)
@@ -141,5 +141,5 @@ def test_short_runs_and_deterministic_ones_make_no_program(
     assert not asked
     plan(planner, model, 3, 0)
     program = program_of(planner, model)
-    program.get().join()
+    program.wait()
     assert asked == [program.spec]

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _HOST = ("host.cpu", "host.cores", "host.gpu", "version.torch", "version.mujoco")
 _NOT_SETTINGS = (
     "name", "seed", "tasks", "num_tasks", "preset", "tracking.", "trainer.", "env.worker",
-    "env.max_worker_restarts", "search.compiled",
+    "env.max_worker_restarts", "search.compiled", "optim.compiled",
 )  # fmt: skip
 """Params under these say how a run was made, not what was trained."""
 

@@ -21,7 +21,7 @@ FORMAT = 2
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 _MAY_DIFFER = (
     "name", "preset", "eval.", "trainer.", "tracking.", "env.worker", "env.max_worker_restarts",
-    "replay.save", "search.compiled", "collect.max_lead", "collect.env_steps",
+    "replay.save", "search.compiled", "optim.compiled", "collect.max_lead", "collect.env_steps",
     "optim.max_skipped_updates", "optim.total_updates", "optim.final_updates",
 )  # fmt: skip
 """Fields under these may differ between a checkpoint and the run that resumes it."""

@@ -1,0 +1,77 @@
+"""The process that makes a program: a `ProgramSpec` is its input, and it ends when its input is closed."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from ezm_pl.programs.library import Library
+from ezm_pl.programs.program import ProgramSpec
+
+S = TypeVar("S", bound=ProgramSpec)
+
+Check = Callable[[Library], None]
+"""Raises RuntimeError where a program finds something else than what it replaces."""
+
+
+def compile_into(spec: ProgramSpec, exported: torch.export.ExportedProgram, check: Check) -> None:
+    """Compiles, checks, and puts the program into the cache folder.
+
+    Raises:
+        whatever torch's compiler raises; RuntimeError: it has no program for all operations, or `check`.
+    """
+    import torch._inductor as inductor
+
+    with tempfile.TemporaryDirectory(prefix="making-", dir=spec.path.parent) as folder:
+        package = inductor.aoti_compile_and_package(
+            exported,
+            package_path=str(Path(folder) / "program.pt2"),
+            inductor_configs={"cpp.threads": 1, "aot_inductor.compile_wrapper_opt_level": "O0"},
+        )
+        library = Path(folder) / spec.path.name
+        with zipfile.ZipFile(package) as archive:
+            names = archive.namelist()
+            if any(name.endswith(".json") and not name.endswith("_metadata.json") for name in names):
+                raise RuntimeError("some operations need torch's own loader")
+            (code,) = (name for name in names if name.endswith(".so"))
+            library.write_bytes(archive.read(code))
+        check(Library(library))
+        os.chmod(library, 0o600)
+        os.replace(library, spec.path)
+
+
+def _end_with_input() -> None:
+    while os.read(0, 1):  # sys.stdin would be locked at the end
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def main(kind: type[S], make: Callable[[S], None]) -> None:
+    """Reads the spec, makes the program unless somebody else has; says why where it cannot."""
+    spec = kind.model_validate_json(sys.stdin.readline())
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    os.nice(5)
+    torch.set_num_threads(1)
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
+    try:
+        spec.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (spec.path.parent / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
+            for left in spec.path.parent.glob("making-*"):  # by a run that ended meanwhile
+                shutil.rmtree(left, ignore_errors=True)
+            if not spec.path.exists():
+                make(spec)
+    except Exception as error:  # whatever the compiler raises: the parent logs it in one line
+        print(f"{type(error).__name__}: {error}".partition("\n")[0])
+        raise SystemExit(1) from error
