@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from ezm_pl.programs.library import Library
 from ezm_pl.programs.program import ProgramSpec
@@ -23,6 +24,23 @@ S = TypeVar("S", bound=ProgramSpec)
 
 Check = Callable[[Library], None]
 """Raises RuntimeError where a program finds something else than what it replaces."""
+
+
+def _add(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    product = a @ b if alpha == 1 else a @ b * alpha
+    return product + (x if beta == 1 else x * beta)
+
+
+def _add_relu(bias: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return _add(bias, a, b).relu()
+
+
+_APART = {
+    torch.ops.aten._addmm_activation.default: _add_relu,
+    torch.ops.aten.addmm.default: _add,
+    torch.ops.aten.baddbmm.default: _add,
+}
+"""Sums apart from their products: the compiler puts them together with what comes next."""
 
 
 def compile_into(spec: ProgramSpec, exported: torch.export.ExportedProgram, check: Check) -> None:
@@ -35,9 +53,13 @@ def compile_into(spec: ProgramSpec, exported: torch.export.ExportedProgram, chec
 
     with tempfile.TemporaryDirectory(prefix="making-", dir=spec.path.parent) as folder:
         package = inductor.aoti_compile_and_package(
-            exported,
+            exported.run_decompositions(_APART),
             package_path=str(Path(folder) / "program.pt2"),
-            inductor_configs={"cpp.threads": 1, "aot_inductor.compile_wrapper_opt_level": "O0"},
+            inductor_configs={
+                "cpp.threads": 1,
+                "aot_inductor.compile_wrapper_opt_level": "O0",
+                "pattern_matcher": False,  # it would make one operation of product and sum again
+            },
         )
         library = Path(folder) / spec.path.name
         with zipfile.ZipFile(package) as archive:
