@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 NARROW = 256
 """The largest latent size of networks that are worth a program."""
 
-EARNED = 240.0
+EARNED = 120.0
 """Seconds of processor time that what a program replaces must have taken before it is made: what making it
 costs, over what it saves of each second."""
 

@@ -128,7 +128,7 @@ class CompiledLosses:
         total, error, *gradients = self._program.run([x.contiguous() for x in inputs])
         learned = (parameter for parameter in parameters if parameter.requires_grad)
         for parameter, gradient in zip(learned, gradients, strict=True):
-            parameter.grad = gradient
+            parameter.grad = gradient.contiguous()  # a fused optimiser reads no strides
         return Compiled(total, error)
 
     @contextmanager

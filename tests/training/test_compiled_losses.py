@@ -54,6 +54,7 @@ class Updates:
     def state(self, found: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, parameter in self.model.named_parameters():
             if parameter.grad is not None:
+                assert parameter.grad.stride() == parameter.stride(), "a fused optimiser reads no strides"
                 found[f"gradient of {name}"], parameter.grad = parameter.grad, None
         for module in (self.model, self.spread):
             found |= {f"buffer {name}": x.clone() for name, x in module.named_buffers()}
