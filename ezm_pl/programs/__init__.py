@@ -4,6 +4,6 @@ On a CPU an operation of a narrow network costs Python and the dispatcher more t
 """
 
 from ezm_pl.programs.draws import Draws
-from ezm_pl.programs.program import NARROW, Program, ProgramSpec
+from ezm_pl.programs.program import NARROW, Program, ProgramSpec, surroundings
 
-__all__ = ["NARROW", "Draws", "Program", "ProgramSpec"]
+__all__ = ["NARROW", "Draws", "Program", "ProgramSpec", "surroundings"]

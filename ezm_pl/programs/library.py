@@ -39,8 +39,8 @@ class Library:
     def __init__(self, path: Path) -> None:
         self._library = ctypes.CDLL(str(path))
         self._container = ctypes.c_void_p()
-        one = ctypes.c_size_t(AT_ONCE)
-        self._call("CreateWithDevice", ctypes.byref(self._container), one, b"cpu", None)
+        runners = ctypes.c_size_t(AT_ONCE)
+        self._call("CreateWithDevice", ctypes.byref(self._container), runners, b"cpu", None)
         self._inputs, self._outputs = self._count("Inputs"), self._count("Outputs")
 
     def __call__(self, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -9,6 +9,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,10 @@ S = TypeVar("S", bound=ProgramSpec)
 
 Check = Callable[[Library], None]
 """Raises RuntimeError where a program finds something else than what it replaces."""
+
+
+UNUSED = 30 * 24 * 3600.0
+"""Seconds after which a program that nobody has loaded is deleted."""
 
 
 def _add(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
@@ -70,6 +75,8 @@ def compile_into(spec: ProgramSpec, exported: torch.export.ExportedProgram, chec
             library.write_bytes(archive.read(code))
         check(Library(library))
         os.chmod(library, 0o600)
+        with library.open("rb+") as file:
+            os.fsync(file.fileno())  # a truncated one would kill the process that loads it
         os.replace(library, spec.path)
 
 
@@ -92,6 +99,9 @@ def main(kind: type[S], make: Callable[[S], None]) -> None:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
             for left in spec.path.parent.glob("making-*"):  # by a run that ended meanwhile
                 shutil.rmtree(left, ignore_errors=True)
+            for old in spec.path.parent.glob("*-*.*"):
+                if time.time() - old.stat().st_mtime > UNUSED:
+                    old.unlink(missing_ok=True)
             if not spec.path.exists():
                 make(spec)
     except Exception as error:  # whatever the compiler raises: the parent logs it in one line

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -62,8 +62,10 @@ class ProgramSpec(Strict):
 @cache
 def surroundings(*rooms: str) -> str:
     """The sources that a program is made from, torch's version, and what the processor can do."""
-    folders = [Path(__file__).parents[1] / room for room in ("programs", *rooms)]
-    sources = [path.read_text(encoding="utf-8") for room in folders for path in sorted(room.glob("*.py"))]
+    package = Path(__file__).parents[1]
+    paths = [path for room in ("programs", *rooms) for path in sorted((package / room).glob("*.py"))]
+    paths.append(package / "spec" / "experiment.py")  # its properties decide too
+    sources = [path.read_text(encoding="utf-8") for path in paths]
     processor = Path("/proc/cpuinfo")
     lines = processor.read_text(encoding="utf-8").splitlines() if processor.exists() else []
     features = next((line for line in lines if line.lower().startswith(("flags", "features"))), "")
@@ -86,6 +88,9 @@ class Program:
         self._earned = EARNED if spec.made() else 0.0
         self._lock = threading.Lock()
         self._getting: threading.Thread | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Program:
+        return type(self)(self.spec)  # native code cannot be copied; it is loaded once more
 
     def earn(self, seconds: float) -> None:
         """Counts processor time spent without it; has it loaded or made when that is enough."""
@@ -115,7 +120,8 @@ class Program:
             except (OSError, RuntimeError):
                 self.spec.path.unlink(missing_ok=True)  # damaged: the next run makes it again
                 raise
-        except (OSError, RuntimeError, AttributeError) as error:
+            os.utime(self.spec.path)  # the makers delete what is long unused
+        except Exception as error:  # noqa: BLE001 - work goes on without it
             reason = str(error).strip().partition("\n")[0]
             log.warning("%s are not compiled: %s", self.spec.of, reason)
 

@@ -14,7 +14,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from ezm_pl.programs import Draws, Program, ProgramSpec
+from ezm_pl.programs import Draws, Program, ProgramSpec, surroundings
 from ezm_pl.search.tree import SearchResult
 from ezm_pl.spec.experiment import ModelSpec, SearchSpec
 from ezm_pl.world_model import InferenceModel
@@ -57,6 +57,7 @@ class CompiledSearch:
     ) -> None:
         self._search, self._spec, self._discount, self._width = search, spec, discount, width
         self._evaluation = evaluation
+        surroundings(*SearchProgram.rooms)  # of the sources that this process has loaded
         self._programs: dict[ProgramSpec, _Searches] = {}
         self._of: WeakKeyDictionary[InferenceModel, dict[torch.dtype, _Searches]] = WeakKeyDictionary()
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ezm_pl.programs import NARROW, Draws, Program, ProgramSpec
+from ezm_pl.programs import NARROW, Draws, Program, ProgramSpec, surroundings
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.experiment import LossSpec, ModelSpec, TargetSpec
 from ezm_pl.training.batch import Batch, Targets
@@ -32,6 +32,7 @@ class LossProgram(ProgramSpec):
 
     Attributes:
         terms: which there are; their weights are inputs.
+        frozen: names of the parameters that get no gradient.
         batch, sought: dtypes and shapes of a `Batch`'s and of `Targets`' tensors.
     """
 
@@ -42,6 +43,7 @@ class LossProgram(ProgramSpec):
     model: ModelSpec
     terms: LossSpec
     targets: TargetSpec
+    frozen: tuple[str, ...]
     tasks: int
     observation_size: int
     action_size: int
@@ -95,8 +97,9 @@ class CompiledLosses:
         optional = {name: float(experiment.loss.of(name) > 0) for name in OPTIONAL}
         self._terms = LossSpec().model_copy(update=optional)
         self._learner = [Learner(model, spread, experiment.targets, self._terms)]
+        surroundings(*LossProgram.rooms)  # of the sources that this process has loaded
         self._draws: Draws | None = None
-        self._forms: tuple[Form, ...] = ()
+        self._given: tuple[Any, ...] = ()
         self._program: Program | None = None
 
     @staticmethod
@@ -119,7 +122,8 @@ class CompiledLosses:
         """As `Learner`, with the parameters' gradients put into them; None while there is no program."""
         if self._draws is None or self._program is None or self._program.run is None:
             return None
-        if forms((*batch, *targets)) != self._forms:  # a program does not look at what it is given
+        # A program does not look at what it is given.
+        if (self._frozen(), *forms((*batch, *targets))) != self._given:
             return None
         (learner,) = self._learner
         weights = loss_weights(self._experiment.loss, batch.weight.device)
@@ -147,6 +151,10 @@ class CompiledLosses:
         """Gets the program now (minutes), after an update without it; whether there is one."""
         return self._program is not None and self._program.wait()
 
+    def _frozen(self) -> tuple[str, ...]:
+        named = self._learner[0].named_parameters()
+        return tuple(name for name, parameter in named if not parameter.requires_grad)
+
     def _of(self, batch: Batch, targets: Targets) -> Program:
         if self._program is None:
             tasks, action_size = self._model.action_mask.shape
@@ -154,6 +162,7 @@ class CompiledLosses:
                 model=self._model.spec,
                 terms=self._terms,
                 targets=self._experiment.targets,
+                frozen=self._frozen(),
                 tasks=tasks,
                 observation_size=batch.observation.shape[-1],
                 action_size=action_size,
@@ -161,5 +170,5 @@ class CompiledLosses:
                 batch=forms(batch),
                 sought=forms(targets),
             )
-            self._program, self._forms = Program(spec), (*spec.batch, *spec.sought)
+            self._program, self._given = Program(spec), (spec.frozen, *spec.batch, *spec.sought)
         return self._program

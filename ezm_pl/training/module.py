@@ -173,7 +173,7 @@ class EZMModule(AgentModule):
             found = compiled(batch, targets, self.generator("entropy"))
             if found is not None:
                 return found
-        with nullcontext() if compiled is None else compiled.watched(batch, targets):
+        with nullcontext() if compiled is None or whole else compiled.watched(batch, targets):
             plain = self.losses(batch, targets)
             with self._own_precision():
                 for observe in self.observers:
