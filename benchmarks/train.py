@@ -5,8 +5,9 @@
     .venv/bin/python benchmarks/train.py --tasks 1,8,16,29 [--preset laptop] [--figure FILE.png]
 
 Each row is the beginning of an ordinary run (`ezm_pl.training.fit`: Lightning's Trainer, the collector
-thread, replay, reanalysis), at the preset's own sizes and pacing but for a short random warm-up. The first
-updates are not counted. Shares are of the learner's and of the collector's own time (`time/*`); some more
+thread, replay, reanalysis), at the preset's own sizes and pacing but for a short random warm-up. On a CPU
+the C++ programs of a long run are made first (minutes, but once). The first updates are not counted.
+Shares are of the learner's and of the collector's own time (`time/*`); some more
 updates are profiled, to tell by which operations the learner's is spent (`operations.py`). Model FLOPs are
 those of the matrix products of one update, counted by torch on one batch of the same run; `kernels` are the
 operations of an update that reach the device (`operations.count_kernels`); `peak` is a plain matrix product
