@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ezm_pl.programs import NARROW
 from ezm_pl.spec.experiment import ModelSpec
 from ezm_pl.world_model.fused import FusedNetworks
 from ezm_pl.world_model.layers import Head, RunningNorm
@@ -131,7 +132,7 @@ class InferenceModel(nn.Module):
     def compiled_dtype(self, rows: int) -> torch.dtype | None:
         """What a compiled search with batches up to `rows` computes in; None where it would be no faster."""
         kind, latent = self.kind(rows), self.model.spec.latent_size
-        if latent > _NARROW or rows * latent > _MOST:
+        if latent > NARROW or rows * latent > _MOST:
             return None
         return kind.dtype
 

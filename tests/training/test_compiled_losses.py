@@ -185,6 +185,5 @@ def test_a_damaged_program_is_removed_in_one_line(
 def test_a_learner_has_every_tensor_of_the_model_once() -> None:
     updates = Updates(make_experiment(BASE))
     assert isinstance(updates.model, WorldModel)
-    learner = updates.compiled._learner[0]
-    assert len(list(learner.parameters())) == len(list(updates.model.parameters()))
-    assert len(list(learner.buffers())) == len(list(updates.model.buffers())) + 2
+    assert len(updates.compiled._parameters) == len(list(updates.model.parameters()))
+    assert len(updates.compiled._buffers) == len(list(updates.model.buffers())) + 2
