@@ -106,7 +106,7 @@ $(READY): pyproject.toml constraints.txt
 	  if ! "$(PYTHON)" --version > /dev/null 2>&1; then \
 	    echo "make: no Python $(PYTHON) found; $(NEEDED)" >&2; exit 1; \
 	  fi; \
-	  if ! "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'; then \
+	  if ! "$(PYTHON)" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))'; then \
 	    echo "make: $(PYTHON) is $$("$(PYTHON)" --version 2>&1); $(NEEDED)" >&2; exit 1; \
 	  fi; \
 	  echo "making $(VENV) with $$("$(PYTHON)" --version)"; \

@@ -67,7 +67,7 @@ def main() -> None:
     default = Path(__file__).resolve().parents[1] / "experiments" / "learn_check.yaml"
     parser.add_argument("spec", type=Path, nargs="?", default=default, help="default: the learning check's")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--updates", type=int, default=300, help="a run")
+    parser.add_argument("--updates", type=int, default=300, help="per run")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers here")
     args = parser.parse_args()

@@ -178,7 +178,7 @@ def as_steps(observation: Array, action: Array, reward: Array) -> Steps:
 def main() -> None:
     arguments = parser(__doc__, 20.0, "of drawing, over all sides")
     arguments.add_argument("--tasks", type=int, default=29, help="first tasks of hb-29 (default: all 29)")
-    arguments.add_argument("--transitions", type=int, default=100_000, help="a task (default: 100000)")
+    arguments.add_argument("--transitions", type=int, default=100_000, help="per task (default: 100000)")
     arguments.add_argument("--batch", type=int, default=512, help="positions (default: 512)")
     arguments.add_argument(
         "--observation-dtype", choices=["float32", "float16"], default="float32", help="that ours stores"

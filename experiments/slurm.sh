@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# One task a GPU on several nodes: sbatch experiments/slurm.sh SPEC [--set A.B=C ...]
+# One task per GPU on several nodes: sbatch experiments/slurm.sh SPEC [--set A.B=C ...]
 # The folder it is submitted from, with its mlruns/, must be visible from all nodes.
 #SBATCH --job-name=ezm-train
 #SBATCH --nodes=2

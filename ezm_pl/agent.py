@@ -119,12 +119,12 @@ class Agent:
             observation: as the task's environment gives it, unpadded.
             task: one of `tasks`; None where there is only one.
             plan: search; otherwise the policy's mode, which is many times faster. An agent of
-                `agent: sac` always acts by its policy's mode.
+                `agent: sac`, or of `search.choice: policy`, always acts by its policy's mode.
 
         Raises:
             ValueError: another task, or an observation of another size.
         """
-        if plan and self.experiment.agent == "ezm":
+        if plan and self.experiment.agent == "ezm" and self.experiment.search.choice != "policy":
             return self.plan(observation, task).action
         index = self._index(task)
         batch = self._batch(observation, index)

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from workplaces import train_briefly, work_in
 
 from ezm_pl import Agent
 from ezm_pl.cli import main
+from ezm_pl.export.registry import requirements
 from ezm_pl.spec import SpecError
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +70,26 @@ def test_the_page_runs_as_it_stands(workplace: Path, capsys: pytest.CaptureFixtu
     actions, where = done.stdout.splitlines()[-2:]
     assert [len(action) for action in eval(actions)] == [1, 1]
     assert "/code/ezm_pl/" in where, "the model brings its own code"
+
+
+def test_a_registered_agent_names_all_that_it_imports() -> None:
+    found = dict(line.split("==") for line in requirements())
+    assert found["torch"] == torch.__version__.partition("+")[0]
+    assert {"lightning", "mujoco", "gymnasium", "dm_control", "psutil", "rich"} <= set(found)
+    assert "imageio[ffmpeg]" in found
+    assert not {"pytest", "mctx"} & set(found)
+
+
+def test_an_agent_that_learned_without_a_search_acts_without(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = agent.experiment.model_copy(
+        update={"search": agent.experiment.search.model_copy(update={"choice": "policy"})}
+    )
+    observation, task = np.ones(3), agent.tasks[1]
+    expected = agent.act(observation, task, plan=False)
+    monkeypatch.setattr(agent, "experiment", spec)
+    assert np.array_equal(agent.act(observation, task), expected)
 
 
 def test_a_plan_is_whole_and_repeatable(agent: Agent) -> None:

@@ -83,7 +83,7 @@ def _validate(args: argparse.Namespace) -> None:
     from ezm_pl.spec.facts import spec_facts
 
     plan = _plan(args)
-    trials, seeds, points = plan.spec.trials_a_point, plan.spec.seeds, len(plan.points)
+    trials, seeds, points = plan.spec.trials_per_point, plan.spec.seeds, len(plan.points)
     print(f"# {args.spec}: valid")
     print(f"# grid points: {points}, trials: {trials} per grid point, seeds: {seeds} per trial")
     print(f"# runs: {points * trials * seeds}")

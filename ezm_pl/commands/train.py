@@ -67,7 +67,7 @@ def _validate(args: argparse.Namespace) -> None:
 
 
 def _train(args: argparse.Namespace) -> int:
-    from ezm_pl.spec.facts import unread_settings
+    from ezm_pl.spec.facts import spec_notes
     from ezm_pl.tracking.console import say
     from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 
@@ -75,8 +75,8 @@ def _train(args: argparse.Namespace) -> int:
     experiment, preset, _ = load_spec(args)
     console = new_console()
     say(console, f"{args.spec}, preset {preset}")
-    if unread := unread_settings(experiment):
-        say(console, unread, "yellow")
+    for note in spec_notes(experiment):
+        say(console, note, "yellow")
     from ezm_pl.tracking.runs.train import train
 
     return train(experiment, resume=args.resume, init=args.init, console=console)

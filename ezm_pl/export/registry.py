@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.pyfunc import PythonModel
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
+from packaging.requirements import Requirement
 from rich.console import Console
 
 import ezm_pl
@@ -56,6 +58,17 @@ def _example(agent: Agent) -> pandas.DataFrame:
     return pandas.DataFrame({"observation": [[0.0] * size], "task": [agent.tasks[0]]})
 
 
+def requirements() -> list[str]:
+    """This package's requirements, extras left out, in the versions that are installed."""
+    found = []
+    for each in map(Requirement, requires("ezm_pl") or ()):
+        if each.marker is None or each.marker.evaluate({"extra": ""}):
+            extras = f"[{','.join(sorted(each.extras))}]" if each.extras else ""
+            # Without what says where a build is from, as in 2.13.0+cpu.
+            found.append(f"{each.name}{extras}=={version(each.name).partition('+')[0]}")
+    return found
+
+
 def register_agent(reference: str, name: str, *, console: Console) -> None:
     """Logs a run's agent as a new version of the registered model `name`.
 
@@ -83,7 +96,7 @@ def register_agent(reference: str, name: str, *, console: Console) -> None:
             python_model=RegisteredAgent(),
             artifacts={"checkpoint": str(saved.checkpoint.resolve())},
             code_paths=[str(Path(ezm_pl.__file__).parent)],
-            pip_requirements=["torch", "lightning", "mujoco", "gymnasium", "pydantic", "pandas"],
+            pip_requirements=requirements(),
             signature=SIGNATURE,
             input_example=_example(agent),
         )

@@ -95,6 +95,7 @@ def main(kind: type[S], make: Callable[[S], None]) -> None:
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     try:
         spec.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        spec.path.parent.chmod(0o700)
         with (spec.path.parent / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # one at a time
             for left in spec.path.parent.glob("making-*"):  # by a run that ended meanwhile
@@ -102,7 +103,7 @@ def main(kind: type[S], make: Callable[[S], None]) -> None:
             for old in spec.path.parent.glob("*-*.*"):
                 if time.time() - old.stat().st_mtime > UNUSED:
                     old.unlink(missing_ok=True)
-            if not spec.path.exists():
+            if not spec.made():
                 make(spec)
     except Exception as error:  # whatever the compiler raises: the parent logs it in one line
         print(f"{type(error).__name__}: {error}".partition("\n")[0])

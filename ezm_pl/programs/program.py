@@ -115,6 +115,8 @@ class Program:
         try:
             if not self.spec.made():
                 make(self.spec)
+                if not self.spec.made():
+                    raise RuntimeError(f"others can write to {self.spec.path.parent}")
             try:
                 self.run = Library(self.spec.path)
             except (OSError, RuntimeError):

@@ -113,9 +113,10 @@ class ReplayBuffer:
             self.returns.update(reward, terminated | truncated)
 
     def _set_first_priority(self, positions: Positions) -> None:
-        """New positions get the largest priority of their task: 1 where there is none yet."""
+        """New positions get the largest priority of their table: 1 where there is none yet."""
         task, index = positions
-        first = np.where(self.tree.maximum > 0, self.tree.maximum, 1.0).astype(np.float64)
+        largest = np.full(self.tasks, self.tree.maximum.max()) if self.spec.shared else self.tree.maximum
+        first = np.where(largest > 0, largest, 1.0).astype(np.float64)
         self.tree.set(task, index, first[task])
 
     def sample(self, batch_size: int) -> Windows:
@@ -146,6 +147,8 @@ class ReplayBuffer:
         weight = np.maximum(probability, 1e-12) ** -self.spec.importance_exponent
         max_weight = np.zeros(self.tasks)
         np.maximum.at(max_weight, task, weight)
+        if self.spec.shared:
+            max_weight[:] = max_weight.max()
         return Windows(
             task=task,
             observation=observation,
@@ -171,7 +174,10 @@ class ReplayBuffer:
         return np.repeat(np.arange(self.tasks), counts)
 
     def _draw_positions(self, task: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-        """Index and probability `[B]` of a position of each task `[B]` (sorted), stratified within a task."""
+        """Index and probability `[B]` of a position of each task `[B]` (sorted), stratified within a task.
+
+        The probability is of the task's own priorities, or of all where the tasks share a table.
+        """
         total = self.tree.total[task]
         if (total <= 0).any():
             raise ReplayError("a task has no complete window to sample yet")
@@ -179,7 +185,7 @@ class ReplayBuffer:
         first = np.cumsum(counts) - counts
         stratum = np.arange(len(task)) - first[task] + self.generator.random(len(task))
         index = self.tree.find(task, stratum / counts[task] * total)
-        return index, self.tree.get(task, index) / total
+        return index, self.tree.get(task, index) / (self.tree.total.sum() if self.spec.shared else total)
 
     def update_priorities(
         self,

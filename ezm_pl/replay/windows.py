@@ -24,7 +24,8 @@ class Windows:
         terminated: `[B]` bool, whether the window ends in a termination (not a time limit).
         return_scale: `[B]` float32, the scale of its task's returns so far.
         weight: `[B]` float32 importance weights.
-        max_weight: `[T]` float64, the largest weight of each task before normalisation by it.
+        max_weight: `[T]` float64, the largest weight before normalisation by it: of each task, or of all
+            tasks that share a table.
         age: `[B]` int64, transitions that its task has stored since.
         replay_index: `[B]` int64, index of the position among its task's positions.
         transition_id: `[B]` int64, number of the transition within its task: tells overwritten data apart.

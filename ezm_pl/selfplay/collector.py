@@ -83,12 +83,13 @@ class Collector(BackgroundThread):
         self.worker_restarts = 0
         self._rank = rank
         self._resumed_at = collected
+        # An empty replay fills up as much as at first, though not by random actions.
+        self._warm_at = experiment.collect.random_steps + (0 if len(buffer) else collected)
 
     @property
     def warm(self) -> bool:
-        """Whether warm-up is over and every task has something to sample."""
-        steps = int(self.control_steps.min())
-        return steps >= self.experiment.collect.random_steps and self.buffer.ready
+        """Whether there is enough to begin with, and every task has something to sample."""
+        return int(self.control_steps.min()) >= self._warm_at and self.buffer.ready
 
     def _work(self) -> None:
         experiment = self.experiment

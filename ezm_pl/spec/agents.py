@@ -35,7 +35,7 @@ UNREAD: dict[AgentName, tuple[str, ...]] = {
         "targets.expansion_steps", "targets.search_value_after", "targets.search_value_age",
         "targets.search_every", "targets.reanalyse",
         "replay.priority_exponent", "replay.importance_exponent", "replay.min_importance",
-        "optim.averaging", "trainer.precision",
+        "optim.averaging", "optim.compiled", "trainer.precision",
     ),
 }  # fmt: skip
 """Fields under these have no meaning for an agent: it takes a spec that sets them, and does not read them."""

@@ -262,7 +262,7 @@ class OptimSpec(Strict):
     )
     compiled: bool = Field(True, description="on a CPU: losses run as a C++ program, as `search.compiled`")
     max_skipped_updates: PositiveInt = Field(
-        100, description="updates in a row that may be skipped as not finite before the run stops"
+        100, description="updates in a row, at a log, that may have been skipped as not finite"
     )
 
 

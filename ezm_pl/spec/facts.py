@@ -5,7 +5,7 @@ from __future__ import annotations
 from ezm_pl.spec.agents import UNREAD
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import build_experiment, flatten
-from ezm_pl.spec.tasks import GYM, HUMANOID_BENCH
+from ezm_pl.spec.tasks import HUMANOID_BENCH
 
 CONTROL_SECONDS = 0.02
 """Duration of a control step of HumanoidBench."""
@@ -46,14 +46,27 @@ def spec_facts(experiment: Experiment) -> list[str]:
     lines.append(
         f"evaluation: {experiment.eval.episodes} episodes per task every {experiment.eval.every:,} updates"
     )
+    return [*lines, *spec_notes(experiment)]
+
+
+def spec_notes(experiment: Experiment) -> list[str]:
+    """One line per thing that a user may not expect: clipped values, settings that nothing reads."""
     floor = experiment.model.value_floor if experiment.agent == "ezm" else None
-    if floor is not None:
-        negative = [f.name for f in known if f.random_score < floor]
-        negative += [task for task in experiment.tasks if task.startswith(GYM)]
-        if negative:
-            lines.append(
-                f"note: searched values are clipped below {floor:g}; set model.value_floor to null for tasks "
-                f"with negative rewards, as these may be: {', '.join(negative)}"
-            )
+    negative = [] if floor is None else [task for task in experiment.tasks if _may_pay_less(task, floor)]
+    notes = []
+    if negative:
+        notes.append(
+            f"note: searched values are clipped below {floor:g}; set model.value_floor to null for tasks "
+            f"with negative rewards, as these may be: {', '.join(negative)}"
+        )
     unread = unread_settings(experiment)
-    return [*lines, unread] if unread else lines
+    return [*notes, unread] if unread else notes
+
+
+def _may_pay_less(task: str, floor: float) -> bool:
+    """Whether returns of a task may be below a floor, as far as is known of it."""
+    facts = HUMANOID_BENCH.get(task)
+    if facts is None:
+        return not task.startswith("dmc-")
+    # Reaching pays more than it takes away, but the latter may come last.
+    return facts.random_score < floor or task.endswith("reach")

@@ -87,8 +87,10 @@ def choose_preset(*, gpu: bool) -> tuple[str, str]:
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """`{"a": {"b": value}}` of the path `a.b`."""
-    for part in reversed(path.split(".")):
+    """`{"a": {"b": value}}` of the path `a.b`; the name of a loss term keeps its dots."""
+    terms = "loss.extra."
+    parts = [*terms.split(".")[:2], path.removeprefix(terms)] if path.startswith(terms) else path.split(".")
+    for part in reversed(parts):
         value = {part: value}
     return value
 

@@ -197,7 +197,7 @@ class SweepSpec(Strict):
         return (dict(zip(self.search, chosen, strict=True)) for chosen in itertools.product(*values))
 
     @property
-    def trials_a_point(self) -> int:
+    def trials_per_point(self) -> int:
         """How many trials a grid point gets."""
         if self.trials is not None:
             return self.trials

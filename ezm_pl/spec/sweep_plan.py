@@ -80,7 +80,7 @@ class SweepPlan:
         return {
             **self.spec.model_dump(mode="json", exclude={"experiment", unused}),
             **({"base": Path(self.spec.base).name} if grid == "variants" else {}),
-            "trials": self.spec.trials_a_point,
+            "trials": self.spec.trials_per_point,
             "experiment": experiment,
         }
 

@@ -111,7 +111,7 @@ class MlflowSweep:
         """Gives each run of a finished grid point its trial's state, which a worker that died did not."""
         states = {str(slot_of(t)): _RUN_STATE[t.state.name] for t in self.queue.trials(point)}
         for run in self._find({tags.PARENT: self.point_id(point)}):
-            self._settle(run, states[run.data.tags[tags.NUMBER]])
+            self._end(run, states[run.data.tags[tags.NUMBER]])
             if run.info.status == "RUNNING":
                 self.client.set_terminated(run.info.run_id, "FAILED")
 
@@ -138,9 +138,9 @@ class MlflowSweep:
     def mark(self, claim: Claim, state: str) -> None:
         """Writes how a trial ended on its runs; those that were given up have their state already."""
         for run in self.trial_runs(claim):
-            self._settle(run, state)
+            self._end(run, state)
 
-    def _settle(self, run: Run, state: str) -> None:
+    def _end(self, run: Run, state: str) -> None:
         if run.data.tags.get(tags.STATE) == tags.RUNNING:
             self.client.set_tag(run.info.run_id, tags.STATE, state)
 
@@ -166,7 +166,7 @@ def sweep_params(plan: SweepPlan) -> dict[str, str]:
     return {
         "base": Path(spec.base).name,
         **({tags.REFERENCE: REFERENCE} if spec.variants else {"tasks": labels}),
-        "trials": str(spec.trials_a_point),
+        "trials": str(spec.trials_per_point),
         "seeds": str(spec.seeds),
         "sampler": spec.sampler,
         "pruner": spec.pruner.kind,

@@ -100,7 +100,7 @@ class Queue:
                     study.set_user_attr(key, value)
             there = {trial.user_attrs[_SLOT] for trial in study.get_trials(deepcopy=False)}
             combinations = self.plan.spec.combinations() if self.plan.spec.sampler == "grid" else None
-            for slot in range(self.plan.spec.trials_a_point):
+            for slot in range(self.plan.spec.trials_per_point):
                 if slot not in there:
                     values = combinations[slot] if combinations else {}
                     study.enqueue_trial(dict(values), user_attrs={_SLOT: slot, _ATTEMPT: 1})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import numpy as np
@@ -24,6 +24,17 @@ from ezm_pl.training.losses import Losses
 from ezm_pl.training.ranks import Ranks, per_rank
 
 
+class Observer(NamedTuple):
+    """Is shown an update's losses and its batch, before the backward pass.
+
+    Attributes:
+        every: updates from one to the next. look: what it does with them.
+    """
+
+    every: int
+    look: Callable[[Losses, Batch], None]
+
+
 class AgentModule(L.LightningModule):
     """An agent under Lightning's manual optimisation; a subclass is one algorithm.
 
@@ -38,7 +49,7 @@ class AgentModule(L.LightningModule):
     Attributes:
         act, act_in_evaluation: how an actor decides in self-play and in evaluations.
         evaluations: of this session, in order.
-        observers: shown the losses of every update, and its batch, before the backward pass.
+        observers: shown the losses of some updates.
         nonfinite_updates: how many updates have been skipped, `[]`.
     """
 
@@ -61,7 +72,11 @@ class AgentModule(L.LightningModule):
         self._generator_states: dict[str, Tensor] = {}
         self.evaluator = Evaluator(experiment, self.ranks)
         self.evaluations: list[Evaluation] = []
-        self.observers: list[Callable[[Losses, Batch], None]] = []
+        self.observers: list[Observer] = []
+
+    def due(self) -> list[Callable[[Losses, Batch], None]]:
+        """The observers of the update at hand."""
+        return [each.look for each in self.observers if self.global_step % each.every == 0]
 
     @property
     @abstractmethod

@@ -21,10 +21,10 @@ from ezm_pl.training.lightning_internals import UpdatesBar
 class SelfPlayMetrics(Callback):
     """Logs self-play returns, throughput, waiting times and memory every few updates.
 
-    Names: `selfplay/<task>/return` (training episodes, `ezm` return), `env_steps` (control steps per
-    task), `time/*` (rates per second, and what shares of their time the learner and the collector spend on
-    what: each side's add up to 1), `device/*`. Returns and steps are those of all ranks, other figures
-    this rank's; Lightning logs those of rank 0.
+    Names: `selfplay/<task>/return` (training episodes, under the run's protocol), `env_steps` (control
+    steps per task), `time/*` (rates per second, and what shares of their time the learner and the
+    collector spend on what: each side's add up to 1), `device/*`. Returns and steps are those of all
+    ranks, other figures this rank's; Lightning logs those of rank 0.
 
     Args:
         every: updates between logs.

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ezm_pl.replay.atomic_write import write_atomically
 from ezm_pl.spec.files import finite
+from ezm_pl.training.agent_module import AgentModule, Observer
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.losses import Losses
 from ezm_pl.world_model.synchronised import sum_over_ranks
@@ -118,10 +119,10 @@ class GradientConflict(Callback):
             self.measured = [each for each in earlier if each["update"] < trainer.global_step]
 
         def observe(found: Losses, batch: Batch) -> None:
-            if trainer.global_step % self.every == 0:
-                self.measure(trainer, pl_module, found, batch)
+            self.measure(trainer, pl_module, found, batch)
 
-        pl_module.observers.append(observe)  # type: ignore[union-attr,operator]
+        assert isinstance(pl_module, AgentModule)
+        pl_module.observers.append(Observer(self.every, observe))
 
     def measure(self, trainer: Trainer, module: LightningModule, found: Losses, batch: Batch) -> None:
         """Measures once, before the update's own backward pass."""

@@ -146,7 +146,7 @@ class EZMModule(AgentModule):
         with timer("losses"):
             before = torch.cat([x.flatten() for x in self._statistics])
             logs = update % self.experiment.trainer.log_every == 0
-            found = self._gradients(batch, targets, whole=logs or bool(self.observers))
+            found = self._gradients(batch, targets, whole=logs or bool(self.due()))
         with timer("optimizer"), self._own_precision():
             gradients = [x.grad for x in self._learning if x.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
@@ -176,7 +176,7 @@ class EZMModule(AgentModule):
         with nullcontext() if compiled is None or whole else compiled.watched(batch, targets):
             plain = self.losses(batch, targets)
             with self._own_precision():
-                for observe in self.observers:
+                for observe in self.due():
                     observe(plain, batch)
                 self.manual_backward(plain.total)
         return plain

@@ -1,4 +1,4 @@
-"""Full reanalysis: every position of a batch is searched again with the target network.
+"""Reanalysis: positions of a batch (`targets.search_every`) are searched again with the target network.
 
 Source: MuZero Reanalyse (Schrittwieser et al. 2021); mixed value targets: EfficientZero V2.
 """

@@ -156,8 +156,8 @@ def test_a_spec_says_that_values_are_clipped_below_zero() -> None:
         facts = spec_facts(build_experiment({**DOCUMENT, "tasks_meta": {}, **changes}))
         return [line for line in facts if line.startswith("note: ")]
 
-    (note,) = notes(tasks=["gym:Hopper-v5", "h1-stand", "h1hand-push"])
-    assert "model.value_floor" in note and note.endswith("may be: h1hand-push, gym:Hopper-v5")
+    (note,) = notes(tasks=["gym:Hopper-v5", "h1-stand", "h1-reach", "h1hand-push"])
+    assert "model.value_floor" in note and note.endswith("may be: gym:Hopper-v5, h1-reach, h1hand-push")
     assert not notes(model={"value_floor": None}) and not notes(tasks=["h1-stand"])
 
 

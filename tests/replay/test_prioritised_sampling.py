@@ -99,6 +99,14 @@ def test_weights_are_normalised_by_the_batch_maximum_of_their_own_task() -> None
     np.testing.assert_allclose(windows.weight, expected[windows.replay_index], rtol=1e-6)
 
 
+def test_shared_replay_weights_against_all_priorities() -> None:
+    """Task 0 has twice the priority everywhere, so half the weight of task 1, the least likely one."""
+    buffer = filled([[2, 4, 8, 2, 0, 0], [1, 2, 4, 1, 0, 0]], shared=True)
+    windows = buffer.sample(64)
+    expected = np.array([[0.5, 0.25, 0.125, 0.5], [1, 0.5, 0.25, 1]])
+    np.testing.assert_allclose(windows.weight, expected[windows.task, windows.replay_index], rtol=1e-6)
+
+
 def test_the_maximum_is_that_of_the_batch_not_of_the_buffer() -> None:
     """A batch of one position has the weight 1, however likely the position is."""
     buffer = filled([[1, 2, 4, 1, 0, 0]])

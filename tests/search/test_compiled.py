@@ -113,6 +113,22 @@ def test_a_cache_folder_that_cannot_be_written_to_is_no_error(
     assert caplog.records[0].message.startswith("searches are not compiled: NotADirectoryError: ")
 
 
+def test_a_program_that_others_can_write_to_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A maker that leaves it as it is, and its folder too."""
+    monkeypatch.setattr(of_programs, "make", lambda spec: None)
+    monkeypatch.setattr(of_programs, "Library", lambda path: pytest.fail("it was loaded"))
+    planner, model = Planner(SPEC, 0.97, 5), small_inference_model()
+    program = program_of(planner, model)
+    program.spec.path.parent.mkdir()
+    program.spec.path.write_bytes(b"native code")
+    program.spec.path.chmod(0o666)
+    assert not program.wait()
+    (line,) = (record.message for record in caplog.records)
+    assert line == f"searches are not compiled: others can write to {program.spec.path.parent}"
+
+
 def test_quiet_evaluation_has_a_program_of_its_own() -> None:
     model, spec = small_inference_model(), SPEC.model_copy(update={"evaluation_std": 0.5})
 

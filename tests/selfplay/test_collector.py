@@ -242,7 +242,8 @@ def test_resuming_without_replay_does_not_lock_collector_and_learner() -> None:
     found = make_collector(make_experiment(), collected=500)
     found.pacing.updated(21)
     found.pacing.collected(400)
-    play(found, lambda: found.warm, "enough steps for a window")
+    play(found, lambda: found.warm, "as many new steps as before the first update")
+    assert int(found.control_steps[0]) >= 600 and Deciding.calls >= 50
 
 
 def test_the_actor_takes_the_newest_weights_at_every_step() -> None:

@@ -237,7 +237,7 @@ def test_a_grid_has_every_combination_once(folder: Path) -> None:
         "targets.td_steps": {"low": 1, "high": 5, "step": 2},
     }
     plan = load_sweep(write(folder, search=search, sampler="grid", trials=None))
-    assert plan.spec.trials_a_point == 6
+    assert plan.spec.trials_per_point == 6
     combinations = plan.spec.combinations()
     assert len({tuple(values.items()) for values in combinations}) == 6
     changed = plan.changed(combinations[-1], plan.points[0], seed=7)
@@ -312,7 +312,7 @@ def test_errors_of_a_file(folder: Path) -> None:
 def test_validate_says_what_a_sweep_will_run(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", "validate", str(path), "--preset", "laptop"]) == 0
     plan, said = load_sweep(path, preset="laptop"), capsys.readouterr().out
-    runs = len(plan.points) * plan.spec.trials_a_point * plan.spec.seeds
+    runs = len(plan.points) * plan.spec.trials_per_point * plan.spec.seeds
     assert f"# runs: {runs}\n" in said
     assert all(f"# {point.label}: tasks: {len(point.experiment.tasks)}" in said for point in plan.points)
 

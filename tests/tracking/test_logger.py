@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ezm_pl.spec import Experiment
+from ezm_pl.tracking.results.curves import run_curves
 from ezm_pl.tracking.runs.logger import RunLogger
 from ezm_pl.tracking.runs.mlflow_run import Run, new_run
 
@@ -59,5 +60,13 @@ def test_a_counter_waits_until_it_has_caught_up(run: Run) -> None:
     later = ((6, 90.0), (7, 100.0), (8, 110.0))
     session(run, *((step, {"env_steps": steps, "eval/score": 0.2}) for step, steps in later))
     assert points(run, "env_steps") == [(5, 100.0), (7, 100.0), (8, 110.0)]
-    assert [step for step, _ in points(run, "by_env_steps/score")] == [100, 110]
+    assert [step for step, _ in points(run, "by_env_steps/score")] == [100, 100, 110]
     assert [step for step, _ in points(run, "eval/score")] == [5, 6, 7, 8]
+
+
+def test_of_evaluations_after_collection_the_last_counts(run: Run) -> None:
+    name = "h1-walk/return_ezm"
+    session(run, *((update, {f"eval/{name}": 10.0 * update, "env_steps": 80.0}) for update in (20, 22, 25)))
+    assert points(run, f"by_env_steps/{name}") == [(80, 200.0), (80, 220.0), (80, 250.0)]
+    (curve,) = run_curves(run.client, run.run_id)["h1-walk"]
+    assert (curve.env_steps.tolist(), curve.returns.tolist()) == ([80], [250])

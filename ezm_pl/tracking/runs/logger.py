@@ -88,12 +88,14 @@ class RunLogger(MLFlowLogger):
         self._env_steps = values.setdefault(ENV_STEPS, self._env_steps or 0.0)
         now = int(time.time() * 1000)
         points = [Metric(name, value, now, step or 0) for name, value in values.items()]
-        points += [
-            Metric(BY_ENV_STEPS + name.removeprefix(EVALUATION), value, now, int(self._env_steps))
-            for name, value in values.items()
-            if name.startswith(EVALUATION)
-        ]
         points = [point for point in points if self._is_new(point)]
+        evaluations = [
+            Metric(BY_ENV_STEPS + point.key.removeprefix(EVALUATION), point.value, now, int(self._env_steps))
+            for point in points
+            if point.key.startswith(EVALUATION)
+        ]
+        # Several may share a step: once all has been collected, updates go on.
+        points += [point for point in evaluations if point.step >= self._last_step.get(point.key, 0)]
         self._last_step |= {point.key: point.step for point in points}
         if points:
             self.sender.put(points)

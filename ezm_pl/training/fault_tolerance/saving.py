@@ -136,9 +136,9 @@ class LastCheckpoint(Checkpoint):
         """
         self._last_is_good = checkpoint == self.directory / LAST
         replay = replay_of(read_checkpoint(checkpoint))
-        if replay is None or not self.replay:
+        if not self.replay:
             return
-        if not shard(checkpoint, rank).is_dir():
+        if replay is None or not shard(checkpoint, rank).is_dir():
             log.warning("%s: no replay beside it; training goes on with an empty replay", checkpoint)
             return
         name, saved_ranks = replay

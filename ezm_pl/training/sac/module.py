@@ -92,7 +92,7 @@ class SACModule(AgentModule):
                 self.experiment,
                 self.generator("policy"),
             )
-            for observe in self.observers:
+            for observe in self.due():
                 observe(found, batch)
             self.manual_backward(found.total)
         with timer("optimizer"), self._own_precision():
