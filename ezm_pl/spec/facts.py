@@ -59,6 +59,15 @@ def spec_notes(experiment: Experiment) -> list[str]:
             f"note: searched values are clipped below {floor:g}; set model.value_floor to null for tasks "
             f"with negative rewards, as these may be: {', '.join(negative)}"
         )
+    # Most tasks pay at most 1 per control step.
+    largest = experiment.env.action_repeat / (1 - min(experiment.targets.discount, 1 - 1e-9))
+    values = experiment.agent == "ezm" and not experiment.targets.return_scaling
+    if values and largest > experiment.model.support:
+        notes.append(
+            f"note: targets.discount {experiment.targets.discount:g} makes returns of up to {largest:,.0f} "
+            "from a reward of 1 per control step; values are clipped at "
+            f"model.support {experiment.model.support:g}"
+        )
     unread = unread_settings(experiment)
     return [*notes, unread] if unread else notes
 

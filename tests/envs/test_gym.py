@@ -161,6 +161,21 @@ def test_a_spec_says_that_values_are_clipped_below_zero() -> None:
     assert not notes(model={"value_floor": None}) and not notes(tasks=["h1-stand"])
 
 
+def test_a_spec_says_that_values_are_clipped_at_the_support() -> None:
+    """Two control steps per decision: 2 / (1 - 0.99) = 200."""
+
+    def notes(**changes: Any) -> list[str]:
+        document = {"name": "s", "preset": "laptop", "tasks": ["h1-stand"], "env": {"action_repeat": 2}}
+        facts = spec_facts(build_experiment({**document, **changes}))
+        return [line for line in facts if line.startswith("note: ")]
+
+    (note,) = notes(targets={"discount": 0.99})
+    assert "returns of up to 200" in note and "model.support 149" in note
+    assert not notes(targets={"discount": 0.985})
+    assert not notes(targets={"discount": 0.99}, model={"support": 299})
+    assert not notes(targets={"discount": 0.99, "return_scaling": True})
+
+
 def test_without_quirks_reaches_the_environments() -> None:
     experiment = build_experiment({**DOCUMENT, "tasks_meta": {"h1-stand": {"quirks": False}}})
     assert experiment.without_quirks == ("h1-stand",)
