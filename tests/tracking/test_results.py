@@ -11,7 +11,7 @@ from mlflow.entities import Metric
 
 from ezm_pl.cli import main
 from ezm_pl.spec import Experiment, SpecError, build_experiment
-from ezm_pl.tracking.results.results_page import render, stale
+from ezm_pl.tracking.results.results_page import render, stale, steadiness
 from ezm_pl.tracking.runs.mlflow_run import Run, new_run
 
 ROOT = Path(__file__).parents[2]
@@ -83,6 +83,25 @@ def test_two_seeds_from_the_store_to_the_page(folder: Path, capsys: pytest.Captu
         "page.md: not up to date, run `ezm results render`: -| h1-stand | 20 [20, 20] | 900"
         in capsys.readouterr().err
     )
+
+
+def test_steadiness_by_hand(folder: Path) -> None:
+    """Medians 800 and 100: below 400 and 50 lie 2 and 0 episodes; (600 - 450) / 600, (50 - 50) / 50."""
+    curves = {"h1-stand": [20.0, 600.0, 450.0, 500.0], "h1-walk": [2.0, 50.0, 50.0, 50.0]}
+    played = {"h1-stand": [800.0, 390.0, 820.0, 10.0, 810.0], "h1-walk": [100.0, 51.0, 100.0, 99.0, 101.0]}
+    run = {
+        "agent": "made",
+        "seed": 3,
+        "tasks": list(curves),
+        "protocol": "humanoidbench",
+        "final": {"episodes": 5, "planned": {"humanoidbench": played}},
+        "returns": {
+            task: [{"protocol": "humanoidbench", "env_steps": [0, 1, 2, 3], "returns": each}]
+            for task, each in curves.items()
+        },
+    }
+    lines = steadiness({"runs": [run]}).splitlines()
+    assert lines[2:] == ["| h1-stand | made | 3 | 2 | 25% |", "| h1-walk | made | 3 | 0 | 0% |"]
 
 
 def test_agents_of_other_settings_are_compared_as_variants(folder: Path) -> None:

@@ -26,8 +26,8 @@ def render(template: Path, records: Path) -> str:
     """The page's text.
 
     Args:
-        template: in Jinja2. It calls `returns`, `final`, `published`, `variants`, `conflict` and `runs` for
-            tables, each with the name of a record, and writes no number of a run itself.
+        template: in Jinja2. It calls `returns`, `final`, `steadiness`, `published`, `variants`, `conflict` and
+            `runs` for tables, each with the name of a record, and writes no number of a run itself.
         records: folder of the records (`ezm results collect`).
 
     Raises:
@@ -36,6 +36,7 @@ def render(template: Path, records: Path) -> str:
     tables = {
         "returns": returns,
         "final": final,
+        "steadiness": steadiness,
         "published": published,
         "variants": variants,
         "conflict": conflict,
@@ -102,6 +103,24 @@ def final(record: Mapping[str, Any]) -> str:
     if not rows:
         raise KeyError("no run has final episodes; collect it with --episodes")
     return "\n".join([_table(["task", "agent", "seeds", "episodes per seed", *ways], rows), *notes])
+
+
+def steadiness(record: Mapping[str, Any]) -> str:
+    """How much episodes of a last checkpoint, and the last evaluations, differ: a row per task and agent."""
+    rows = []
+    for name in _agents(record):
+        own = sorted((run for run in _of_agent(record, name) if run["final"]), key=lambda run: run["seed"])
+        for task in own[0]["tasks"] if own else ():
+            played = [np.array(run["final"]["planned"][run["protocol"]][task]) for run in own]
+            low = [int((returns < np.median(returns) / 2).sum()) for returns in played]
+            last = [_curve(run, task, run["protocol"]).returns[-3:] for run in own]
+            spread = [f"{1 - each.min() / each.max():.0%}" for each in last]
+            seeds = ", ".join(str(run["seed"]) for run in own)
+            rows.append([task, name, seeds, ", ".join(map(str, low)), ", ".join(spread)])
+    if not rows:
+        raise KeyError("no run has final episodes; collect it with --episodes")
+    head = ["task", "agent", "seeds", "planned episodes below half of their median"]
+    return _table([*head, "last three evaluations, largest difference"], rows)
 
 
 def published(record: Mapping[str, Any]) -> str:
