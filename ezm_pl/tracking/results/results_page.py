@@ -26,8 +26,8 @@ def render(template: Path, records: Path) -> str:
     """The page's text.
 
     Args:
-        template: in Jinja2. It calls `returns`, `final`, `steadiness`, `published`, `variants`, `conflict` and
-            `runs` for tables, each with the name of a record, and writes no number of a run itself.
+        template: in Jinja2. It calls `returns`, `final`, `steadiness`, `published`, `variants`, `conflict`
+            and `runs` for tables, each with the name of a record, and writes no number of a run itself.
         records: folder of the records (`ezm results collect`).
 
     Raises:
