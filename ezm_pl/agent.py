@@ -124,7 +124,7 @@ class Agent:
         Raises:
             ValueError: another task, or an observation of another size.
         """
-        if plan and self.experiment.agent == "ezm" and self.experiment.search.choice != "policy":
+        if plan and self.experiment.agent == "ezm" and not self._planner.without_search:
             return self.plan(observation, task).action
         index = self._index(task)
         batch = self._batch(observation, index)

@@ -60,7 +60,7 @@ def spec_notes(experiment: Experiment) -> list[str]:
             f"with negative rewards, as these may be: {', '.join(negative)}"
         )
     # Most tasks pay at most 1 per control step.
-    largest = experiment.env.action_repeat / (1 - min(experiment.targets.discount, 1 - 1e-9))
+    largest = experiment.env.action_repeat / (1 - experiment.targets.discount)
     values = experiment.agent == "ezm" and not experiment.targets.return_scaling
     if values and largest > experiment.model.support:
         notes.append(

@@ -88,8 +88,7 @@ def choose_preset(*, gpu: bool) -> tuple[str, str]:
 
 def nested(path: str, value: Any) -> dict[str, Any]:
     """`{"a": {"b": value}}` of the path `a.b`; the name of a loss term keeps its dots."""
-    terms = "loss.extra."
-    parts = [*terms.split(".")[:2], path.removeprefix(terms)] if path.startswith(terms) else path.split(".")
+    parts = path.split(".", 2 if path.startswith("loss.extra.") else -1)
     for part in reversed(parts):
         value = {part: value}
     return value

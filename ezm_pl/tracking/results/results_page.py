@@ -92,33 +92,28 @@ def final(record: Mapping[str, Any]) -> str:
     """Returns of the episodes that were played with the last checkpoints: a row per task and agent."""
     rows, notes = [], []
     ways = ("planned", "policy alone")
-    for name in _agents(record):
-        own = [run for run in _of_agent(record, name) if run["final"]]
-        if own and (settings := own[0]["final"].get("settings")):
+    for name, own in _with_episodes(record).items():
+        if settings := own[0]["final"].get("settings"):
             notes.append(f"\n{name}: planned with {', '.join(settings)}.")
-        for task in own[0]["tasks"] if own else ():
+        for task in own[0]["tasks"]:
             means = {way: [np.mean(run["final"][way][run["protocol"]][task]) for run in own] for way in ways}
             each = own[0]["final"]["episodes"]
             rows.append([task, name, str(len(own)), str(each), *(_interval([means[way]]) for way in ways)])
-    if not rows:
-        raise KeyError("no run has final episodes; collect it with --episodes")
     return "\n".join([_table(["task", "agent", "seeds", "episodes per seed", *ways], rows), *notes])
 
 
 def steadiness(record: Mapping[str, Any]) -> str:
     """How much episodes of a last checkpoint, and the last evaluations, differ: a row per task and agent."""
     rows = []
-    for name in _agents(record):
-        own = sorted((run for run in _of_agent(record, name) if run["final"]), key=lambda run: run["seed"])
-        for task in own[0]["tasks"] if own else ():
+    for name, own in _with_episodes(record).items():
+        own.sort(key=lambda run: run["seed"])
+        for task in own[0]["tasks"]:
             played = [np.array(run["final"]["planned"][run["protocol"]][task]) for run in own]
             low = [int((returns < np.median(returns) / 2).sum()) for returns in played]
             last = [_curve(run, task, run["protocol"]).returns[-3:] for run in own]
             spread = [f"{1 - each.min() / each.max():.0%}" for each in last]
             seeds = ", ".join(str(run["seed"]) for run in own)
             rows.append([task, name, seeds, ", ".join(map(str, low)), ", ".join(spread)])
-    if not rows:
-        raise KeyError("no run has final episodes; collect it with --episodes")
     head = ["task", "agent", "seeds", "planned episodes below half of their median"]
     return _table([*head, "last three evaluations, largest difference"], rows)
 
@@ -219,6 +214,15 @@ def _specs(record: Mapping[str, Any]) -> list[str]:
 
 def _agents(record: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(run["agent"] for run in record["runs"]))
+
+
+def _with_episodes(record: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Agent to its runs whose last checkpoints have played episodes."""
+    found = {name: [run for run in _of_agent(record, name) if run["final"]] for name in _agents(record)}
+    found = {name: own for name, own in found.items() if own}
+    if not found:
+        raise KeyError("no run has final episodes; collect it with --episodes")
+    return found
 
 
 def _of_agent(record: Mapping[str, Any], agent: str | None) -> list[Mapping[str, Any]]:
