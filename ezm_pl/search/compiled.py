@@ -5,6 +5,7 @@ A program serves any number of roots and any weights of a network.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,9 @@ from ezm_pl.spec.experiment import ModelSpec, SearchSpec
 from ezm_pl.world_model import InferenceModel
 
 Search = Callable[[Any, Tensor, Tensor, torch.Generator, int], SearchResult]
+
+MOST = 2**18
+"""Latent values of the largest batch in a program: with more, uncompiled searches are faster."""
 
 
 class SearchProgram(ProgramSpec):
@@ -80,7 +84,13 @@ class CompiledSearch:
         elif program.run is not None:
             tensors = model.prepare(dtype)
             rows = observation.contiguous(), task.contiguous()  # a program reads no strides
-            return SearchResult(*program.run([*rows, *draws.again(generator), *tensors]))
+            inputs = [*rows, *draws.again(generator)]
+            most = max(1, MOST // (self._width * model.model.spec.latent_size))
+            size = math.ceil(roots / math.ceil(roots / most))  # no small remainder
+            parts = zip(*(each.split(size) for each in inputs), strict=True)
+            found = [program.run([*part, *tensors]) for part in parts]
+            whole = found[0] if len(found) == 1 else [torch.cat(each) for each in zip(*found, strict=True)]
+            return SearchResult(*whole)
         else:
             found = self._search(model, observation, task, generator, roots)
         program.earn(time.thread_time() - start)

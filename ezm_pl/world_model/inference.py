@@ -22,8 +22,6 @@ _CHUNK = 2**19
 """Latent values that a processor takes through the networks at once, so that they stay in its caches."""
 _NARROW = 256
 """Widest latent for which BLAS is faster than oneDNN on a processor; at few rows even in bfloat16."""
-_MOST = 2**18
-"""Latent values of the largest batch for which a compiled search is faster than packed weights."""
 _FEW = 2**20 + 2**18
 """Multiply-adds of a layer up to which it is so (80 rows at latent size 128, 20 at 256)."""
 
@@ -131,10 +129,7 @@ class InferenceModel(nn.Module):
 
     def compiled_dtype(self, rows: int) -> torch.dtype | None:
         """What a compiled search with batches up to `rows` computes in; None where it would be no faster."""
-        kind, latent = self.kind(rows), self.model.spec.latent_size
-        if latent > NARROW or rows * latent > _MOST:
-            return None
-        return kind.dtype
+        return self.kind(rows).dtype if self.model.spec.latent_size <= NARROW else None
 
     def _networks(self, rows: int) -> FusedNetworks:
         """The networks for a batch of `rows`, from the weights as they are."""

@@ -14,7 +14,9 @@ from test_tree import small_inference_model
 
 from ezm_pl.programs import program as of_programs
 from ezm_pl.search import Planner, SearchResult
+from ezm_pl.search import compiled as of_searches
 from ezm_pl.search.compiled import CompiledSearch
+from ezm_pl.search.make_program import Searching
 from ezm_pl.spec.experiment import SearchSpec
 from ezm_pl.world_model import InferenceModel
 
@@ -81,6 +83,30 @@ def test_a_compiled_search_finds_the_same_and_is_loaded_the_next_time() -> None:
     later = program_of(again, other)
     assert later.wait()
     assert time.perf_counter() - begin < 20
+
+
+@pytest.mark.parametrize("roots", [1, 4, 9])
+def test_many_roots_are_searched_in_parts(roots: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts of at most four roots find what one search of all finds, with the same draws."""
+    plain, compiled = (Planner(SPEC.model_copy(update={"compiled": c}), 0.97, 5) for c in (False, True))
+    model, sizes = small_inference_model(), []
+    program = program_of(compiled, model)
+    searching = Searching(program.spec)
+
+    def run(inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        sizes.append(len(inputs[0]))
+        return list(searching(*inputs))
+
+    monkeypatch.setattr(of_searches, "MOST", 4 * 4 * 16)
+    assert compiled.compiled is not None and compiled.compiled._width == 4
+    plan(compiled, model, roots, 0)  # the first of so many roots notes what is drawn
+    monkeypatch.setattr(program, "run", run)
+    expected, state = plan(plain, model, roots, 0)
+    found, state_after = plan(compiled, model, roots, 0)
+    assert sizes == {1: [1], 4: [4], 9: [3, 3, 3]}[roots]
+    for name, tensor in vars(expected).items():
+        torch.testing.assert_close(getattr(found, name), tensor, rtol=1e-4, atol=1e-4, msg=name)
+    assert torch.equal(state, state_after)
 
 
 def test_without_a_compiler_one_line_says_so(
