@@ -31,7 +31,6 @@ from typing import Any
 
 import psutil
 import torch
-import yaml
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -40,7 +39,7 @@ from operations import GROUPS, Operations, Watch, count_kernels, update
 from timing import Spread, flop_counter, machine, matmul_flops, parser, show, spread, write_json
 
 from ezm_pl.selfplay import shares
-from ezm_pl.spec import build_experiment, resolve_tasks
+from ezm_pl.spec import SpecError, build_experiment, read_document, resolve_tasks
 from ezm_pl.spec.presets import merge
 from ezm_pl.training import fit
 from ezm_pl.training.memory import replay_bytes
@@ -308,7 +307,10 @@ def main() -> None:
         ]
         title = f"Training as tasks grow, preset {preset}"
     elif args.spec:
-        documents = [(path.stem, yaml.safe_load(path.read_text(encoding="utf-8"))) for path in args.spec]
+        try:
+            documents = [(path.stem, read_document(path)) for path in args.spec]
+        except SpecError as error:
+            raise SystemExit(str(error)) from None
         title = "Training"
     else:
         presets = args.preset or ["laptop", "paper"]
