@@ -94,6 +94,18 @@ def add_published(command: Parser, text: str) -> None:
     )
 
 
+def add_steps(command: Parser, text: str, default: str) -> None:
+    """Adds `--at`, numbers of control steps per task."""
+    command.add_argument(
+        "--at",
+        type=number(1, 10**12),
+        action="append",
+        default=[],
+        metavar="STEPS",
+        help=f"control steps per task {text}; repeatable (default: {default})",
+    )
+
+
 def add_spec(command: Parser) -> None:
     """Adds the arguments that name an experiment and lay settings over it."""
     command.add_argument("spec", metavar="SPEC", help="a YAML file, such as experiments/quickstart.yaml")

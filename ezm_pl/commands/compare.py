@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ezm_pl.commands import outputs
-from ezm_pl.commands.arguments import Group, add_published, command, new_console, number
+from ezm_pl.commands.arguments import Group, add_published, add_steps, command, new_console
 
 
 def add(group: Group) -> None:
@@ -18,14 +18,7 @@ def add(group: Group) -> None:
         help="last, a run id, a run folder, a checkpoint, or a record (JSON); equal settings are one agent",
     )
     add_published(compare, "published curves as JSON")
-    compare.add_argument(
-        "--at",
-        type=number(1, 10**12),
-        action="append",
-        default=[],
-        metavar="STEPS",
-        help="control steps per task to compare at; repeatable (default: where the shortest run ends)",
-    )
+    add_steps(compare, "to compare at", "where the shortest run ends")
     outputs.add_figure(compare, "compare.png")
 
 

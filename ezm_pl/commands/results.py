@@ -11,6 +11,7 @@ from ezm_pl.commands.arguments import (
     add_published,
     add_search_settings,
     add_seed,
+    add_steps,
     command,
     new_console,
     number,
@@ -33,7 +34,8 @@ def add(group: Group) -> None:
         "runs", nargs="*", metavar="RUN", help="last, a run id, a run folder, a checkpoint, a record (JSON)"
     )
     collect.add_argument("--sweep", metavar="SWEEP", help="in place of runs: last, a run id, a sweep's name")
-    add_published(collect, "published curves to record beside them, at the runs' last steps")
+    add_published(collect, "published curves to record beside them")
+    add_steps(collect, "to record published returns at", "where the runs end")
     collect.add_argument(
         "--episodes", type=number(1, MOST_EPISODES), help="per task, played with each last checkpoint"
     )
@@ -56,6 +58,8 @@ def add(group: Group) -> None:
 def _collect(args: argparse.Namespace) -> None:
     if bool(args.runs) == bool(args.sweep) or (args.sweep and args.episodes):
         raise SpecError("RUN or --sweep: one of them is required, and only one (--episodes goes with RUN)")
+    if args.at and not args.published:
+        raise SpecError("--at: is of the curves that --published names")
     if args.set and args.episodes is None:
         raise SpecError("--set: is of the episodes that --episodes asks for")
     from ezm_pl.tracking.results.record import collect_runs
@@ -64,6 +68,7 @@ def _collect(args: argparse.Namespace) -> None:
         args.runs,
         sweep=args.sweep,
         published=args.published,
+        at=args.at,
         episodes=args.episodes,
         seed=args.seed,
         settings=args.set,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 from weakref import WeakKeyDictionary
@@ -21,6 +21,7 @@ from ezm_pl.spec.experiment import ModelSpec, SearchSpec
 from ezm_pl.world_model import InferenceModel
 
 Search = Callable[[Any, Tensor, Tensor, torch.Generator, int], SearchResult]
+Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
 MOST = 2**18
 """Latent values of the largest batch in a program: with more, uncompiled searches are faster."""
@@ -82,19 +83,24 @@ class CompiledSearch:
                 found = self._search(model, observation, task, generator, roots)
             program.draws[roots] = draws
         elif program.run is not None:
-            tensors = model.prepare(dtype)
             rows = observation.contiguous(), task.contiguous()  # a program reads no strides
-            inputs = [*rows, *draws.again(generator)]
-            most = max(1, MOST // (self._width * model.model.spec.latent_size))
-            size = math.ceil(roots / math.ceil(roots / most))  # no small remainder
-            parts = zip(*(each.split(size) for each in inputs), strict=True)
-            found = [program.run([*part, *tensors]) for part in parts]
-            whole = found[0] if len(found) == 1 else [torch.cat(each) for each in zip(*found, strict=True)]
-            return SearchResult(*whole)
+            return self._run(program.run, model, dtype, [*rows, *draws.again(generator)])
         else:
             found = self._search(model, observation, task, generator, roots)
         program.earn(time.thread_time() - start)
         return found
+
+    def _run(
+        self, run: Run, model: InferenceModel, dtype: torch.dtype, inputs: Sequence[Tensor]
+    ) -> SearchResult:
+        """A program's result; `inputs` have a row per root."""
+        tensors, roots = model.prepare(dtype), len(inputs[0])
+        most = max(1, MOST // (self._width * model.model.spec.latent_size))
+        rows = math.ceil(roots / math.ceil(roots / most))  # no small remainder
+        parts = zip(*(each.split(rows) for each in inputs), strict=True)
+        found = [run([*part, *tensors]) for part in parts]
+        whole = found[0] if len(found) == 1 else [torch.cat(each) for each in zip(*found, strict=True)]
+        return SearchResult(*whole)
 
     def wait(self, model: InferenceModel, roots: int) -> bool:
         """Gets the program for so many roots of a model now (minutes); whether there is one."""

@@ -42,6 +42,7 @@ def collect_runs(
     *,
     sweep: str | None,
     published: Sequence[Path],
+    at: Sequence[int],
     episodes: int | None,
     seed: int,
     settings: Sequence[str],
@@ -53,7 +54,8 @@ def collect_runs(
     Args:
         references: runs and records, as for `read_runs`.
         sweep: a sweep in place of runs: each grid point is an agent.
-        published: files of published curves, recorded at the last steps that all runs have reached.
+        published: files of published curves.
+        at: control steps per task to record these at; none: the last that all runs have reached.
         episodes: per task, played with each last checkpoint, planned and by the policy alone; None: none.
         seed: of these episodes.
         settings: `search.a=b`, laid over the specs of these episodes' checkpoints.
@@ -74,7 +76,7 @@ def collect_runs(
         for run in runs:
             if run["run"] in tracked:
                 run["final"] = _final(tracked[run["run"]], episodes, seed, settings)
-    document = {"runs": runs, "published": _published(runs, others)}
+    document = {"runs": runs, "published": _published(runs, others, at)}
     write_json(out, document)
     say(console, f"wrote {out}: {count(len(runs), 'run')}")
 
@@ -260,28 +262,28 @@ def _trained(run: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _published(
-    runs: Sequence[Mapping[str, Any]], others: Mapping[str, Mapping[str, Sequence[Curve]]]
+    runs: Sequence[Mapping[str, Any]], others: Mapping[str, Mapping[str, Sequence[Curve]]], at: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Published means of the runs' tasks at the last steps that all runs have reached."""
+    """Published means of the runs' tasks at `at` or else at the last steps that all runs have reached."""
     if not others:
         return []
     own = [curves_of(run) for run in runs]
-    steps = min(c.env_steps[-1] for curves in own for each in curves.values() for c in each)
-    steps = int(steps // 10_000 * 10_000 or steps)
+    last = min(c.env_steps[-1] for curves in own for each in curves.values() for c in each)
     rows = []
-    for contest in contests({"ours": own[0]}, others):
-        for agent in contest.agents:
-            reading = agent.at(steps)
-            if agent.own or not reading.returns:
-                continue
-            rows.append(
-                {
-                    "task": contest.task,
-                    "protocol": contest.protocol,
-                    "agent": agent.name,
-                    "seeds": agent.seeds,
-                    "env_steps": steps,
-                    "return": round(reading.interval.value, 1),
-                }
-            )
+    for steps in sorted(set(at)) or [int(last // 10_000 * 10_000 or last)]:
+        for contest in contests({"ours": own[0]}, others):
+            for agent in contest.agents:
+                reading = agent.at(steps)
+                if agent.own or not reading.returns:
+                    continue
+                rows.append(
+                    {
+                        "task": contest.task,
+                        "protocol": contest.protocol,
+                        "agent": agent.name,
+                        "seeds": agent.seeds,
+                        "env_steps": steps,
+                        "return": round(reading.interval.value, 1),
+                    }
+                )
     return rows

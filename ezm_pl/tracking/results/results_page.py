@@ -118,27 +118,36 @@ def steadiness(record: Mapping[str, Any]) -> str:
     return _table([*head, "last three evaluations, largest difference"], rows)
 
 
-def published(record: Mapping[str, Any]) -> str:
-    """Published returns at the steps that they were recorded at, ours beside them: a row per agent."""
+def published(record: Mapping[str, Any], at: int | None = None, ours_at: int | None = None) -> str:
+    """Published returns at steps that they were recorded at, ours beside them: a row per agent.
+
+    Args:
+        at: control steps per task; None: the first that were recorded. ours_at: of ours, if they are others.
+    """
     rows = []
-    steps = record["published"][0]["env_steps"]
-    tasks = list(dict.fromkeys(row["task"] for row in record["published"]))
-    protocols = list(dict.fromkeys(row["protocol"] for row in record["published"]))
-    for protocol in protocols:
+    steps = record["published"][0]["env_steps"] if at is None else at
+    theirs = [row for row in record["published"] if row["env_steps"] == steps]
+    if not theirs:
+        raise KeyError(f"no published returns at {steps:,} steps; collect it with --at {steps}")
+    tasks = list(dict.fromkeys(row["task"] for row in theirs))
+    for protocol in dict.fromkeys(row["protocol"] for row in theirs):
         for name in _agents(record):
             own = _of_agent(record, name)
             cells = []
             for task in tasks:
                 found = [_curve(run, task, protocol if protocol != "dm_control" else "ezm") for run in own]
-                cells.append(_reading(Agent(name, tuple(found), True), steps))
+                cells.append(_reading(Agent(name, tuple(found), True), steps if ours_at is None else ours_at))
             rows.append([f"**{name}**", protocol, str(len(own)), *cells])
-        others = [row for row in record["published"] if row["protocol"] == protocol]
+        others = [row for row in theirs if row["protocol"] == protocol]
         for name in dict.fromkeys(row["agent"] for row in others):
             by_task = {row["task"]: row for row in others if row["agent"] == name}
             seeds = next(iter(by_task.values()))["seeds"]
             cells = [f"{by_task[task]['return']:,.0f}" if task in by_task else _NONE for task in tasks]
             rows.append([name, protocol, "mean" if seeds is None else str(seeds), *cells])
-    return _table([f"at {thousands(steps)} control steps per task", "protocol", "seeds", *tasks], rows)
+    head = f"at {thousands(steps)}"
+    if ours_at is not None:
+        head = f"ours at {thousands(ours_at)}, published at {thousands(steps)}"
+    return _table([f"{head} control steps per task", "protocol", "seeds", *tasks], rows)
 
 
 def variants(record: Mapping[str, Any], reference: str = "full") -> str:
