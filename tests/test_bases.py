@@ -92,8 +92,8 @@ def test_an_ablation_changes_only_its_own_part(path: Path) -> None:
 
 
 KEPT = (
-    "name", "tasks", "env.", "replay.", "collect.", "eval.", "optim.batch_size", "optim.total_updates",
-    "model.min_log_std", "model.max_log_std", "model.initial_log_std", "loss.entropy",
+    "name", "tasks", "env.", "replay.capacity", "collect.", "eval.", "optim.batch_size",
+    "optim.total_updates", "model.min_log_std", "model.max_log_std", "model.initial_log_std", "loss.entropy",
     "search.policy_share", "search.exploration_std_scale", "search.correct_proposal",
 )  # fmt: skip
 """What fits the laptop preset to the H1: tasks, budget, and a narrow policy explored by wide candidates."""

@@ -35,7 +35,7 @@ def add(group: Group) -> None:
     )
     collect.add_argument("--sweep", metavar="SWEEP", help="in place of runs: last, a run id, a sweep's name")
     add_published(collect, "published curves to record beside them")
-    add_steps(collect, "to record published returns at", "where the runs end")
+    add_steps(collect, "to record published returns at", "where the shortest run ends, in tens of thousands")
     collect.add_argument(
         "--episodes", type=number(1, MOST_EPISODES), help="per task, played with each last checkpoint"
     )

@@ -24,7 +24,7 @@ Search = Callable[[Any, Tensor, Tensor, torch.Generator, int], SearchResult]
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
 
 MOST = 2**18
-"""Latent values of the largest batch in a program: with more, uncompiled searches are faster."""
+"""Most latent values of a batch that a program is given at once: more roots are searched in parts."""
 
 
 class SearchProgram(ProgramSpec):
@@ -48,8 +48,8 @@ class CompiledSearch:
     """Searches by programs, where there are any.
 
     There are programs for the built-in proposal and an `InferenceModel` on a CPU whose layers are narrow
-    enough (`InferenceModel.compiled_dtype`). None is used under torch's deterministic algorithms: the clock
-    decides when it takes over, and it adds in another order.
+    enough (`InferenceModel.compiled_dtype`); many roots are searched in parts. None is used under torch's
+    deterministic algorithms: the clock decides when it takes over, and it adds in another order.
 
     Args:
         search: of (model, observation `[B, O]`, task `[B]`, generator, roots), uncompiled.

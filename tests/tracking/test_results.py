@@ -86,21 +86,26 @@ def test_two_seeds_from_the_store_to_the_page(folder: Path, capsys: pytest.Captu
 
 
 def test_published_returns_at_several_steps(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Half of 100,000 steps: ours is halfway between (10, 200), theirs is 0 to 50 over 200,000 steps."""
+    """At half of 100,000 steps ours is halfway between 10 and 200; theirs is 0 to 50 over 200,000 steps."""
     run_id = finished_run(experiment(0), [20.0, 400.0]).run_id
-    collect = ["results", "collect", run_id, "--out", "records/made.json", "--at", "200000", "--at", "50000"]
+    collect = ["results", "collect", run_id, "--out", "records/made.json", "--at", "100000", "--at", "50000"]
     assert main(collect) == 2
     assert "--at: is of the curves that --published names" in capsys.readouterr().err
-    assert main([*collect, "--published", "published.json"]) == 0
+    collect += ["--published", "published.json"]
+    assert main([*collect, "--at", "300000"]) == 2
+    assert "--at 300000: no published curve of these tasks reaches it" in capsys.readouterr().err
+    assert main(collect) == 0
     record = json.loads((folder / "records" / "made.json").read_text())
-    lines = [published(record, 50_000), published(record, 200_000, ours_at=100_000)]
-    assert [each.splitlines()[0] for each in lines] == [
+    assert published(record, 50_000).splitlines() == [
         "| at 50k control steps per task | protocol | seeds | h1-walk |",
-        "| ours at 100k, published at 200k control steps per task | protocol | seeds | h1-walk |",
+        "| --- | --- | --- | --- |",
+        "| **made** | humanoidbench | 1 | 105 |",
+        "| Other | humanoidbench | mean | 12 |",
     ]
-    assert [each.splitlines()[2:] for each in lines] == [
-        ["| **made** | humanoidbench | 1 | 105 |", "| Other | humanoidbench | mean | 12 |"],
-        ["| **made** | humanoidbench | 1 | 200 |", "| Other | humanoidbench | mean | 50 |"],
+    assert published(record) == published(record, 50_000)
+    assert published(record, 100_000).splitlines()[2:] == [
+        "| **made** | humanoidbench | 1 | 200 |",
+        "| Other | humanoidbench | mean | 25 |",
     ]
     with pytest.raises(KeyError, match="--at 90000"):
         published(record, 90_000)

@@ -64,7 +64,7 @@ def collect_runs(
 
     Raises:
         SpecError: no such run or sweep, a run that has not finished, was not evaluated or is named twice,
-            published files that are none, a file that cannot be written.
+            published files that are none or end before a number of `at`, a file that cannot be written.
     """
     others = {path.stem: published_curves(path) for path in published}
     if sweep:
@@ -269,9 +269,11 @@ def _published(
         return []
     own = [curves_of(run) for run in runs]
     last = min(c.env_steps[-1] for curves in own for each in curves.values() for c in each)
+    found = contests({"ours": own[0]}, others)
     rows = []
     for steps in sorted(set(at)) or [int(last // 10_000 * 10_000 or last)]:
-        for contest in contests({"ours": own[0]}, others):
+        before = len(rows)
+        for contest in found:
             for agent in contest.agents:
                 reading = agent.at(steps)
                 if agent.own or not reading.returns:
@@ -286,4 +288,6 @@ def _published(
                         "return": round(reading.interval.value, 1),
                     }
                 )
+        if at and len(rows) == before:
+            raise SpecError(f"--at {steps}: no published curve of these tasks reaches it")
     return rows

@@ -118,11 +118,11 @@ def steadiness(record: Mapping[str, Any]) -> str:
     return _table([*head, "last three evaluations, largest difference"], rows)
 
 
-def published(record: Mapping[str, Any], at: int | None = None, ours_at: int | None = None) -> str:
+def published(record: Mapping[str, Any], at: int | None = None) -> str:
     """Published returns at steps that they were recorded at, ours beside them: a row per agent.
 
     Args:
-        at: control steps per task; None: the first that were recorded. ours_at: of ours, if they are others.
+        at: control steps per task; None: the first that were recorded.
     """
     rows = []
     steps = record["published"][0]["env_steps"] if at is None else at
@@ -136,7 +136,7 @@ def published(record: Mapping[str, Any], at: int | None = None, ours_at: int | N
             cells = []
             for task in tasks:
                 found = [_curve(run, task, protocol if protocol != "dm_control" else "ezm") for run in own]
-                cells.append(_reading(Agent(name, tuple(found), True), steps if ours_at is None else ours_at))
+                cells.append(_reading(Agent(name, tuple(found), True), steps))
             rows.append([f"**{name}**", protocol, str(len(own)), *cells])
         others = [row for row in theirs if row["protocol"] == protocol]
         for name in dict.fromkeys(row["agent"] for row in others):
@@ -144,10 +144,7 @@ def published(record: Mapping[str, Any], at: int | None = None, ours_at: int | N
             seeds = next(iter(by_task.values()))["seeds"]
             cells = [f"{by_task[task]['return']:,.0f}" if task in by_task else _NONE for task in tasks]
             rows.append([name, protocol, "mean" if seeds is None else str(seeds), *cells])
-    head = f"at {thousands(steps)}"
-    if ours_at is not None:
-        head = f"ours at {thousands(ours_at)}, published at {thousands(steps)}"
-    return _table([f"{head} control steps per task", "protocol", "seeds", *tasks], rows)
+    return _table([f"at {thousands(steps)} control steps per task", "protocol", "seeds", *tasks], rows)
 
 
 def variants(record: Mapping[str, Any], reference: str = "full") -> str:
