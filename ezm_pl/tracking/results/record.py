@@ -270,7 +270,7 @@ def _published(
     own = [curves_of(run) for run in runs]
     last = min(c.env_steps[-1] for curves in own for each in curves.values() for c in each)
     found = contests({"ours": own[0]}, others)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for steps in sorted(set(at)) or [int(last // 10_000 * 10_000 or last)]:
         before = len(rows)
         for contest in found:
