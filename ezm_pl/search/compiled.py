@@ -5,7 +5,6 @@ A program serves any number of roots and any weights of a network.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,7 +17,7 @@ from torch import Tensor
 from ezm_pl.programs import Draws, Program, ProgramSpec, surroundings
 from ezm_pl.search.tree import SearchResult
 from ezm_pl.spec.experiment import ModelSpec, SearchSpec
-from ezm_pl.world_model import InferenceModel
+from ezm_pl.world_model import InferenceModel, part_size
 
 Search = Callable[[Any, Tensor, Tensor, torch.Generator, int], SearchResult]
 Run = Callable[[Sequence[Tensor]], list[Tensor]]
@@ -96,8 +95,7 @@ class CompiledSearch:
         """A program's result; `inputs` have a row per root."""
         tensors, roots = model.prepare(dtype), len(inputs[0])
         most = max(1, MOST // (self._width * model.model.spec.latent_size))
-        rows = math.ceil(roots / math.ceil(roots / most))  # no small remainder
-        parts = zip(*(each.split(rows) for each in inputs), strict=True)
+        parts = zip(*(each.split(part_size(roots, most)) for each in inputs), strict=True)
         found = [run([*part, *tensors]) for part in parts]
         whole = found[0] if len(found) == 1 else [torch.cat(each) for each in zip(*found, strict=True)]
         return SearchResult(*whole)

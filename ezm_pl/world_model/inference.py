@@ -26,6 +26,11 @@ _FEW = 2**20 + 2**18
 """Multiply-adds of a layer up to which it is so (80 rows at latent size 128, 20 at 256)."""
 
 
+def part_size(rows: int, most: int) -> int:
+    """Rows of equal parts of a batch of `rows`, each of at most `most`: no small remainder."""
+    return math.ceil(rows / math.ceil(rows / most))
+
+
 def _alone(method: Callable[..., Any]) -> Callable[..., Any]:
     """Without gradients, and in the model's own dtype whatever autocast surrounds the call."""
     alone = torch.no_grad()(method)
@@ -169,7 +174,7 @@ class InferenceModel(nn.Module):
         """States `[B, S + E + 3A]`, actions `[B, A]` to next states, rewards `[B]` and values `[B]`."""
         rows = max(1, _CHUNK // self.model.spec.latent_size)
         if state.device.type == "cpu" and len(state) > rows:
-            rows = math.ceil(len(state) / math.ceil(len(state) / rows))  # no small remainder
+            rows = part_size(len(state), rows)
             chunks = zip(state.split(rows), action.split(rows), task.split(rows), strict=True)
             states, rewards, values = zip(*(self.step(*chunk) for chunk in chunks), strict=True)
             return torch.cat(states), torch.cat(rewards), torch.cat(values)

@@ -272,22 +272,23 @@ def _published(
     found = contests({"ours": own[0]}, others)
     rows: list[dict[str, Any]] = []
     for steps in sorted(set(at)) or [int(last // 10_000 * 10_000 or last)]:
-        before = len(rows)
-        for contest in found:
-            for agent in contest.agents:
-                reading = agent.at(steps)
-                if agent.own or not reading.returns:
-                    continue
-                rows.append(
-                    {
-                        "task": contest.task,
-                        "protocol": contest.protocol,
-                        "agent": agent.name,
-                        "seeds": agent.seeds,
-                        "env_steps": steps,
-                        "return": round(reading.interval.value, 1),
-                    }
-                )
-        if at and len(rows) == before:
+        there = [
+            (contest, agent, reading)
+            for contest in found
+            for agent in contest.agents
+            if not agent.own and (reading := agent.at(steps)).returns
+        ]
+        if at and not there:
             raise SpecError(f"--at {steps}: no published curve of these tasks reaches it")
+        rows += [
+            {
+                "task": contest.task,
+                "protocol": contest.protocol,
+                "agent": agent.name,
+                "seeds": agent.seeds,
+                "env_steps": steps,
+                "return": round(reading.interval.value, 1),
+            }
+            for contest, agent, reading in there
+        ]
     return rows
