@@ -147,7 +147,7 @@ def load_sweep(
     document |= {key: value for key, value in over.items() if value is not None}
     if isinstance(folder := document.get("variants"), str):
         document["variants"] = read_variants(path.parent / folder, source=str(path))
-    if only:
+    if only and isinstance(document.get("variants") or {}, dict):  # else it is refused below
         document["variants"] = selected(document.get("variants") or {}, only)
     spec = _spec(document, source=str(path) if tasks is None else f"{path} with TASKS={tasks}")
     file = _base_file(spec.base, path) if base is None else Path(base)
@@ -305,10 +305,16 @@ def _problem(point: Point, values: Mapping[str, Choice], *, alone: bool = False)
 def _check_objective(plan: SweepPlan, *, source: str) -> None:
     """Raises `SpecError` for an objective that the runs of some grid point do not log."""
     objective = plan.spec.objective
+    logged = {point.label: set(_logged(point.experiment)) for point in plan.points}
     for point in plan.points:
-        agent = point.experiment.agent
-        if objective not in logged_metrics(point.experiment.tasks, agent):
-            known = logged_metrics(plan.shared_tasks, agent)
-            raise SpecError(
-                f"{source}: objective: no run on {point.label} logs {objective!r}{nearest(objective, known)}"
-            )
+        if objective in logged[point.label]:
+            continue
+        hint = nearest(objective, sorted(set.intersection(*logged.values())))
+        tasks = point.experiment.tasks
+        if objective in logged_metrics(tasks, point.experiment.agent, bounds=tasks):
+            hint = ": that needs a task's random_score and success_score (tasks_meta)"
+        raise SpecError(f"{source}: objective: no run on {point.label} logs {objective!r}{hint}")
+
+
+def _logged(experiment: Experiment) -> list[str]:
+    return logged_metrics(experiment.tasks, experiment.agent, experiment.score_bounds)

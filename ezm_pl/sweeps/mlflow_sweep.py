@@ -18,6 +18,7 @@ from ezm_pl.sweeps.queue import Claim, Queue, slot_of
 from ezm_pl.tracking.console import count
 from ezm_pl.tracking.store import experiment_id, open_store, tracking_uri
 from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.sweep.runs import search_runs
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -76,9 +77,13 @@ class MlflowSweep:
     def begin(self) -> None:
         """Makes what is missing, writes the spec, marks the sweep and its unfinished points as running."""
         self.client.log_text(self.sweep_id, self.plan.text(), tags.SPEC_FILE)
-        for run_id in (self.sweep_id, *(self.point_id(point) for point in self.plan.points)):
+        every = {self.point_id(point): self._is_done(point) for point in self.plan.points}
+        for run_id in (self.sweep_id, *(run_id for run_id, done in every.items() if not done)):
             if self.client.get_run(run_id).info.status != "RUNNING":
                 self.client.update_run(run_id, "RUNNING")
+
+    def _is_done(self, point: Point) -> bool:
+        return all(trial.state.is_finished() for trial in self.queue.trials(point))
 
     def interrupt(self) -> None:
         """Marks what is still running as killed."""
@@ -90,14 +95,14 @@ class MlflowSweep:
         """Ends the runs of grid points whose trials have all ended, and of the sweep after the last."""
         everything = True
         for point in self.plan.points:
-            trials = self.queue.trials(point)
-            if not all(trial.state.is_finished() for trial in trials):
+            if not self._is_done(point):
                 everything = False
                 continue
             run_id = self.point_id(point)
             if self.client.get_run(run_id).info.status == "FINISHED":
                 continue
             self._close_runs(point)
+            trials = self.queue.trials(point)
             values = [t.value for t in trials if t.state.name == "COMPLETE" and t.value is not None]
             if values:
                 best = max(values) if self.plan.spec.direction == "maximize" else min(values)
@@ -151,7 +156,7 @@ class MlflowSweep:
 
     def _find(self, wanted: Mapping[str, str]) -> list[Run]:
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
-        return list(self.client.search_runs([self.experiment_id], query, order_by=["start_time DESC"]))
+        return search_runs(self.client, [self.experiment_id], query)
 
 
 def trial_name(claim: Claim, seed: int) -> str:

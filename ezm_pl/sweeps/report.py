@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from ezm_pl.spec import writing
+from ezm_pl.spec import SpecError, writing
 from ezm_pl.spec.files import file_name
 from ezm_pl.sweeps import report_tables as tables
 from ezm_pl.sweeps.ablations import ablation_parts
@@ -18,6 +18,7 @@ from ezm_pl.sweeps.importance import LEAST_TRIALS, STEADY_TRIALS, importances
 from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results import html
 from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
+from ezm_pl.tracking.store import first_line, store_errors
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.figures import curves_figure, importance_figure, scaling_figure, slice_figure
 from ezm_pl.tracking.sweep.runs import Sweep, open_sweep
@@ -47,7 +48,8 @@ def make_report(
         The page.
 
     Raises:
-        SpecError: no such sweep, a file that is not published results, a folder that cannot be written.
+        SpecError: no such sweep, a file that is not published results, a folder that cannot be written, or
+            MLflow does not take what was written.
     """
     others = [published_curves(path) for path in published]
     client, sweep = open_sweep(reference, uri)
@@ -56,9 +58,14 @@ def make_report(
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(_page(client, sweep, folder, others), encoding="utf-8")
-    client.log_artifacts(sweep.run_id, str(folder), "report")
     state = " (partial: the sweep has not ended)" if sweep.partial else ""
     say(console, f"wrote {path}{state}")
+    try:
+        client.log_artifacts(sweep.run_id, str(folder), "report")
+    except store_errors() as error:
+        raise SpecError(
+            f"MLflow did not take the report into run {sweep.run_id}: {first_line(error)}"
+        ) from None
     return path
 
 

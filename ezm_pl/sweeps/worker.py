@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 import traceback
+from functools import partial
 
 from optuna.trial import TrialState
 from rich.console import Console
@@ -14,11 +15,12 @@ from ezm_pl.spec.sweep_plan import SweepPlan
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.sweeps.live_table import LiveTable
 from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
+from ezm_pl.sweeps.patience import Patience
 from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
 from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.fault_tolerance.signals import signals_as_sigint
-from ezm_pl.tracking.store import shown
+from ezm_pl.tracking.store import shown, store_errors
 from ezm_pl.tracking.sweep import tags
 
 _WAIT_SECONDS = 2.0
@@ -98,11 +100,10 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
     with queue.storage.alone():
         queue.fill()
     table = LiveTable(queue, console)
-    tracked = MlflowSweep(queue)
+    tracked, patience = MlflowSweep(queue), Patience(partial(say, console, style="yellow"))
     say(console, f"sweep {queue.plan.key}, stored in {where}")
     if queue.is_done():
-        with queue.storage.alone():
-            tracked.close_finished()
+        _close_at_last(queue, tracked, patience, console)
         say(console, f"the sweep has already finished: {table.summary()}")
         return _exit_code(queue)
     try:
@@ -114,17 +115,31 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
                 if claim is None:
                     time.sleep(_WAIT_SECONDS)  # the others' trials may come back
                 else:
-                    _work_on(claim, queue, tracked, console)
+                    _work_on(claim, queue, tracked, patience, console)
                 table.say_finished()
-                with queue.storage.alone():
+                with queue.storage.alone(), patience.spare():
                     tracked.close_finished()
+        _close_at_last(queue, tracked, patience, console)
     except KeyboardInterrupt:
-        with queue.storage.alone():
+        with queue.storage.alone(), patience.spare():
             if not queue.running():
                 tracked.interrupt()
         raise
     say(console, f"done: {table.summary()}")
     return _exit_code(queue)
+
+
+def _close_at_last(queue: Queue, tracked: MlflowSweep, patience: Patience, console: Console) -> None:
+    """Ends the runs of a sweep that is done, however MLflow was in the meantime."""
+
+    def close() -> None:
+        with queue.storage.alone():
+            tracked.close_finished()
+
+    try:
+        patience.insist(close)
+    except store_errors():
+        say(console, "MLflow could not be told that the sweep has ended; the same command tells it", "red")
 
 
 def _exit_code(queue: Queue) -> int:
@@ -133,20 +148,21 @@ def _exit_code(queue: Queue) -> int:
     return 0 if {TrialState.COMPLETE, TrialState.PRUNED} & set(states) else 1
 
 
-def _work_on(claim: Claim, queue: Queue, tracked: MlflowSweep, console: Console) -> None:
+def _work_on(claim: Claim, queue: Queue, tracked: MlflowSweep, patience: Patience, console: Console) -> None:
     """Runs a claimed trial and says how it ended."""
     from ezm_pl.sweeps.trial import run_trial  # PyTorch
 
     with queue.alive(claim):
         try:
-            value = run_trial(claim, tracked)
+            value = run_trial(claim, tracked, patience)
         except KeyboardInterrupt:
             queue.give_back(claim)
             raise
         except Exception as error:  # noqa: BLE001 - whatever a trial raises, the sweep goes on
             said = f"{type(error).__name__}: {error}".splitlines()[0]
             if queue.fail(claim, said):
-                tracked.mark(claim, tags.FAILED)
+                with patience.spare():  # `close_finished` makes up for it, here and below
+                    tracked.mark(claim, tags.FAILED)
             say(
                 console,
                 f"{claim.point.label} trial {claim.slot}, attempt {claim.attempt} of {ATTEMPTS}: {said}",
@@ -158,4 +174,5 @@ def _work_on(claim: Claim, queue: Queue, tracked: MlflowSweep, console: Console)
             gc.collect()  # a network, its optimiser and replay buffers, which hold one another
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
         if queue.finish(claim, state, value):
-            tracked.mark(claim, tags.PRUNED if value is None else tags.COMPLETE)
+            with patience.spare():
+                tracked.mark(claim, tags.PRUNED if value is None else tags.COMPLETE)

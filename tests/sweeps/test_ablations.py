@@ -123,6 +123,9 @@ def test_variants_may_be_wrong_or_missing(folder: Path) -> None:
     (folder / "sweep.yaml").write_text("name: parts\nbase: base.yaml\nvariants: {a: {seed: 3}}\n")
     with pytest.raises(SpecError, match=r"variants.a: seed is the same for all variants"):
         load_sweep(folder / "sweep.yaml")
+    (folder / "sweep.yaml").write_text("name: parts\nbase: base.yaml\nvariants: [no_path]\n")
+    with pytest.raises(SpecError, match=r"variants: a mapping of keys to values expected"):
+        load_sweep(folder / "sweep.yaml", only=["no_path"])
     (folder / "sweep.yaml").write_text("name: parts\nbase: base.yaml\nvariants: none\n")
     with pytest.raises(SpecError, match=r"variants: .*none: a folder of spec files expected"):
         load_sweep(folder / "sweep.yaml")

@@ -181,6 +181,15 @@ def test_no_sweep_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert line.startswith("ezm: SWEEP last: there is no sweep in sqlite:///mlruns/mlflow.db yet")
 
 
+def test_a_report_that_mlflow_does_not_take_is_one_line(tmp_path: Path) -> None:
+    sweep = new_sweep(tmp_path)
+    in_the_way = tmp_path / "artifacts" / sweep.run_id / "artifacts" / "report"
+    in_the_way.write_text("a file, no folder")
+    with pytest.raises(SpecError, match=rf"^MLflow did not take the report into run {sweep.run_id}: .*$"):
+        written(sweep, tmp_path)
+    assert (tmp_path / "report" / "report.html").is_file()
+
+
 def test_sweeps_by_name_id_and_last(tmp_path: Path) -> None:
     first, second = new_sweep(tmp_path, "weights"), new_sweep(tmp_path, "scaling")
     again = new_sweep(tmp_path, "weights")

@@ -143,6 +143,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"objective": "eval/dmc-cartpole-balance/score"},
         "objective: no run on dmc-pendulum-swingup logs 'eval/dmc-cartpole-balance/score'",
     ),
+    "scores that nobody says": (
+        {"tasks": [["gym:Pendulum-v1", "gym:Walker2d-v5"]], "search": {}},
+        "logs 'eval/score': that needs a task's random_score and success_score (tasks_meta)",
+    ),
+    "a task's score that nobody says": (
+        {"tasks": [["gym:Pendulum-v1", "dmc-cartpole-balance"]], "objective": "eval/gym:Pendulum-v1/score"},
+        "logs 'eval/gym:Pendulum-v1/score': that needs a task's random_score",
+    ),
     "several devices": (
         {"experiment": {"trainer": {"devices": 2}}},
         "trainer.devices: a sweep's trial runs on one device",
@@ -242,6 +250,25 @@ def test_a_grid_has_every_combination_once(folder: Path) -> None:
     assert len({tuple(values.items()) for values in combinations}) == 6
     changed = plan.changed(combinations[-1], plan.points[0], seed=7)
     assert (changed.targets.policy, changed.targets.td_steps, changed.seed) == ("improved", 5, 7)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"objective": "eval/gym:Pendulum-v1/return_ezm"},
+        {"tasks": [["gym:Pendulum-v1", "dmc-cartpole-balance"]]},
+        {
+            "experiment": {
+                "tasks_meta": {"gym:Pendulum-v1": {"random_score": -1200.0, "success_score": -200.0}}
+            },
+            "objective": "eval/gym:Pendulum-v1/score",
+        },
+    ],
+    ids=["returns", "beside a task with scores", "bounds in the spec"],
+)
+def test_tasks_of_others_have_objectives(change: dict[str, Any], folder: Path) -> None:
+    plan = load_sweep(write(folder, **{"tasks": [["gym:Pendulum-v1"]], **change}))
+    assert plan.spec.objective == change.get("objective", "eval/score")
 
 
 def test_whole_numbers_are_drawn_where_the_field_takes_them(folder: Path) -> None:

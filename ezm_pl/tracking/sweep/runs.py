@@ -219,8 +219,7 @@ def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
     Raises:
         SpecError: no such sweep, or more than one id that starts like this.
     """
-    sweeps = _search(client, f"tags.`{tags.LEVEL}` = '{tags.SWEEP}'")
-    sweeps.sort(key=lambda run: run.info.start_time, reverse=True)
+    sweeps = search_runs(client, _experiments(client), f"tags.`{tags.LEVEL}` = '{tags.SWEEP}'")
     if not sweeps:
         raise _no_sweep(reference, where)
     if reference == "last":
@@ -244,7 +243,7 @@ def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
 
 def read_sweep(client: MlflowClient, run: Run) -> Sweep:
     """Reads the sweep whose own run is `run`."""
-    children = _search(client, f"tags.`{tags.ID}` = '{run.info.run_id}'")
+    children = search_runs(client, _experiments(client), f"tags.`{tags.ID}` = '{run.info.run_id}'")
     attempts: dict[str, list[SeedRun]] = {}
     tasks: dict[str, tuple[str, ...]] = {}
     for child in sorted(children, key=lambda child: child.info.start_time):
@@ -267,17 +266,23 @@ def read_sweep(client: MlflowClient, run: Run) -> Sweep:
     )
 
 
-def _search(client: MlflowClient, condition: str) -> list[Run]:
-    experiments = [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
+def search_runs(client: MlflowClient, experiments: list[str], condition: str) -> list[Run]:
+    """All runs of some experiments (ids) that meet a condition of MLflow's search, the newest first."""
     found: list[Run] = []
     token = None
     while experiments:
-        page = client.search_runs(experiments, condition, max_results=_PAGE, page_token=token)
+        page = client.search_runs(
+            experiments, condition, max_results=_PAGE, order_by=["start_time DESC"], page_token=token
+        )
         found += page
         token = page.token
         if not token:
             break
     return found
+
+
+def _experiments(client: MlflowClient) -> list[str]:
+    return [e.experiment_id for e in client.search_experiments(max_results=_PAGE)]
 
 
 def _seed_run(run: Run) -> SeedRun:
