@@ -169,4 +169,6 @@ def test_what_cannot_be_compared(runs: list[Run], published: Path, tmp_path: Pat
     elsewhere.write_text(json.dumps({"h1-crawl": {"X": {"env_steps": [0], "return": [1.0]}}}))
     with pytest.raises(SpecError, match=r"has none of the runs' tasks \(h1-stand, h1-walk\)"):
         compare([runs[0].run_id], [elsewhere], [], figure)
+    with pytest.raises(SpecError, match="there is another file named curves"):
+        compare([runs[0].run_id], [published, published], [], figure)
     assert not figure.exists()

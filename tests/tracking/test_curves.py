@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from ezm_pl.spec import Experiment, SpecError, writing
-from ezm_pl.tracking.results.curves import published_curves, run_curves
+from ezm_pl.tracking.results.curves import published_curves, read_published, run_curves
 from ezm_pl.tracking.results.draw import draw_returns
 from ezm_pl.tracking.results.returns_figure import returns_figure
 from ezm_pl.tracking.results.videos import write_video
@@ -114,6 +114,16 @@ def test_files_that_are_no_published_results(text: str, tmp_path: Path) -> None:
         published_curves(path)
     with pytest.raises(SpecError, match="cannot be read: No such file"):
         published_curves(tmp_path / "nothing.json")
+
+
+def test_published_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / folder / "curves.json" for folder in ("first", "second")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text('{"h1-walk": {"SAC": {"env_steps": [1], "return": [1.0]}}}')
+    assert list(read_published(paths[:1])) == ["curves"]
+    with pytest.raises(SpecError, match=r"^--published .*second/curves\.json: there is another file named"):
+        read_published(paths)
 
 
 def test_figure_has_a_panel_a_task(run: Run, tmp_path: Path) -> None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from mlflow.entities import Metric
 
+from ezm_pl import training
 from ezm_pl.cli import main
 from ezm_pl.spec import Experiment, SpecError, build_experiment
+from ezm_pl.tracking.results.record import shortest_end
 from ezm_pl.tracking.results.results_page import published, render, stale, steadiness
 from ezm_pl.tracking.runs.mlflow_run import Run, new_run
+from ezm_pl.tracking.sweep import tags
+from ezm_pl.training.fault_tolerance.checkpoint import FORMAT, write_checkpoint
 
 ROOT = Path(__file__).parents[2]
 TASKS = ["h1-stand", "h1-walk"]
@@ -109,6 +115,53 @@ def test_published_returns_at_several_steps(folder: Path, capsys: pytest.Capture
     ]
     with pytest.raises(KeyError, match="--at 90000"):
         published(record, 90_000)
+    assert main([*collect, "--published", "published.json"]) == 2
+    assert "there is another file named published" in capsys.readouterr().err
+
+
+def test_published_returns_beside_runs_of_other_tasks(folder: Path) -> None:
+    """Theirs is of walk alone, which the first run has not learned."""
+    stand, walk = (finished_run(experiment(0, tasks=[task]), [20.0, 400.0]).run_id for task in TASKS)
+    collect = ["results", "collect", stand, walk, "--published", "published.json", "--out", "made.json"]
+    assert main(collect) == 0
+    record = json.loads((folder / "made.json").read_text())
+    assert shortest_end(record["runs"]) == 100_000
+    assert published(record).splitlines()[2:] == [
+        "| **made** | humanoidbench | 1 |  |",
+        f"| **made {walk[:8]}** | humanoidbench | 1 | 400 |",
+        "| Other | humanoidbench | mean | 25 |",
+    ]
+
+
+def test_published_returns_stand_beside_ours_of_their_protocol_alone() -> None:
+    """Nothing of dm_control is published for walk, so our return of it there (7) is not in that row."""
+    steps = {"env_steps": [0, 10]}
+    run = {
+        "agent": "made",
+        "returns": {
+            "h1-walk": [
+                {"protocol": "humanoidbench", "returns": [1, 5]} | steps,
+                {"protocol": "ezm", "returns": [1, 7]} | steps,
+            ],
+            "dmc-walker-walk": [{"protocol": "ezm", "returns": [1, 90]} | steps],
+        },
+    }
+    theirs = [
+        {"task": task, "protocol": protocol, "agent": "Other", "seeds": None, "env_steps": 10, "return": 3.0}
+        for task, protocol in (("h1-walk", "humanoidbench"), ("dmc-walker-walk", "dm_control"))
+    ]
+    lines = published({"runs": [run], "published": theirs}).splitlines()
+    assert [line for line in lines if "made" in line] == [
+        "| **made** | humanoidbench | 1 | 5.0 |  |",
+        "| **made** | dm_control | 1 |  | 90 |",
+    ]
+
+
+def test_the_shortest_end_is_over_all_runs_and_tasks() -> None:
+    def run(*ends: int) -> dict[str, Any]:
+        return {"returns": {f"task-{end}": [{"env_steps": [0, end]}] for end in ends}}
+
+    assert shortest_end([run(30, 25), run(40, 20)]) == 20
 
 
 def test_steadiness_by_hand(folder: Path) -> None:
@@ -142,6 +195,87 @@ def test_agents_of_other_settings_are_compared_as_variants(folder: Path) -> None
     assert lines[3].startswith(f"| {other} | 2 | h1-stand, h1-walk | 0.")
     assert lines[3].endswith("| 1.00 [1.00, 1.00] |")
     assert f"- {other}: made with loss.path=0.0; 1 episodes per evaluation." in lines
+
+
+def test_terms_and_facts_of_tasks_are_settings_too(folder: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {},
+        {"loss": {"extra": {"math:dist": 1.0}}},
+        {"loss": {"extra": {"math:dist": 2.0}}},
+        {"tasks_meta": {"h1-walk": {"quirks": False}}},
+        {"tasks_meta": {"h1-walk": {}}},
+    ]
+    ids = [finished_run(experiment(0, **each), [20.0, 600.0]).run_id for each in changes]
+    assert main(["results", "collect", *ids, "--out", "made.json"]) == 0
+    runs = json.loads((folder / "made.json").read_text())["runs"]
+    assert [run["settings"] for run in runs] == [
+        {"env.protocol": "humanoidbench"} | more
+        for more in (
+            {},
+            {"loss.extra.math:dist": "1.0"},
+            {"loss.extra.math:dist": "2.0"},
+            {"tasks_meta.h1-walk.quirks": "false"},
+            {},
+        )
+    ]
+    names = [run["agent"] for run in runs]
+    assert names == ["made", *(f"made {run_id[:8]}" for run_id in ids[1:4]), "made"]
+
+
+@pytest.mark.parametrize("searched", [True, False])
+def test_of_a_sweep_that_searched_the_best_trial_is_recorded(searched: bool, folder: Path) -> None:
+    """Two trials of a grid point, the first better: where nothing was searched both are one agent's seeds."""
+    sweep = new_run(experiment(0))
+    for name, value in ((tags.LEVEL, tags.SWEEP), (tags.NAME, "tried")):
+        sweep.client.set_tag(sweep.run_id, name, value)
+    ids = []
+    for number, objective in enumerate((0.9, 0.4)):
+        run = finished_run(experiment(number), [20.0, 1000 * objective])
+        marks = {
+            tags.ID: sweep.run_id,
+            tags.LEVEL: tags.TRIAL,
+            tags.POINT_LABEL: "two",
+            tags.NUMBER: str(number),
+            tags.SEED: str(number),
+            tags.STATE: tags.COMPLETE,
+            tags.SEARCHED: json.dumps({"loss.path": objective} if searched else {}),
+            "tasks": ", ".join(TASKS),
+        }
+        for name, value in marks.items():
+            run.client.set_tag(run.run_id, name, value)
+        run.client.log_metric(run.run_id, tags.OBJECTIVE, objective)
+        ids.append(run.run_id)
+    assert main(["results", "collect", "--sweep", "tried", "--out", "made.json"]) == 0
+    runs = json.loads((folder / "made.json").read_text())["runs"]
+    assert [(run["agent"], run["run"]) for run in runs] == [
+        ("two", run_id) for run_id in (ids[:1] if searched else ids)
+    ]
+
+
+def test_final_episodes_are_of_the_checkpoint_before_a_damaged_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = finished_run(experiment(0), [20.0, 400.0])
+    checkpoints = run.directory / "checkpoints"
+    checkpoints.mkdir(exist_ok=True)
+    (checkpoints / "last.ckpt").write_bytes(b"cut")
+    write_checkpoint({"experiment": "made", "format": FORMAT}, checkpoints / "previous.ckpt")
+    played = []
+
+    def evaluate(checkpoint: Path, **_: object) -> SimpleNamespace:
+        played.append(checkpoint.name)
+        table = np.ones((2, 1))
+        return SimpleNamespace(tasks=TASKS, returns_ezm=table, returns_humanoidbench=table)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    collect = ["results", "collect", run.run_id, "--episodes", "1", "--out", "made.json"]
+    assert main(collect) == 0
+    assert played == ["previous.ckpt"] * 2
+    assert "previous.ckpt, the one before it, is used" in " ".join(capsys.readouterr().out.split())
+    (checkpoints / "previous.ckpt").unlink()
+    assert main(collect) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"ezm: RUN {run.run_id}: ") and line.count("\n") == 1
 
 
 def test_a_run_that_began_with_a_trained_model_is_no_seed_of_one_from_scratch(folder: Path) -> None:

@@ -24,8 +24,8 @@ from ezm_pl.tracking.results.comparison import (
     success_bar,
     thousands,
 )
-from ezm_pl.tracking.results.curves import Curve, published_curves
-from ezm_pl.tracking.results.record import curves_of, read_runs
+from ezm_pl.tracking.results.curves import Curve, read_published
+from ezm_pl.tracking.results.record import curves_of, read_runs, shortest_end
 
 Record = Mapping[str, Any]
 """Of one run, as `record.py` makes it."""
@@ -48,17 +48,18 @@ def compare_runs(
 
     Raises:
         SpecError: no such run, one without evaluations or named twice, a file that is not published
-            results or has none of the runs' tasks, a figure that cannot be written.
+            results, has none of the runs' tasks or the name of another, a figure that cannot be written.
     """
-    others = {path.stem: published_curves(path) for path in published}
-    agents = _agents(read_runs(references, finished=False))
+    others = read_published(published)
+    runs = read_runs(references, finished=False)
+    agents = _agents(runs)
     tasks = {task for seeds in agents.values() for seed in seeds for task in seed["returns"]}
     for path in published:
         if not tasks & others[path.stem].keys():
             raise SpecError(f"--published {path}: has none of the runs' tasks ({', '.join(sorted(tasks))})")
     own = {name: _by_task(seeds) for name, seeds in agents.items()}
     found = contests(own, others)
-    steps = sorted(set(at)) or [_shortest(agents)]
+    steps = sorted(set(at)) or [shortest_end(runs)]
     console.print(comparison_table(found, steps))
     for line in _notes(agents, found):
         say(console, line)
@@ -142,11 +143,6 @@ def _by_task(seeds: Sequence[Record]) -> dict[str, list[Curve]]:
         for task, found in curves_of(seed).items():
             curves.setdefault(task, []).extend(found)
     return curves
-
-
-def _shortest(agents: Mapping[str, Sequence[Record]]) -> int:
-    own = [_by_task([seed]) for seeds in agents.values() for seed in seeds]
-    return int(min(curve.env_steps[-1] for curves in own for each in curves.values() for curve in each))
 
 
 def _notes(agents: Mapping[str, Sequence[Record]], found: Sequence[Contest]) -> list[str]:

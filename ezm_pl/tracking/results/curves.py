@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,6 +87,20 @@ def published_curves(path: Path) -> dict[str, list[Curve]]:
         raise SpecError(
             f"--published {path}: not published results (task -> method -> seed, as JSON)"
         ) from None
+
+
+def read_published(paths: Sequence[Path]) -> dict[str, dict[str, list[Curve]]]:
+    """File (its name without folder and suffix) to its curves, as `published_curves`.
+
+    Raises:
+        SpecError: as `published_curves`, or two files of one name.
+    """
+    found: dict[str, dict[str, list[Curve]]] = {}
+    for path in paths:
+        if path.stem in found:
+            raise SpecError(f"--published {path}: there is another file named {path.stem}; rename one")
+        found[path.stem] = published_curves(path)
+    return found
 
 
 def _published(task: str, entry: Any) -> list[Curve]:

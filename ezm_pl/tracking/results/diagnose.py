@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from ezm_pl.spec import write_json
+from ezm_pl.spec import write_json, writing
 from ezm_pl.spec.files import finite
 from ezm_pl.tracking.console import cell, say
 from ezm_pl.tracking.runs.run_lookup import usable_checkpoint
@@ -56,12 +56,6 @@ def diagnose_run(
     for diagnosis in diagnostics.tasks():
         console.print(diagnosis_table(diagnosis))
         found.append(diagnosis)
-    if figure is not None:
-        from ezm_pl.tracking.results.diagnosis_figure import diagnosis_figure
-
-        title = f"{networks.experiment.name}, {networks.updates:,} updates"
-        diagnosis_figure(found, diagnostics.embeddings(), figure, title=title)
-        say(console, f"wrote {figure}")
     if output is not None:
         document = {
             "checkpoint": str(checkpoint),
@@ -72,6 +66,13 @@ def diagnose_run(
         }
         write_json(output, document)
         say(console, f"wrote {output}")
+    if figure is not None:  # after the numbers: they stay where the figure cannot be written
+        from ezm_pl.tracking.results.diagnosis_figure import diagnosis_figure
+
+        title = f"{networks.experiment.name}, {networks.updates:,} updates"
+        with writing(figure):
+            diagnosis_figure(found, diagnostics.embeddings(), figure, title=title)
+        say(console, f"wrote {figure}")
 
 
 def diagnosis_table(found: TaskDiagnosis) -> Table:

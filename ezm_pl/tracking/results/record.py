@@ -17,13 +17,13 @@ from rich.console import Console
 from ezm_pl.spec import SpecError, build_experiment, read_json, write_json
 from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import contests
-from ezm_pl.tracking.results.curves import Curve, published_curves, run_curves
+from ezm_pl.tracking.results.curves import Curve, read_published, run_curves
 from ezm_pl.tracking.runs.metrics import ENV_STEPS, GRADIENT_CONFLICT
 from ezm_pl.tracking.runs.mlflow_run import stored_run
 from ezm_pl.tracking.runs.params import spec_params
-from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, find_checkpoint, find_run
-from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, find_run, usable_checkpoint
 from ezm_pl.tracking.sweep.runs import open_sweep
+from ezm_pl.tracking.sweep.scores import score_points
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 _HOST = ("host.cpu", "host.cores", "host.gpu", "version.torch", "version.mujoco")
 _NOT_SETTINGS = (
-    "name", "seed", "tasks", "num_tasks", "preset", "tracking.", "trainer.", "env.worker",
-    "env.max_worker_restarts", "search.compiled", "optim.compiled",
+    "name", "seed", "tracking.", "trainer.", "env.worker", "env.max_worker_restarts", "search.compiled",
+    "optim.compiled",
 )  # fmt: skip
 """Params under these say how a run was made, not what was trained."""
 
@@ -53,9 +53,10 @@ def collect_runs(
 
     Args:
         references: runs and records, as for `read_runs`.
-        sweep: a sweep in place of runs: each grid point is an agent.
+        sweep: a sweep in place of runs: each grid point is an agent, of the runs that `score_points` scores.
         published: files of published curves.
-        at: control steps per task to record these at; none: the last that all runs have reached.
+        at: control steps per task to record these at; none: where the shortest run ends, rounded down to
+            tens of thousands.
         episodes: per task, played with each last checkpoint, planned and by the policy alone; None: none.
         seed: of these episodes.
         settings: `search.a=b`, laid over the specs of these episodes' checkpoints.
@@ -64,9 +65,10 @@ def collect_runs(
 
     Raises:
         SpecError: no such run or sweep, a run that has not finished, was not evaluated or is named twice,
-            published files that are none or end before a number of `at`, a file that cannot be written.
+            published files that are none, share a name or end before a number of `at`, a file that
+            cannot be written.
     """
-    others = {path.stem: published_curves(path) for path in published}
+    others = read_published(published)
     if sweep:
         runs = [_record(client, run, label) for client, run, label in _of_sweep(sweep)]
     else:
@@ -75,7 +77,7 @@ def collect_runs(
         tracked = {find_run(each, option="RUN").run_id: each for each in references if not _is_record(each)}
         for run in runs:
             if run["run"] in tracked:
-                run["final"] = _final(tracked[run["run"]], episodes, seed, settings)
+                run["final"] = _final(tracked[run["run"]], episodes, seed, settings, console)
     document = {"runs": runs, "published": _published(runs, others, at)}
     write_json(out, document)
     say(console, f"wrote {out}: {count(len(runs), 'run')}")
@@ -156,10 +158,9 @@ def curves_of(run: Mapping[str, Any]) -> dict[str, list[Curve]]:
 def _of_sweep(reference: str) -> list[tuple[MlflowClient, Run, str]]:
     client, sweep = open_sweep(reference)
     found = [
-        (client, client.get_run(run.run_id), point.label)
-        for point in sweep.points
-        for trial in point.of_state(tags.COMPLETE)
-        for run in trial.runs
+        (client, client.get_run(run.run_id), scored.point.label)
+        for scored in score_points(sweep)
+        for run in scored.runs
     ]
     if not found:
         raise SpecError(f"--sweep {reference}: no trial of it is complete")
@@ -211,11 +212,15 @@ def _gradient_conflict(client: MlflowClient, run: Run) -> dict[str, dict[str, fl
 
 def _settings(params: Mapping[str, str], tasks: Sequence[str]) -> dict[str, str]:
     """What the spec says beyond its preset, by field."""
-    bare = spec_params(build_experiment({"name": "bare", "preset": params["preset"], "tasks": list(tasks)}))
+    document = {"name": "bare", "preset": params["preset"], "tasks": list(tasks)}
+    meta: dict[str, Any] = {task: {} for task in tasks}  # so that each field of it has its default in `bare`
+    bare = spec_params(build_experiment({**document, "tasks_meta": meta}))
     return {
         key: value
         for key, value in sorted(params.items())
-        if key in bare and bare[key] != value and not key.startswith(_NOT_SETTINGS)
+        if (key in bare or key.startswith("loss.extra."))
+        and bare.get(key) != value
+        and not key.startswith(_NOT_SETTINGS)
     }
 
 
@@ -227,11 +232,14 @@ def _curve(curve: Curve) -> dict[str, Any]:
     }
 
 
-def _final(reference: str, episodes: int, seed: int, settings: Sequence[str]) -> dict[str, Any]:
+def _final(
+    reference: str, episodes: int, seed: int, settings: Sequence[str], console: Console
+) -> dict[str, Any]:
     """Returns of episodes with a run's last checkpoint: way to act, protocol, task, each episode's."""
     from ezm_pl.training import evaluate
 
-    checkpoint = find_checkpoint(reference, option="RUN").checkpoint
+    with checkpoint_errors(f"RUN {reference}"):
+        checkpoint = usable_checkpoint(reference, console)
     found: dict[str, Any] = {"episodes": episodes, "seed": seed, "settings": list(settings)}
     for way, search in (("planned", True), ("policy alone", False)):
         with checkpoint_errors(f"RUN {reference}"):
@@ -261,17 +269,24 @@ def _trained(run: Mapping[str, Any]) -> tuple[object, ...]:
     return run["preset"], run["settings"], run["tasks"]
 
 
+def shortest_end(runs: Sequence[Mapping[str, Any]]) -> int:
+    """Control steps per task at the first last evaluation of any task of recorded runs."""
+    ends = [each["env_steps"][-1] for run in runs for curves in run["returns"].values() for each in curves]
+    return int(min(ends))
+
+
 def _published(
     runs: Sequence[Mapping[str, Any]], others: Mapping[str, Mapping[str, Sequence[Curve]]], at: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Published means of the runs' tasks at `at` or else at the last steps that all runs have reached."""
+    """Published means of the runs' tasks at `at` or else where the shortest of them ends."""
     if not others:
         return []
-    own = [curves_of(run) for run in runs]
-    last = min(c.env_steps[-1] for curves in own for each in curves.values() for c in each)
-    found = contests({"ours": own[0]}, others)
+    found = contests({run["run"]: curves_of(run) for run in runs}, others)
+    last = shortest_end(runs)
+    # Rounded: a run ends some steps past its budget, and the page's tables are headed with this number.
+    default = last // 10_000 * 10_000 or last
     rows: list[dict[str, Any]] = []
-    for steps in sorted(set(at)) or [int(last // 10_000 * 10_000 or last)]:
+    for steps in sorted(set(at)) or [default]:
         there = [
             (contest, agent, reading)
             for contest in found

@@ -115,7 +115,7 @@ def steadiness(record: Mapping[str, Any]) -> str:
             seeds = ", ".join(str(run["seed"]) for run in own)
             rows.append([task, name, seeds, ", ".join(map(str, low)), ", ".join(spread)])
     head = ["task", "agent", "seeds", "planned episodes below half of their median"]
-    return _table([*head, "last three evaluations, largest difference"], rows)
+    return _table([*head, "last three evaluations: 1 − lowest / highest"], rows)
 
 
 def published(record: Mapping[str, Any], at: int | None = None) -> str:
@@ -123,6 +123,9 @@ def published(record: Mapping[str, Any], at: int | None = None) -> str:
 
     Args:
         at: control steps per task; None: the first that were recorded.
+
+    Raises:
+        KeyError: nothing was recorded at `at`.
     """
     rows = []
     steps = record["published"][0]["env_steps"] if at is None else at
@@ -131,14 +134,19 @@ def published(record: Mapping[str, Any], at: int | None = None) -> str:
         raise KeyError(f"no published returns at {steps:,} steps; collect it with --at {steps}")
     tasks = list(dict.fromkeys(row["task"] for row in theirs))
     for protocol in dict.fromkeys(row["protocol"] for row in theirs):
+        others = [row for row in theirs if row["protocol"] == protocol]
+        against = {row["task"] for row in others}
         for name in _agents(record):
             own = _of_agent(record, name)
             cells = []
             for task in tasks:
-                found = [_curve(run, task, protocol if protocol != "dm_control" else "ezm") for run in own]
-                cells.append(_reading(Agent(name, tuple(found), True), steps))
+                found = [
+                    _curve(run, task, protocol if protocol != "dm_control" else "ezm")
+                    for run in own
+                    if task in run["returns"] and task in against
+                ]
+                cells.append(_reading(Agent(name, tuple(found), True), steps) if found else _NONE)
             rows.append([f"**{name}**", protocol, str(len(own)), *cells])
-        others = [row for row in theirs if row["protocol"] == protocol]
         for name in dict.fromkeys(row["agent"] for row in others):
             by_task = {row["task"]: row for row in others if row["agent"] == name}
             seeds = next(iter(by_task.values()))["seeds"]
@@ -160,7 +168,7 @@ def variants(record: Mapping[str, Any], reference: str = "full") -> str:
             chance = probability_of_improvement(theirs, ours)
             against = [bootstrap_difference(ours, theirs).text(3), chance.text(2)]
         rows.append([name, str(len(own)), ", ".join(tasks), bootstrap_iqm(ours).text(3), *against])
-    head = ["variant", "seeds", "tasks", "score, IQM", f"less {reference}", f"P({reference} scores higher)"]
+    head = ["variant", "seeds", "tasks", "score, IQM", f"minus {reference}", f"P({reference} scores higher)"]
     return _table(head, rows)
 
 
