@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from ezm_pl.envs import make, sizes
 from ezm_pl.search import Planner
 from ezm_pl.selfplay import Actor
-from ezm_pl.spec import Experiment
+from ezm_pl.spec import Experiment, searches
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 from ezm_pl.training.agents import how_to_act
@@ -124,7 +124,7 @@ class Agent:
         Raises:
             ValueError: another task, or an observation of another size.
         """
-        if plan and self.experiment.agent == "ezm" and not self._planner.without_search:
+        if searches(self.experiment, search=plan):
             return self.plan(observation, task).action
         index = self._index(task)
         batch = self._batch(observation, index)

@@ -109,7 +109,7 @@ def add_steps(command: Parser, text: str, default: str) -> None:
 def add_spec(command: Parser) -> None:
     """Adds the arguments that name an experiment and lay settings over it."""
     command.add_argument("spec", metavar="SPEC", help="a YAML file, such as experiments/quickstart.yaml")
-    add_settings(command, "lay a setting over the file")
+    add_settings(command, "override a field of the spec")
 
 
 def _read(path: Path) -> Chain:

@@ -18,17 +18,22 @@ def add(group: Group) -> None:
         "run", nargs="?", metavar="RUN", help="last (default), a run id, a run folder, a checkpoint"
     )
     distill.add_argument("--spec", metavar="FILE", help="YAML with other sizes and budgets than the defaults")
-    add_settings(distill, "lay a setting over it")
+    add_settings(distill, "override a field of the spec")
     distill.add_argument(
         "--resume", metavar="RUN", help="go on with a distilled run: last, a run id, a run folder"
     )
     export = command(group, "export", _export, "register a run in MLflow, or write its policy as ONNX")
     add_run(export)
     how = export.add_mutually_exclusive_group(required=True)
-    how.add_argument("--register", type=_model_name, metavar="NAME", help="of the registered model")
+    how.add_argument(
+        "--register", type=_model_name, metavar="NAME", help="name of the model in MLflow's registry"
+    )
     how.add_argument("--to", choices=("onnx",), help="format of a file that runs without this package")
     export.add_argument(
-        "--out", type=outputs.file_in((".onnx",)), metavar="FILE", help="with --to: default: policy.onnx"
+        "--out",
+        type=outputs.file_in((".onnx",)),
+        metavar="FILE",
+        help="file to write with --to (default: policy.onnx)",
     )
 
 

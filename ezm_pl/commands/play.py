@@ -25,7 +25,10 @@ def add(group: Group) -> None:
         "--say", type=_sentence, metavar="TEXT", help="tell the agent what to do (docs/language.md)"
     )
     play.add_argument(
-        "--seconds", type=number(1, 1000), default=SECONDS, help=f"of simulated time (default: {SECONDS})"
+        "--seconds",
+        type=number(1, 1000),
+        default=SECONDS,
+        help=f"length of the film in simulated seconds (default: {SECONDS})",
     )
     add_seed(play)
     where = play.add_mutually_exclusive_group()

@@ -31,12 +31,14 @@ def add(group: Group) -> None:
 def _add_plan(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", nargs="?", default=DEFAULT, metavar="SPEC", help=f"default: {DEFAULT}")
     parser.add_argument("--tasks", metavar="8,16,29", help="numbers of tasks, or suites; default: the spec's")
-    parser.add_argument("--trials", type=number(1, MOST_TRIALS), help="per grid point; default: the spec's")
-    parser.add_argument("--seeds", type=number(1, MOST_TRIALS), help="per trial; default: the spec's")
+    parser.add_argument(
+        "--trials", type=number(1, MOST_TRIALS), help="trials per grid point (default: the spec's)"
+    )
+    parser.add_argument("--seeds", type=number(1, MOST_TRIALS), help="seeds per trial (default: the spec's)")
     parser.add_argument("--preset", help="paper, laptop, smoke or auto; default: the base experiment's")
     parser.add_argument("--base", metavar="SPEC", help="the experiment to start from; default: the sweep's")
-    add_settings(parser, "lay a setting over the base")
-    parser.add_argument("--name", help="of the sweep; default: the spec's")
+    add_settings(parser, "override a field of the base experiment")
+    parser.add_argument("--name", help="name of the sweep (default: the spec's)")
     parser.add_argument(
         "--only", type=_labels, metavar="A,B", default=(), help="variants of an ablation; default: all"
     )

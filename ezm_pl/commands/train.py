@@ -99,9 +99,10 @@ def _eval(args: argparse.Namespace) -> None:
 
 def _learn_check(args: argparse.Namespace) -> int:
     from ezm_pl.tracking.results.tables import learn_check_table
-    from ezm_pl.tracking.runs.run_lookup import find_checkpoint
+    from ezm_pl.tracking.runs.run_lookup import usable_checkpoint
     from ezm_pl.training.learn_check import learn_check
 
-    rows = learn_check(find_checkpoint(args.run, option="RUN").checkpoint)
-    new_console().print(learn_check_table(rows))
+    console = new_console()
+    rows = learn_check(usable_checkpoint(args.run, console))
+    console.print(learn_check_table(rows))
     return 0 if all(row.passed for row in rows) else 1

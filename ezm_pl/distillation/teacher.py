@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from ezm_pl.distillation.rows import Rows
 from ezm_pl.distillation.student import Student
 from ezm_pl.envs import MultiTaskVectorEnv, TaskSizes, sizes
-from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.distillation import Distillation
 from ezm_pl.spec.seeds import stream_int
-from ezm_pl.training import CheckpointError
 from ezm_pl.training.agents import how_to_act
-from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_run_id, replay_beside, shard
-from ezm_pl.training.from_checkpoint import load_actor
+from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_run_id
+from ezm_pl.training.from_checkpoint import load_actor, load_replay
 
 
 class Teacher:
@@ -88,20 +86,8 @@ class Teacher:
 
         None where there is no replay. The newest are nearest to what the agent visits now.
         """
-        experiment, folder = self.experiment, shard(self.checkpoint, 0)
-        try:
-            saved = replay_beside(self.checkpoint)
-            if saved is None or not folder.is_dir():
-                return None
-            buffer = ReplayBuffer(
-                np.repeat(np.arange(len(experiment.tasks)), experiment.env.num_envs),
-                experiment.replay,
-                experiment.windows,
-                observation_size=self.sizes.obs_size,
-                action_size=self.sizes.action_size,
-            )
-            ReplayStore(buffer, folder).load(saved[0])
-        except (CheckpointError, ReplayError):  # of several ranks, or pruned by a run that goes on just now
+        buffer = load_replay(self.experiment, self.sizes, self.checkpoint)
+        if buffer is None:
             return None
-        found = [buffer.newest_observations(task, count) for task in range(len(experiment.tasks))]
+        found = [buffer.newest_observations(task, count) for task in range(len(self.experiment.tasks))]
         return found if all(len(each) for each in found) else None

@@ -1,5 +1,6 @@
 """Experiment specs: Pydantic models, presets, the task table, YAML in and out."""
 
+from ezm_pl.spec.agents import searches
 from ezm_pl.spec.errors import RunFailed, SpecError, as_spec_error, writing
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.files import read_json, read_text, write_json
@@ -34,6 +35,7 @@ __all__ = [
     "read_json",
     "read_text",
     "resolve_tasks",
+    "searches",
     "write_json",
     "writing",
 ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from ezm_pl.spec.fields import PositiveFloat, PositiveInt, Real, Strict
+
+if TYPE_CHECKING:
+    from ezm_pl.spec.experiment import Experiment
 
 AgentName = Literal["ezm", "sac"]
 
@@ -39,3 +42,8 @@ UNREAD: dict[AgentName, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Fields under these have no meaning for an agent: it takes a spec that sets them, and does not read them."""
+
+
+def searches(experiment: Experiment, *, search: bool = True) -> bool:
+    """Whether a trained agent decides by a search where one is asked for, or by its policy alone."""
+    return search and experiment.agent == "ezm" and experiment.search.choice != "policy"

@@ -247,7 +247,7 @@ class LossSpec(Strict):
 class OptimSpec(Strict):
     """Optimiser, batch and budget."""
 
-    batch_size: Size = Field(512, description="positions per update, over all tasks and ranks")
+    batch_size: Size = Field(512, description="windows per update, over all tasks and ranks")
     learning_rate: PositiveFloat = 1e-4
     weight_decay: NonNegativeFloat = 2e-5
     max_grad_norm: PositiveFloat = 5.0

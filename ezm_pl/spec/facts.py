@@ -36,7 +36,7 @@ def spec_facts(experiment: Experiment) -> list[str]:
         time = f" ({steps * CONTROL_SECONDS / 3600:,.1f} h of robot time each)"
         held = f"{experiment.env.action_repeat * CONTROL_SECONDS * 1000:.0f} ms"
     lines.append(
-        f"budget: {experiment.max_steps:,} updates of {experiment.optim.batch_size} positions; "
+        f"budget: {experiment.max_steps:,} updates of {experiment.optim.batch_size} windows; "
         f"{steps:,} control steps per task{time}"
     )
     lines.append(
@@ -68,6 +68,8 @@ def spec_notes(experiment: Experiment) -> list[str]:
             "from a reward of 1 per control step; values are clipped at "
             f"model.support {experiment.model.support:g}"
         )
+    if experiment.trainer.gradient_conflict_every and len(experiment.tasks) == 1:
+        notes.append("note: trainer.gradient_conflict_every: a single task has no other to conflict with")
     unread = unread_settings(experiment)
     return [*notes, unread] if unread else notes
 

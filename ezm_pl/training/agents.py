@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ezm_pl.envs import TaskSizes, sizes
 from ezm_pl.search import ActFn, Planner, act_greedy
-from ezm_pl.spec import Experiment
+from ezm_pl.spec import Experiment, searches
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.ranks import Ranks
@@ -19,9 +19,7 @@ def new_module(experiment: Experiment, sizes: TaskSizes, ranks: Ranks | None = N
 
 def how_to_act(experiment: Experiment, *, search: bool) -> ActFn:
     """How a trained agent decides: EZ-M by its search, or by the policy alone; SAC by its policy's mode."""
-    if experiment.agent == "sac" or not search:
-        return act_greedy
-    return evaluation_planner(experiment).act
+    return evaluation_planner(experiment).act if searches(experiment, search=search) else act_greedy
 
 
 def evaluation_planner(experiment: Experiment) -> Planner:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ezm_pl.envs import MultiTaskVectorEnv
 from ezm_pl.search import ActFn
 from ezm_pl.selfplay import Actor
-from ezm_pl.spec import Experiment, normalized_score
+from ezm_pl.spec import Experiment, normalized_score, searches
 from ezm_pl.spec.fields import EpisodeProtocol
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.training.ranks import Ranks
@@ -58,9 +58,13 @@ class Evaluation:
         *,
         searched: bool = True,
     ) -> Evaluation:
-        """Of an experiment's tasks, from returns under `ezm` and under `humanoidbench`."""
+        """Of an experiment's tasks, from returns under `ezm` and under `humanoidbench`.
+
+        `searched`: whether a search was asked for; not every agent has one.
+        """
         protocol, bounds = experiment.env.protocol, experiment.score_bounds
         ezm, humanoidbench = returns
+        searched = searches(experiment, search=searched)
         return cls(experiment.tasks, updates, env_steps, ezm, humanoidbench, protocol, searched, bounds)
 
     def return_of(self, task: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -11,17 +12,29 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ezm_pl.envs import sizes
+from ezm_pl.envs import TaskSizes, sizes
+from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, SpecError
 from ezm_pl.spec.io import with_settings
 from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.agents import how_to_act, new_module
+from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
-from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment, read_checkpoint
+from ezm_pl.training.fault_tolerance.checkpoint import (
+    CheckpointError,
+    checkpoint_experiment,
+    read_checkpoint,
+    replay_beside,
+    shard,
+)
+from ezm_pl.training.memory import MemoryRefused
 from ezm_pl.training.module import EZMModule
 from ezm_pl.training.playing import play
+from ezm_pl.training.ranks import Ranks
 from ezm_pl.world_model.language import DescribedTasks
+
+log = logging.getLogger(__name__)
 
 FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
@@ -144,3 +157,21 @@ def film(
             if moment.seconds >= FILM_SECONDS:
                 break
     return frames, rate
+
+
+def load_replay(experiment: Experiment, sizes: TaskSizes, checkpoint: Path) -> ReplayBuffer | None:
+    """The replay beside a checkpoint (rank 0's part), saved with it or with the run's last checkpoint.
+
+    None where there is none, or none that can be used: the log says why.
+    """
+    try:
+        saved = replay_beside(checkpoint)
+        if saved is None:
+            return None
+        name, ranks = saved
+        data = SelfPlayDataModule(experiment, sizes, Ranks(0, ranks))
+        ReplayStore(data.buffer, shard(checkpoint, 0)).load(name)
+        return data.buffer
+    except (CheckpointError, ReplayError, MemoryRefused) as error:
+        log.warning("the replay is left out: %s", error)
+        return None

@@ -72,7 +72,9 @@ def batch_health(
     }
     if humanoid is not None:
         rows = humanoid[windows.task]
-        named["train/health/upright"] = (upright(windows.observation[:, 0]) & rows).sum() / rows.sum()
+        named["train/health/upright"] = (upright(windows.observation[:, 0]) & rows).sum() / rows.sum().clamp(
+            min=1
+        )
     return named
 
 

@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ezm_pl.selfplay import Actor
-from ezm_pl.spec import Experiment
+from ezm_pl.spec import Experiment, searches
 from ezm_pl.training.agents import evaluation_planner, how_to_act
 from ezm_pl.training.evaluation import evaluation_envs, rollout
-from ezm_pl.world_model import InferenceModel
 
 
 @dataclass(frozen=True)
@@ -76,8 +75,7 @@ def play(
         RenderingUnavailable: this system cannot render.
     """
     index = experiment.tasks.index(task)
-    searches = search and isinstance(actor, InferenceModel) and experiment.search.choice != "policy"
-    considered = _Considered(experiment) if searches else None
+    considered = _Considered(experiment) if searches(experiment, search=search) else None
     envs = evaluation_envs(experiment, 1, tasks=[index], render_mode="rgb_array")
     total, fell = 0.0, False
     try:

@@ -176,6 +176,15 @@ def test_a_spec_says_that_values_are_clipped_at_the_support() -> None:
     assert not notes(targets={"discount": 0.99, "return_scaling": True})
 
 
+def test_a_spec_says_that_a_single_task_has_no_gradient_conflict() -> None:
+    def facts(*tasks: str) -> str:
+        document = {"name": "s", "preset": "laptop", "trainer": {"gradient_conflict_every": 10}}
+        return "\n".join(spec_facts(build_experiment({**document, "tasks": list(tasks)})))
+
+    assert "note: trainer.gradient_conflict_every: a single task" in facts("h1-stand")
+    assert "gradient_conflict_every" not in facts("h1-stand", "h1-walk")
+
+
 def test_without_quirks_reaches_the_environments() -> None:
     experiment = build_experiment({**DOCUMENT, "tasks_meta": {"h1-stand": {"quirks": False}}})
     assert experiment.without_quirks == ("h1-stand",)

@@ -44,6 +44,10 @@ def test_a_run_begins_with_anothers_weights(workplace: Path, capsys: pytest.Capt
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlruns/mlflow.db")
     tags = client.get_run(new.parents[1].name).data.tags
     assert Path(tags["init"]).resolve() == source.resolve()
+    for checkpoint in new.parent.glob("*.ckpt"):
+        checkpoint.unlink()
+    assert main(["train", "second.yaml", "--resume", str(new.parents[1])]) == 2
+    assert f"begin anew with --init {tags['init']}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

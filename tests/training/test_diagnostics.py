@@ -16,8 +16,9 @@ from PIL import Image
 from rich.console import Console
 from scipy.stats import spearmanr
 
+from ezm_pl.spec import SpecError
 from ezm_pl.tracking.results.diagnose import diagnose_run
-from ezm_pl.training.diagnostics import Diagnostics
+from ezm_pl.training.diagnostics import Diagnostics, diagnose
 from ezm_pl.training.diagnostics.dynamics import action_effects, compare_effects
 from ezm_pl.training.diagnostics.episodes import FOLLOWING, ROWS, Visited, horizon, look_back, play
 from ezm_pl.training.diagnostics.predictions import embedding_map, predictions
@@ -267,3 +268,11 @@ def test_without_replay_what_needs_one_is_left_out(checkpoint: Path, tmp_path: P
     diagnosis = next(found.tasks())
     assert diagnosis.effective_samples is None and diagnosis.gap_statistics is None
     assert np.isfinite(diagnosis.effect_1)
+
+
+def test_episodes_that_are_too_short_are_one_line(
+    diagnostics: Diagnostics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnose, "play", lambda *_, **__: visited([FOLLOWING - 1] * 2, [True, True]))
+    with pytest.raises(SpecError, match=f"dmc-.*: no episode lasts {FOLLOWING + 1} decisions"):
+        next(diagnostics.tasks())

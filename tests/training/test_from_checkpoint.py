@@ -53,6 +53,7 @@ def test_evaluation_of_the_policy_alone_is_that_of_its_mode(finished: tuple[Path
     path = last(finished[0])
     alone = evaluate(path, episodes=1, seed=3, search=False)
     assert not alone.searched
+    assert not evaluate(path, episodes=1, seed=3, settings=["search.choice=policy"]).searched
     assert (alone.returns_ezm != evaluate(path, episodes=1, seed=3).returns_ezm).any()
     experiment, actor, *_ = load_actor(path)
     envs = evaluation_envs(experiment, episodes=1)

@@ -71,6 +71,8 @@ def test_batch_health() -> None:
         batch._replace(observation=observation), found, EXPERIMENT, torch.tensor([True, False])
     )
     assert float(named["train/health/upright"]) == 0.5
+    none_here = batch_health(batch, found, EXPERIMENT, torch.tensor([False, False]))
+    assert float(none_here["train/health/upright"]) == 0, "a batch without a humanoid is no NaN"
     assert "train/health/upright" not in batch_health(batch, found, EXPERIMENT, None)
 
 

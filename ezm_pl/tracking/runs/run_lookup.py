@@ -131,8 +131,8 @@ def checkpoint_errors(named: str) -> Iterator[None]:
         yield
 
 
-def usable_checkpoint(reference: str, console: Console) -> Path:
-    """The checkpoint that RUN names, or, with a line on `console`, the one before it where it is damaged.
+def usable_checkpoint(reference: str, console: Console, *, option: str = "RUN") -> Path:
+    """The checkpoint that `option` names or, with a line on `console`, the one before where it is damaged.
 
     Raises:
         SpecError: as `find_checkpoint`.
@@ -140,7 +140,7 @@ def usable_checkpoint(reference: str, console: Console) -> Path:
     """
     from ezm_pl.training import newest_valid
 
-    checkpoint, note = newest_valid(find_checkpoint(reference, option="RUN").checkpoint, replay=False)
+    checkpoint, note = newest_valid(find_checkpoint(reference, option=option).checkpoint, replay=False)
     if note:
         say(console, note, "yellow")
     return checkpoint

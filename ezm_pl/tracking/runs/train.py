@@ -20,7 +20,7 @@ from ezm_pl.tracking.results.returns_figure import returns_figure
 from ezm_pl.tracking.results.tables import returns_table
 from ezm_pl.tracking.results.terminal_curve import terminal_curves
 from ezm_pl.tracking.results.videos import film_tasks
-from ezm_pl.tracking.runs.mlflow_run import Run, new_run, reopened_run
+from ezm_pl.tracking.runs.mlflow_run import Run, new_run, reopened_run, stored_run
 from ezm_pl.tracking.runs.run_lookup import (
     BEST,
     LAST,
@@ -104,6 +104,8 @@ def train(
 
     memory = check_settings(experiment)
     checkpoint, damage = _checkpoint(saved, experiment) if saved else (None, None)
+    if saved and checkpoint is None:
+        _check_random_start(saved, experiment)
     notes = [(memory, ""), (str(first.plan) if first else "", ""), (damage or "", "yellow")]
     notes = [(text, style) for text, style in notes if text]
     return track(_Training(experiment, saved, console, notes, part, first, checkpoint))
@@ -239,6 +241,16 @@ def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, s
             f"--resume: {saved.directory} has no checkpoint and another spec: {'; '.join(changed)}"
         )
     return None, None
+
+
+def _check_random_start(saved: SavedRun, experiment: Experiment) -> None:
+    """Raises `SpecError` where a run that has no checkpoint yet began with another run's weights."""
+    _, _, run = stored_run(saved, option="--resume", configured=experiment.tracking.uri)
+    if source := run.data.tags.get("init"):
+        raise SpecError(
+            f"--resume: {saved.directory} has no checkpoint yet, and began with the weights of another run; "
+            f"begin anew with --init {source}"
+        )
 
 
 @contextmanager

@@ -12,13 +12,15 @@ import torch
 
 from ezm_pl.replay import ReplayBuffer
 from ezm_pl.search import GaussianProposal
+from ezm_pl.spec import SpecError
 from ezm_pl.training.batch import Batch
-from ezm_pl.training.diagnostics.batches import draw, load_replay, upright_share
+from ezm_pl.training.diagnostics.batches import draw, upright_share
 from ezm_pl.training.diagnostics.dynamics import action_effects
 from ezm_pl.training.diagnostics.episodes import FOLLOWING, Visited, play
 from ezm_pl.training.diagnostics.networks import Networks, load_networks
 from ezm_pl.training.diagnostics.predictions import Predictions, embedding_map, predictions
 from ezm_pl.training.diagnostics.values import monte_carlo_returns, q_values, rank_actions, value_fit
+from ezm_pl.training.from_checkpoint import load_replay
 from ezm_pl.training.health import effective_sample_share, humanoid_tasks, network_gap, statistics_gap
 
 _BATCHES = 16
@@ -105,7 +107,9 @@ class Diagnostics:
     def __init__(self, checkpoint: Path, *, states: int, actions: int, rollouts: int, seed: int) -> None:
         self.networks: Networks = load_networks(checkpoint)
         self.states, self.actions, self.rollouts, self.seed = states, actions, rollouts, seed
-        self.buffer: ReplayBuffer | None = load_replay(self.networks, checkpoint)
+        self.buffer: ReplayBuffer | None = load_replay(
+            self.networks.experiment, self.networks.sizes, checkpoint
+        )
         self.batches = [] if self.buffer is None else draw(self.networks, self.buffer, _BATCHES)
 
     def tasks(self) -> Iterator[TaskDiagnosis]:
@@ -121,6 +125,9 @@ class Diagnostics:
         networks, experiment = self.networks, self.networks.experiment
         visited = play(networks, task, seed=self.seed)
         picked = visited.pick(self.states, np.random.default_rng(self.seed))
+        if not len(picked):
+            name, needed = experiment.tasks[task], FOLLOWING + 1
+            raise SpecError(f"{name}: no episode lasts {needed} decisions, so there is nothing to judge")
         actions = self._candidates(task, visited, picked)
         judged = (networks, task, visited, picked, actions)
         effects = action_effects(*judged, seed=self.seed)
