@@ -86,7 +86,7 @@ class Teacher:
 
         None where there is no replay. The newest are nearest to what the agent visits now.
         """
-        buffer = load_replay(self.experiment, self.sizes, self.checkpoint)
+        buffer = load_replay(self.experiment, self.checkpoint)
         if buffer is None:
             return None
         found = [buffer.newest_observations(task, count) for task in range(len(self.experiment.tasks))]

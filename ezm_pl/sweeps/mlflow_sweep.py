@@ -7,7 +7,7 @@ no run that would be made a second time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,7 @@ from ezm_pl.tracking.sweep.runs import search_runs
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from optuna.trial import FrozenTrial
 
 _IDENTITY = "sweep.identity"
 """Tag of the sweep's own run: the sweep's id in its Optuna storage, which knows no run ids of MLflow."""
@@ -77,13 +78,10 @@ class MlflowSweep:
     def begin(self) -> None:
         """Makes what is missing, writes the spec, marks the sweep and its unfinished points as running."""
         self.client.log_text(self.sweep_id, self.plan.text(), tags.SPEC_FILE)
-        every = {self.point_id(point): self._is_done(point) for point in self.plan.points}
-        for run_id in (self.sweep_id, *(run_id for run_id, done in every.items() if not done)):
+        every = {self.point_id(point): _have_ended(self.queue.trials(point)) for point in self.plan.points}
+        for run_id in (self.sweep_id, *(run_id for run_id, ended in every.items() if not ended)):
             if self.client.get_run(run_id).info.status != "RUNNING":
                 self.client.update_run(run_id, "RUNNING")
-
-    def _is_done(self, point: Point) -> bool:
-        return all(trial.state.is_finished() for trial in self.queue.trials(point))
 
     def interrupt(self) -> None:
         """Marks what is still running as killed."""
@@ -95,14 +93,14 @@ class MlflowSweep:
         """Ends the runs of grid points whose trials have all ended, and of the sweep after the last."""
         everything = True
         for point in self.plan.points:
-            if not self._is_done(point):
+            trials = self.queue.trials(point)
+            if not _have_ended(trials):
                 everything = False
                 continue
             run_id = self.point_id(point)
             if self.client.get_run(run_id).info.status == "FINISHED":
                 continue
-            self._close_runs(point)
-            trials = self.queue.trials(point)
+            self._close_runs(point, trials)
             values = [t.value for t in trials if t.state.name == "COMPLETE" and t.value is not None]
             if values:
                 best = max(values) if self.plan.spec.direction == "maximize" else min(values)
@@ -112,9 +110,9 @@ class MlflowSweep:
         if everything and self.client.get_run(self.sweep_id).info.status != "FINISHED":
             self.client.set_terminated(self.sweep_id, "FINISHED")
 
-    def _close_runs(self, point: Point) -> None:
+    def _close_runs(self, point: Point, trials: Sequence[FrozenTrial]) -> None:
         """Gives each run of a finished grid point its trial's state, which a worker that died did not."""
-        states = {str(slot_of(t)): _RUN_STATE[t.state.name] for t in self.queue.trials(point)}
+        states = {str(slot_of(t)): _RUN_STATE[t.state.name] for t in trials}
         for run in self._find({tags.PARENT: self.point_id(point)}):
             self._end(run, states[run.data.tags[tags.NUMBER]])
             if run.info.status == "RUNNING":
@@ -157,6 +155,10 @@ class MlflowSweep:
     def _find(self, wanted: Mapping[str, str]) -> list[Run]:
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
         return search_runs(self.client, [self.experiment_id], query)
+
+
+def _have_ended(trials: Sequence[FrozenTrial]) -> bool:
+    return all(trial.state.is_finished() for trial in trials)
 
 
 def trial_name(claim: Claim, seed: int) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ezm_pl.envs import TaskSizes, sizes
+from ezm_pl.envs import sizes
 from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, SpecError
@@ -159,7 +159,7 @@ def film(
     return frames, rate
 
 
-def load_replay(experiment: Experiment, sizes: TaskSizes, checkpoint: Path) -> ReplayBuffer | None:
+def load_replay(experiment: Experiment, checkpoint: Path) -> ReplayBuffer | None:
     """The replay beside a checkpoint (rank 0's part), saved with it or with the run's last checkpoint.
 
     None where there is none, or none that can be used: the log says why.
@@ -169,7 +169,7 @@ def load_replay(experiment: Experiment, sizes: TaskSizes, checkpoint: Path) -> R
         if saved is None:
             return None
         name, ranks = saved
-        data = SelfPlayDataModule(experiment, sizes, Ranks(0, ranks))
+        data = SelfPlayDataModule(experiment, sizes(experiment.tasks), Ranks(0, ranks))
         ReplayStore(data.buffer, shard(checkpoint, 0)).load(name)
         return data.buffer
     except (CheckpointError, ReplayError, MemoryRefused) as error:

@@ -72,9 +72,8 @@ def batch_health(
     }
     if humanoid is not None:
         rows = humanoid[windows.task]
-        named["train/health/upright"] = (upright(windows.observation[:, 0]) & rows).sum() / rows.sum().clamp(
-            min=1
-        )
+        stand = upright(windows.observation[:, 0]) & rows
+        named["train/health/upright"] = stand.sum() / rows.sum().clamp(min=1)
     return named
 
 

@@ -42,7 +42,8 @@ def diagnose_run(
         console: where to print.
 
     Raises:
-        SpecError: no such run, a checkpoint that cannot be read, a file that cannot be written.
+        SpecError: no such run, a checkpoint that cannot be read, episodes that are too short to judge, a file
+            that cannot be written.
     """
     checkpoint = usable_checkpoint(reference, console)
     from ezm_pl.training.diagnostics import Diagnostics

@@ -240,10 +240,12 @@ def _final(
 
     with checkpoint_errors(f"RUN {reference}"):
         checkpoint = usable_checkpoint(reference, console)
+        ways = {
+            way: evaluate(checkpoint, episodes=episodes, seed=seed, settings=settings, search=search)
+            for way, search in (("planned", True), ("policy alone", False))
+        }
     found: dict[str, Any] = {"episodes": episodes, "seed": seed, "settings": list(settings)}
-    for way, search in (("planned", True), ("policy alone", False)):
-        with checkpoint_errors(f"RUN {reference}"):
-            played = evaluate(checkpoint, episodes=episodes, seed=seed, settings=settings, search=search)
+    for way, played in ways.items():
         tables = {"ezm": played.returns_ezm, "humanoidbench": played.returns_humanoidbench}
         found[way] = {
             protocol: dict(zip(played.tasks, table.round(2).tolist(), strict=True))

@@ -107,13 +107,15 @@ class Diagnostics:
     def __init__(self, checkpoint: Path, *, states: int, actions: int, rollouts: int, seed: int) -> None:
         self.networks: Networks = load_networks(checkpoint)
         self.states, self.actions, self.rollouts, self.seed = states, actions, rollouts, seed
-        self.buffer: ReplayBuffer | None = load_replay(
-            self.networks.experiment, self.networks.sizes, checkpoint
-        )
+        self.buffer: ReplayBuffer | None = load_replay(self.networks.experiment, checkpoint)
         self.batches = [] if self.buffer is None else draw(self.networks, self.buffer, _BATCHES)
 
     def tasks(self) -> Iterator[TaskDiagnosis]:
-        """One diagnosis per task, each once it is made."""
+        """One diagnosis per task, each once it is made.
+
+        Raises:
+            SpecError: the agent's episodes of a task are too short to judge.
+        """
         for task in range(len(self.networks.experiment.tasks)):
             yield self._task(task)
 
