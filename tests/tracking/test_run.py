@@ -14,7 +14,7 @@ from rich.console import Console
 from ezm_pl.spec import Experiment, SpecError, build_experiment, flatten, load_experiment
 from ezm_pl.spec.tracking import TrackingSpec
 from ezm_pl.tracking.results.draw import draw_returns
-from ezm_pl.tracking.runs.mlflow_run import Run, new_run, reopened_run, run_lock, run_name
+from ezm_pl.tracking.runs.mlflow_run import Run, last_params, new_run, reopened_run, run_lock, run_name
 from ezm_pl.tracking.runs.run_lookup import RUNS, find_checkpoint, find_run
 from ezm_pl.tracking.store import open_store
 from ezm_pl.training.fault_tolerance.checkpoint import FORMAT, write_checkpoint
@@ -79,12 +79,14 @@ def test_values_of_any_length_are_kept(workplace: Path) -> None:
 def test_reopened_run_is_the_same_run(run: Run, experiment: Experiment) -> None:
     run.end("KILLED")
     assert run.client.get_run(run.run_id).info.status == "KILLED"
+    assert last_params(run.client.get_run(run.run_id))["eval.episodes"] == "1"
     changed = experiment.model_copy(update={"eval": experiment.eval.model_copy(update={"episodes": 3})})
     again = reopened_run(find_run(run.run_id, option="--resume"), changed)
     stored = again.client.get_run(run.run_id)
     assert (again.run_id, again.name, stored.info.status) == (run.run_id, run.name, "RUNNING")
     assert stored.data.params["eval.episodes"] == "1"
     assert stored.data.tags["resume.1"] == "eval.episodes: 1 -> 3"
+    assert last_params(stored) == stored.data.params | {"eval.episodes": "3"}
     again.end("FINISHED")
     assert run.client.get_run(run.run_id).info.status == "FINISHED"
 

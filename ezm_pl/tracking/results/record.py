@@ -19,7 +19,7 @@ from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import contests
 from ezm_pl.tracking.results.curves import Curve, read_published, run_curves
 from ezm_pl.tracking.runs.metrics import ENV_STEPS, GRADIENT_CONFLICT
-from ezm_pl.tracking.runs.mlflow_run import stored_run
+from ezm_pl.tracking.runs.mlflow_run import last_params, resumes, stored_run
 from ezm_pl.tracking.runs.params import spec_params
 from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, find_run, usable_checkpoint
 from ezm_pl.tracking.sweep.runs import open_sweep
@@ -168,12 +168,12 @@ def _of_sweep(reference: str) -> list[tuple[MlflowClient, Run, str]]:
 
 
 def _record(client: MlflowClient, run: Run, label: str) -> dict[str, Any]:
-    run_id, params, marks = run.info.run_id, run.data.params, run.data.tags
+    run_id, params, marks = run.info.run_id, last_params(run), run.data.tags
     curves = run_curves(client, run_id)
     if not curves:
         raise SpecError(f"RUN {run_id}: has no evaluations")
     tasks = params["tasks"].split(", ")
-    resumed = sum(name.startswith("resume.") for name in marks)
+    resumed = resumes(run)
     return {
         "agent": label,
         "run": run_id,

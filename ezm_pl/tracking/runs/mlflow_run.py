@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import re
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 Status = Literal["FINISHED", "KILLED", "FAILED"]
 _PARAMS_PER_REQUEST = 100
+RESUME = "resume."
+"""Prefix of the tags that say what each resumed session changed: `resume.1`, `resume.2`, ..."""
 
 
 @dataclass(frozen=True)
@@ -154,8 +157,7 @@ def reopened_run(
         for key, value in params.items()
         if key in old.data.params and old.data.params[key] != value
     ]
-    resumes = sum(key.startswith("resume.") for key in old.data.tags)
-    client.set_tag(saved.run_id, f"resume.{resumes + 1}", "; ".join(changes) or "same spec")
+    client.set_tag(saved.run_id, f"{RESUME}{resumes(old) + 1}", "; ".join(changes) or "same spec")
     run = Run(client, saved.run_id, old.info.run_name, saved.directory, uri)
     _write_spec(run, spec)
     client.update_run(saved.run_id, "RUNNING")
@@ -164,6 +166,18 @@ def reopened_run(
         for key, value in (tags or {}).items():
             client.set_tag(run.run_id, key, value)
     return run
+
+
+def resumes(run: MlflowRun) -> int:
+    """How often a run was resumed."""
+    return sum(key.startswith(RESUME) for key in run.data.tags)
+
+
+def last_params(run: MlflowRun) -> dict[str, str]:
+    """A run's params as its last session had them: MLflow's own stay those of the first."""
+    said = run.data.tags.get(f"{RESUME}{resumes(run)}", "")
+    changed = (re.fullmatch(r"(\S+): .* -> (.*)", each) for each in said.split("; "))
+    return run.data.params | {each[1]: each[2] for each in changed if each}
 
 
 @contextmanager
