@@ -1,8 +1,8 @@
-"""The `ezm` command: arguments in, one call into a room, an exit code out.
+"""The `ezm` command: arguments in, one call into a subpackage, an exit code out.
 
 Exit codes: 0 done; 1 failed; 2 the spec or the command line is wrong (one line per problem); 75 ended by
 SIGTERM or SIGUSR1 with a checkpoint to go on from; 130 interrupted.
-Rooms are imported by the command that needs them, so that bad input is answered at once.
+Subpackages are imported by the command that needs them, so that bad input is answered at once.
 """
 
 from __future__ import annotations

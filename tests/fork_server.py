@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = (
+SUBPACKAGES = (
     "ezm_pl.cli", "ezm_pl.agent", "ezm_pl.sweeps.worker", "ezm_pl.sweeps.report",
     "ezm_pl.tracking.runs.train", "ezm_pl.tracking.runs.evaluate", "ezm_pl.tracking.distill.distill_run",
     "ezm_pl.tracking.results.tables", "ezm_pl.tracking.results.draw", "mlflow.store.db.utils",
@@ -163,8 +163,8 @@ _KEPT: list[subprocess.Popen[str]] = []
 
 def serve(address: str) -> None:
     """Starts a process per connection, until standard input ends. Returns in those that it starts."""
-    for room in ROOMS:
-        importlib.import_module(room)
+    for subpackage in SUBPACKAGES:
+        importlib.import_module(subpackage)
     gc.freeze()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)

@@ -35,18 +35,19 @@ class ProgramSpec(Strict):
 
     Attributes:
         of: what it replaces, as in "searches are not compiled".
-        rooms: the package's folders whose sources it is made from.
+        subpackages: those whose sources it is made from.
         maker: the module that makes it (`making.py`).
     """
 
     of: ClassVar[str]
-    rooms: ClassVar[tuple[str, ...]]
+    subpackages: ClassVar[tuple[str, ...]]
     maker: ClassVar[str]
 
     @property
     def path(self) -> Path:
         """Where it is kept: another file for other sources, another torch or another processor."""
-        digest = hashlib.sha256(f"{surroundings(*self.rooms)}{self.model_dump_json()}".encode()).hexdigest()
+        made_from = f"{surroundings(*self.subpackages)}{self.model_dump_json()}"
+        digest = hashlib.sha256(made_from.encode()).hexdigest()
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(caches) / "ezm_pl" / f"{self.of}-{digest[:32]}.so"
 
@@ -60,10 +61,11 @@ class ProgramSpec(Strict):
 
 
 @cache
-def surroundings(*rooms: str) -> str:
+def surroundings(*subpackages: str) -> str:
     """The sources that a program is made from, torch's version, and what the processor can do."""
     package = Path(__file__).parents[1]
-    paths = [path for room in ("programs", *rooms) for path in sorted((package / room).glob("*.py"))]
+    folders = [package / name for name in ("programs", *subpackages)]
+    paths = [path for folder in folders for path in sorted(folder.glob("*.py"))]
     paths.append(package / "spec" / "experiment.py")  # its properties decide too
     sources = [path.read_text(encoding="utf-8") for path in paths]
     processor = Path("/proc/cpuinfo")

@@ -30,7 +30,7 @@ class SearchProgram(ProgramSpec):
     """A program of a search."""
 
     of: ClassVar[str] = "searches"
-    rooms: ClassVar[tuple[str, ...]] = ("search", "world_model")
+    subpackages: ClassVar[tuple[str, ...]] = ("search", "world_model")
     maker: ClassVar[str] = "ezm_pl.search.make_program"
 
     model: ModelSpec
@@ -61,7 +61,7 @@ class CompiledSearch:
     ) -> None:
         self._search, self._spec, self._discount, self._width = search, spec, discount, width
         self._evaluation = evaluation
-        surroundings(*SearchProgram.rooms)  # of the sources that this process has loaded
+        surroundings(*SearchProgram.subpackages)  # of the sources that this process has loaded
         self._programs: dict[ProgramSpec, _Searches] = {}
         self._of: WeakKeyDictionary[InferenceModel, dict[torch.dtype, _Searches]] = WeakKeyDictionary()
 

@@ -37,7 +37,7 @@ class LossProgram(ProgramSpec):
     """
 
     of: ClassVar[str] = "losses"
-    rooms: ClassVar[tuple[str, ...]] = ("training", "world_model")
+    subpackages: ClassVar[tuple[str, ...]] = ("training", "world_model")
     maker: ClassVar[str] = "ezm_pl.training.make_program"
 
     model: ModelSpec
@@ -99,7 +99,7 @@ class CompiledLosses:
         learner = Learner(model, spread, experiment.targets, self._terms)
         # Listed once: to walk over the modules takes a fiftieth of an update.
         self._parameters, self._buffers = dict(learner.named_parameters()), list(learner.buffers())
-        surroundings(*LossProgram.rooms)  # of the sources that this process has loaded
+        surroundings(*LossProgram.subpackages)  # of the sources that this process has loaded
         self._draws: Draws | None = None
         self._given: tuple[Any, ...] = ()
         self._program: Program | None = None

@@ -1,7 +1,7 @@
 """Where this project reaches into Lightning beyond its public interface, each place with its reason.
 
 Written against Lightning 2.6.6. Nothing else in the package uses a private name of Lightning's
-(tests/test_rooms.py), so an update of Lightning is checked here.
+(tests/test_subpackages.py), so an update of Lightning is checked here.
 """
 
 from __future__ import annotations

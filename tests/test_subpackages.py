@@ -1,4 +1,4 @@
-"""The house's rules: a room imports only rooms above it, and not what docs/architecture.md, "Rooms", bars.
+"""A subpackage imports only those above it, and not what docs/architecture.md, "Subpackages", bars.
 
 import-linter's contracts name external packages as a whole, so `torch.nn` could not be barred where `torch`
 is allowed, and they see neither what a package exports nor `importlib.import_module`.
@@ -16,11 +16,11 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "ezm_pl"
 
-ROOMS = (
+SUBPACKAGES = (
     "spec", "envs", "programs", "world_model", "search", "replay", "selfplay", "training", "distillation",
     "tracking", "sweeps",
 )  # fmt: skip
-"""From the ground up: a room may import the rooms before it."""
+"""From the ground up: a subpackage may import the subpackages before it."""
 
 BARRED: dict[str, tuple[str, ...]] = {
     "spec": ("torch", "mujoco", "lightning"),
@@ -37,7 +37,7 @@ BARRED: dict[str, tuple[str, ...]] = {
 }
 
 COMMAND = ("agent", "export", "cli", "commands")
-"""What people use: below all rooms, none of which may import it."""
+"""What people use: below all subpackages, none of which may import it."""
 
 
 def imported(tree: ast.AST, module: str) -> Iterator[tuple[str, int]]:
@@ -62,22 +62,22 @@ def imported(tree: ast.AST, module: str) -> Iterator[tuple[str, int]]:
 def violations(source: str, module: str) -> list[str]:
     """What `module` (such as `ezm_pl.envs.core`) imports against the rules, one line each."""
     parts = module.split(".")
-    room = parts[1] if len(parts) > 1 else ""
+    subpackage = parts[1] if len(parts) > 1 else ""
     found = []
     for name, line in imported(ast.parse(source), module):
         into = name.split(".")
-        if room in ROOMS:
+        if subpackage in SUBPACKAGES:
             found += [
-                f"{module}:{line}: {room} may not import {name}"
-                for barred in BARRED[room]
+                f"{module}:{line}: {subpackage} may not import {name}"
+                for barred in BARRED[subpackage]
                 if name == barred or name.startswith(f"{barred}.")
             ]
-            if room == "search" and name.startswith("ezm_pl.world_model.") and not _is_public(name):
+            if subpackage == "search" and name.startswith("ezm_pl.world_model.") and not _is_public(name):
                 found.append(f"{module}:{line}: search may not import world_model's internals ({name})")
-            if into[0] == "ezm_pl" and len(into) > 1 and into[1] in (*ROOMS, *COMMAND):
-                above = ROOMS[: ROOMS.index(room) + 1]
+            if into[0] == "ezm_pl" and len(into) > 1 and into[1] in (*SUBPACKAGES, *COMMAND):
+                above = SUBPACKAGES[: SUBPACKAGES.index(subpackage) + 1]
                 if into[1] not in above:
-                    found.append(f"{module}:{line}: {room} may not import {into[1]}, which is below it")
+                    found.append(f"{module}:{line}: {subpackage} may not import {into[1]}, which is below it")
     return found
 
 
@@ -103,7 +103,7 @@ def module_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("path", files(), ids=module_of)
-def test_file_keeps_to_its_room(path: Path) -> None:
+def test_file_keeps_to_its_subpackage(path: Path) -> None:
     assert violations(path.read_text(encoding="utf-8"), module_of(path)) == []
 
 
@@ -127,9 +127,9 @@ def test_private_parts_of_lightning_are_used_in_one_file() -> None:
     assert private_lightning_names("def f(self):\n    self.trainer._results")
 
 
-def test_every_folder_is_a_known_room() -> None:
+def test_every_folder_is_a_known_subpackage() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and any(path.glob("*.py"))}
-    assert folders <= {*ROOMS, *COMMAND}
+    assert folders <= {*SUBPACKAGES, *COMMAND}
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_the_check_lets_pass_what_is_allowed(module: str, source: str) -> None:
 @pytest.mark.parametrize(
     "path", [PACKAGE / "cli.py", *sorted((PACKAGE / "commands").glob("*.py"))], ids=module_of
 )
-def test_the_command_imports_rooms_where_it_needs_them(path: Path) -> None:
+def test_the_command_imports_subpackages_where_it_needs_them(path: Path) -> None:
     """Bad input is answered at once: what is imported at the top is light."""
     at_the_top = {
         name
