@@ -197,13 +197,15 @@ def test_agents_of_other_settings_are_compared_as_variants(folder: Path) -> None
     assert f"- {other}: made with loss.path=0.0; 1 episodes per evaluation." in lines
 
 
-def test_terms_and_facts_of_tasks_are_settings_too(folder: Path) -> None:
+def test_settings_are_all_that_the_agent_reads(folder: Path) -> None:
     changes: list[dict[str, Any]] = [
         {},
         {"loss": {"extra": {"math:dist": 1.0}}},
         {"loss": {"extra": {"math:dist": 2.0}}},
         {"tasks_meta": {"h1-walk": {"quirks": False}}},
         {"tasks_meta": {"h1-walk": {}}},
+        {"agent": "sac", "loss": {"path": 0.0}, "sac": {"td_steps": 3}},
+        {"sac": {"td_steps": 3}},
     ]
     ids = [finished_run(experiment(0, **each), [20.0, 600.0]).run_id for each in changes]
     assert main(["results", "collect", *ids, "--out", "made.json"]) == 0
@@ -216,10 +218,12 @@ def test_terms_and_facts_of_tasks_are_settings_too(folder: Path) -> None:
             {"loss.extra.math:dist": "2.0"},
             {"tasks_meta.h1-walk.quirks": "false"},
             {},
+            {"agent": "sac", "sac.td_steps": "3"},
+            {},
         )
     ]
     names = [run["agent"] for run in runs]
-    assert names == ["made", *(f"made {run_id[:8]}" for run_id in ids[1:4]), "made"]
+    assert names == ["made", *(f"made {i[:8]}" for i in ids[1:4]), "made", f"made {ids[5][:8]}", "made"]
 
 
 @pytest.mark.parametrize("searched", [True, False])

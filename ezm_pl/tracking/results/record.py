@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 
 from ezm_pl.spec import SpecError, build_experiment, read_json, write_json
+from ezm_pl.spec.agents import UNREAD
 from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import contests
 from ezm_pl.tracking.results.curves import Curve, read_published, run_curves
@@ -211,7 +212,8 @@ def _gradient_conflict(client: MlflowClient, run: Run) -> dict[str, dict[str, fl
 
 
 def _settings(params: Mapping[str, str], tasks: Sequence[str]) -> dict[str, str]:
-    """What the spec says beyond its preset, by field."""
+    """What the spec says beyond its preset and its agent reads, by field."""
+    unread = UNREAD["sac" if params.get("agent") == "sac" else "ezm"]  # older runs name no agent
     document = {"name": "bare", "preset": params["preset"], "tasks": list(tasks)}
     meta: dict[str, Any] = {task: {} for task in tasks}  # so that each field of it has its default in `bare`
     bare = spec_params(build_experiment({**document, "tasks_meta": meta}))
@@ -220,7 +222,7 @@ def _settings(params: Mapping[str, str], tasks: Sequence[str]) -> dict[str, str]
         for key, value in sorted(params.items())
         if (key in bare or key.startswith("loss.extra."))
         and bare.get(key) != value
-        and not key.startswith(_NOT_SETTINGS)
+        and not key.startswith(_NOT_SETTINGS + unread)
     }
 
 
