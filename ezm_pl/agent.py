@@ -31,7 +31,7 @@ class Plan:
     Attributes:
         actions: [R, A] root candidates, in [-1, 1].
         visits: [R] visit counts.
-        q: [R] completed Q values, in units of return.
+        q: [R] completed Q values in units of return, of a run with `targets.return_scaling` of scaled return.
         weights: [R] the improved policy over the candidates; they sum to 1.
         best: index of the chosen candidate.
         value: of the root, averaged over the search.

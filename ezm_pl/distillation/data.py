@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -36,6 +37,8 @@ class _Batches(IterableDataset[Labelled]):
                 yield data.rows.sample(data.spec.batch_size)
             elif data.trainer is not None and data.trainer.should_stop:
                 return
+            elif not data.rows.least:
+                time.sleep(0.05)  # the labeller has the processor
 
 
 class DistillationData(L.LightningDataModule):

@@ -1,4 +1,4 @@
-"""Runs a distillation under Lightning's Trainer, and reads what it leaves."""
+"""Runs a distillation under Lightning's Trainer."""
 
 from __future__ import annotations
 
@@ -7,28 +7,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 
 from ezm_pl.distillation.data import DistillationData
-from ezm_pl.distillation.module import FORMAT, DistillationModule, Distilled
-from ezm_pl.distillation.student import Student
+from ezm_pl.distillation.module import DistillationModule, Distilled
+from ezm_pl.distillation.student_file import STUDENT, StudentFiles
 from ezm_pl.distillation.teacher import Teacher
-from ezm_pl.envs import sizes
-from ezm_pl.spec import Experiment, build_experiment
 from ezm_pl.spec.distillation import Distillation
-from ezm_pl.spec.yaml_file import parse_yaml
-from ezm_pl.training import CheckpointError
-from ezm_pl.training.fault_tolerance.checkpoint import load_contents
 from ezm_pl.training.fault_tolerance.stopping import stops_in_order
 from ezm_pl.training.lightning_internals import UpdatesBar, no_advice
-
-STUDENT = Path("checkpoints/student.ckpt")
-"""The checkpoint of a distilled run, in its folder."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +71,7 @@ def distill(
     *,
     logger: Logger,
     callbacks: Sequence[Callback],
-    resume: bool,
+    checkpoint: Path | None,
 ) -> DistillResult:
     """Trains and evaluates a student to the end of its budget, on one device.
 
@@ -90,7 +81,7 @@ def distill(
         run_dir: the checkpoint goes to `STUDENT` in it.
         logger: where metrics go.
         callbacks: further Lightning callbacks.
-        resume: go on from that checkpoint.
+        checkpoint: to go on from; None: from the beginning.
 
     Raises:
         SpecError: the student would not be light.
@@ -104,9 +95,10 @@ def distill(
         filename=path.stem,
         every_n_train_steps=spec.checkpoint_every,
         enable_version_counter=False,
+        save_on_exception=True,  # Lightning answers SIGTERM with one
     )
     trainer = L.Trainer(
-        accelerator=teacher.experiment.trainer.accelerator,
+        accelerator=teacher.device.type,  # not the one it was trained on
         devices=1,
         max_steps=spec.updates,
         max_epochs=-1,
@@ -115,6 +107,7 @@ def distill(
         num_sanity_val_steps=0,
         log_every_n_steps=spec.log_every,
         logger=logger,
+        plugins=[StudentFiles()],
         callbacks=[saving, DistillationBar(), *callbacks],
         enable_model_summary=False,
         default_root_dir=run_dir,
@@ -126,10 +119,10 @@ def distill(
         trainer.should_stop = True
 
     with stops_in_order(data, module, asked=asked.is_set, ask=ask), no_advice():
-        if not resume:
+        if checkpoint is None:
             trainer.validate(module, data, verbose=False)
         if not asked.is_set():
-            trainer.fit(module, data, ckpt_path=path if resume else None, weights_only=True)
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
             trainer.save_checkpoint(path)
         done = [found.student.updates for found in module.evaluations]
         if not asked.is_set() and trainer.global_step not in done:
@@ -141,74 +134,3 @@ def distill(
         seconds=time.perf_counter() - started,
         evaluations=module.evaluations,
     )
-
-
-@dataclass(frozen=True)
-class SavedStudent:
-    """What a student's checkpoint holds.
-
-    Attributes:
-        student: on the CPU, in eval mode.
-        spec: of the distillation.
-        experiment: the teacher's, with the tasks.
-        teacher: the checkpoint that was distilled, where it then lay.
-        teacher_run: id of its MLflow run; None where it did not say.
-        teacher_updates: how many had made it.
-        updates: of the student.
-    """
-
-    student: Student
-    spec: Distillation
-    experiment: Experiment
-    teacher: Path
-    teacher_run: str | None
-    teacher_updates: int
-    updates: int
-
-
-def load_student(checkpoint: Path) -> SavedStudent:
-    """Reads a student's checkpoint, without running code from it.
-
-    Raises:
-        CheckpointError: no such file, damaged, or no student's.
-    """
-    contents = _read(checkpoint)
-    try:
-        spec = Distillation.model_validate(parse_yaml(contents["distillation"], source=str(checkpoint)))
-        teacher = contents["teacher"]
-        experiment = build_experiment(
-            parse_yaml(teacher["experiment"], source=str(checkpoint)), source=str(checkpoint)
-        )
-        task_sizes = sizes(experiment.tasks)
-        student = Student(spec.student, task_sizes.obs_size, torch.as_tensor(task_sizes.action_mask))
-        weights = contents["state_dict"].items()
-        student.load_state_dict({name.removeprefix("student."): weight for name, weight in weights})
-        return SavedStudent(
-            student.eval(),
-            spec,
-            experiment,
-            Path(teacher["checkpoint"]),
-            teacher["run_id"],
-            int(teacher["updates"]),
-            int(contents["global_step"]),
-        )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{checkpoint}: is damaged: {' '.join(str(error).split())}") from None
-
-
-def is_student(checkpoint: Path) -> bool:
-    """Whether a file is a student's checkpoint; False where it cannot be read."""
-    try:
-        _read(checkpoint)
-    except CheckpointError:
-        return False
-    return True
-
-
-def _read(checkpoint: Path) -> dict[str, Any]:
-    contents = load_contents(checkpoint)
-    if not isinstance(contents, dict) or "distillation" not in contents:
-        raise CheckpointError(f"{checkpoint}: is no student's checkpoint (`ezm distill` makes one)")
-    if contents.get("student_format") != FORMAT:
-        raise CheckpointError(f"{checkpoint}: is of another version of this project and cannot be read")
-    return contents

@@ -60,11 +60,15 @@ class Labeller(BackgroundThread):
         self.env_steps = env_steps
 
     def _work(self) -> None:
-        replay = self.teacher.replay(self.spec.replay_rows)
-        if replay is not None:
-            self._label_replay(replay)
+        wanted, planned = self.spec.replay_rows, 0
+        if self.rows.least < wanted:
+            replay = self.teacher.replay(wanted)
+            if replay is None:
+                planned = wanted
+            else:
+                self._label_replay(replay)
         if self.rows.least < self.rows.capacity and not self._stop.is_set():
-            self._play(planned=self.spec.replay_rows if replay is None else 0)
+            self._play(planned)
 
     def _label_replay(self, replay: list[NDArray[np.float32]]) -> None:
         """Labels replay `[n, O]` of each task in random order; a resumed session goes on where it was."""

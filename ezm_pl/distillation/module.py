@@ -19,6 +19,7 @@ from ezm_pl.spec import dump_experiment
 from ezm_pl.spec.distillation import Distillation, dump_distillation
 from ezm_pl.training import Evaluation
 from ezm_pl.training.evaluation import Evaluator
+from ezm_pl.training.lightning_internals import begin_with_evaluation
 from ezm_pl.training.ranks import Ranks
 
 FORMAT = 1
@@ -105,10 +106,11 @@ class DistillationModule(L.LightningModule):
         """The imitation loss of a batch."""
         self.student.normalizer.update(batch.observation)
         loss = self.student.imitation_loss(*batch)
-        if self.global_step % self.spec.log_every == 0:
+        if (self.global_step + 1) % self.spec.log_every == 0:  # as Lightning writes
             data = self.data
             self.log_dict(
                 {
+                    "step": float(self.global_step + 1),  # Lightning's would be one less
                     "train/loss/imitation": loss.detach(),
                     "train/rows_per_task": float(data.rows.least),
                     "env_steps": float(data.env_steps),
@@ -149,6 +151,9 @@ class DistillationModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what makes the checkpoint whole: both specs, the teacher, the planner's returns."""
+        due = self.global_step > 0 and self.global_step % self.spec.eval_every == 0
+        if due and all(found.student.updates != self.global_step for found in self.evaluations):
+            begin_with_evaluation(checkpoint)
         checkpoint["student_format"] = FORMAT
         checkpoint["distillation"] = dump_distillation(self.spec)
         checkpoint["teacher"] = {

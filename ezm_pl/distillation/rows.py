@@ -64,8 +64,9 @@ class Rows:
             self.count[index] = first + len(mine)
 
     def sample(self, batch_size: int) -> Labelled:
-        """Draws rows uniformly, tasks in turn; every task needs one."""
-        task = np.arange(batch_size) % len(self.count)
+        """Draws rows uniformly, tasks in turn from a random one on; every task needs one."""
+        tasks = len(self.count)
+        task = (np.arange(batch_size) + self._random.integers(tasks)) % tasks
         row = (self._random.random(batch_size) * self.count[task]).astype(np.int64)
         arrays = self.observation[task, row], task, self.action[task, row]
         return Labelled(*map(torch.from_numpy, arrays))

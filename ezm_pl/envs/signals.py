@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs.registry import Backend, make
 from ezm_pl.envs.robots.humanoid import SUBSTEPS, TIMESTEP, HumanoidEnv
+from ezm_pl.envs.tasks.gym import GymEnv
 
 _JOINT_UNITS = {mujoco.mjtJoint.mjJNT_HINGE: "rad", mujoco.mjtJoint.mjJNT_SLIDE: "m"}
 
@@ -60,11 +61,12 @@ def task_signals(task: str, backend: Backend = "auto") -> TaskSignals:
         inner = getattr(env, "_env", None)
         if hasattr(inner, "observation_spec"):
             return _dm_control(inner)
-        assert env.observation_space.shape is not None and env.action_space.shape is not None
-        numbers, actions = env.observation_space.shape[0], env.action_space.shape[0]
+        assert env.observation_space.shape is not None
+        own: Any = env._env.action_space if isinstance(env, GymEnv) else env.action_space
+        ranges = zip(np.ravel(own.low).tolist(), np.ravel(own.high).tolist(), strict=True)
         return TaskSignals(
-            [Signal(f"observation[{i}]") for i in range(numbers)],
-            [Actuator(f"action[{i}]", "", -1.0, 1.0) for i in range(actions)],
+            [Signal(f"observation[{i}]") for i in range(env.observation_space.shape[0])],
+            [Actuator(f"action[{i}]", "", low, high) for i, (low, high) in enumerate(ranges)],
             float(getattr(getattr(inner, "unwrapped", None), "dt", 1.0 / env.metadata["render_fps"])),
         )
     finally:

@@ -146,6 +146,10 @@ class AgentModule(L.LightningModule):
         torch._foreach_copy_(moved, [part.view_as(x) for part, x in zip(parts, moved, strict=True)])
         return skip
 
+    def logs(self, update: int) -> bool:
+        """Whether an update, counted from 0, is one whose metrics Lightning writes."""
+        return (update + 1) % self.experiment.trainer.log_every == 0
+
     def _log_update(self, found: Losses, norm: Tensor) -> None:
         """Every term and diagnostic of an update, under `train/`."""
         named = {f"loss/{name}": each for name, each in found.terms.items()} | found.diagnostics

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ezm_pl.envs import sizes
+from ezm_pl.envs import TaskSizes, sizes
 from ezm_pl.replay import ReplayBuffer, ReplayError, ReplayStore
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, SpecError
@@ -40,6 +40,18 @@ FILM_SECONDS = 8
 """Of simulated time: drawing without a GPU is slower than planning."""
 
 
+def sizes_of(experiment: Experiment, checkpoint: Path) -> TaskSizes:
+    """Sizes of the tasks of a checkpoint's experiment.
+
+    Raises:
+        CheckpointError: one of them cannot be made here.
+    """
+    try:
+        return sizes(experiment.tasks)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from None
+
+
 def load_module(
     checkpoint: Path, *, settings: Sequence[str] = ()
 ) -> tuple[Experiment, AgentModule, int, int]:
@@ -53,12 +65,12 @@ def load_module(
         Its spec, the module on the best device, its updates and its control steps per task.
 
     Raises:
-        CheckpointError: see `checkpoint_experiment`.
+        CheckpointError: see `checkpoint_experiment`; a task that cannot be made here.
         SpecError: a setting that is not valid, or not of the search.
     """
     experiment = with_settings(checkpoint_experiment(checkpoint), settings, section="search")
     contents = read_checkpoint(checkpoint)
-    module = new_module(experiment, sizes(experiment.tasks))
+    module = new_module(experiment, sizes_of(experiment, checkpoint))
     module.load_state_dict(contents["state_dict"])
     module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     steps = contents["SelfPlayDataModule"]["control_steps"]

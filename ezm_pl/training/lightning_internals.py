@@ -38,7 +38,8 @@ def begin_with_evaluation(checkpoint: dict[str, Any]) -> None:
     """Has the fit loop restored from a checkpoint begin with the evaluation that its update still owes.
 
     Lightning would take it as done. It repeats one in the middle of which it was saved, so that is what
-    the state is made to say; the batch that it then counts once more is taken off beforehand.
+    the state is made to say. The batches that it then counts once more are taken off beforehand: one after
+    the evaluation and, where the save was made at a batch's end, one before it.
     """
     loop = checkpoint["loops"]["fit_loop"]
     progress = loop["epoch_loop.val_loop.batch_progress"]
@@ -46,7 +47,9 @@ def begin_with_evaluation(checkpoint: dict[str, Any]) -> None:
     progress["total"] = {"ready": done + 1, "started": done + 1, "processed": done, "completed": done}
     progress["current"] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
     progress["is_last_batch"] = False
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    batches = loop["epoch_loop.batch_progress"]["total"]
+    again = 1 + batches["processed"] - batches["completed"]
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = checkpoint["global_step"] - again
 
 
 def take_processes(launcher: Any) -> list[subprocess.Popen]:

@@ -145,7 +145,7 @@ class EZMModule(AgentModule):
             batch, targets = prepared.result()
         with timer("losses"):
             before = torch.cat([x.flatten() for x in self._statistics])
-            logs = update % self.experiment.trainer.log_every == 0
+            logs = self.logs(update)
             found = self._gradients(batch, targets, whole=logs or bool(self.due()))
         with timer("optimizer"), self._own_precision():
             gradients = [x.grad for x in self._learning if x.grad is not None]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import fork_server
 import mlflow
@@ -16,9 +17,12 @@ import torch
 from short_runs import runs, settings
 
 from ezm_pl.cli import main
-from ezm_pl.distillation import Student, Teacher, load_student
+from ezm_pl.distillation import STUDENT, Student, Teacher, load_student
 from ezm_pl.distillation.data import DistillationData
+from ezm_pl.distillation.module import DistillationModule
+from ezm_pl.spec import SpecError
 from ezm_pl.spec.distillation import load_distillation
+from ezm_pl.tracking.distill.student_lookup import find_policy
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -41,6 +45,8 @@ def test_a_distillation_is_a_tracked_run(
     client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlruns/mlflow.db")
     points = client.get_metric_history(run.info.run_id, "eval/score")
     assert [point.step for point in points] == [0, 30, 60]
+    points = client.get_metric_history(run.info.run_id, "train/loss/imitation")
+    assert [point.step for point in points] == [10, 20, 30, 40, 50, 60]
 
 
 def test_the_checkpoint_alone_is_the_student(student_checkpoint: Path) -> None:
@@ -93,24 +99,30 @@ def test_without_replay_the_planner_plays_first(
     assert data.env_steps >= 9 * 2 * 50
 
 
-def test_a_run_that_is_stopped_goes_on(workplace: Path, student_checkpoint: Path) -> None:
-    many = settings(updates=100_000, eval_every=100_000, visited_rows=100_000)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_run_that_is_stopped_goes_on(
+    number: signal.Signals, code: int, workplace: Path, student_checkpoint: Path
+) -> None:
+    """From the update that it stopped at: no other checkpoint is due."""
+    many = settings(updates=100_000, eval_every=100_000, visited_rows=100_000, checkpoint_every=100_000)
+    known = {run.info.run_id for run in runs(workplace)}
     process = fork_server.start(
         ["distill", *many], cwd=workplace, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    known = set((workplace / "mlruns" / "runs").glob("*/checkpoints/student.ckpt"))
     until = time.monotonic() + 600
     while time.monotonic() < until and process.poll() is None:
-        new = set((workplace / "mlruns" / "runs").glob("*/checkpoints/student.ckpt")) - known
-        if new:
+        new = next((run for run in runs(workplace) if run.info.run_id not in known), None)
+        if new is not None and "train/loss/imitation" in new.data.metrics:
             break
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     output, _ = process.communicate(timeout=300)
-    assert process.returncode == 130, output
+    assert process.returncode == code, output
     assert "is KILLED in MLflow; ezm distill --resume last goes on" in output
-    (checkpoint,) = new
+    assert new is not None
+    checkpoint = workplace / "mlruns" / "runs" / new.info.run_id / STUDENT
     stopped = load_student(checkpoint).updates
+    assert stopped >= 10
     before = torch.load(checkpoint, weights_only=True)["DistillationData"]
     run = runs(workplace)[0]
     assert (run.info.status, run.info.run_id) == ("KILLED", checkpoint.parents[1].name)
@@ -124,6 +136,26 @@ def test_a_run_that_is_stopped_goes_on(workplace: Path, student_checkpoint: Path
     run = runs(workplace)[0]
     assert (run.info.status, run.info.run_id) == ("FINISHED", checkpoint.parents[1].name)
     assert "updates: 100000" in run.data.tags["resume.1"]
+
+
+def test_an_evaluation_that_was_cut_off_is_made_up_for(
+    workplace: Path, student_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(self: DistillationModule, *_: Any) -> None:
+        if self.global_step == 30:
+            raise KeyboardInterrupt
+        evaluated(self, *_)
+
+    evaluated = DistillationModule.validation_step
+    with monkeypatch.context() as patch:
+        patch.setattr(DistillationModule, "validation_step", cut_off)
+        assert main(["distill", "last", *settings()]) == 130
+    run = runs(workplace)[0]
+    assert load_student(workplace / "mlruns" / "runs" / run.info.run_id / STUDENT).updates == 30
+    assert main(["distill", "--resume", run.info.run_id]) == 0
+    client = mlflow.MlflowClient(f"sqlite:///{workplace}/mlruns/mlflow.db")
+    for metric, steps in (("eval/score", [0, 30, 60]), ("train/loss/imitation", [10, 20, 30, 40, 50, 60])):
+        assert [point.step for point in client.get_metric_history(run.info.run_id, metric)] == steps
 
 
 @pytest.mark.parametrize(
@@ -187,6 +219,18 @@ def test_a_moved_project_has_its_teacher(
     finally:
         aside.rename(teacher_checkpoint)
     assert load_student(student).updates == longer
+
+
+def test_a_beginning_that_two_kinds_of_runs_share_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ab1/distillation.yaml", "ab2/experiment.yaml"):
+        path = tmp_path / "mlruns" / "runs" / name
+        path.parent.mkdir(parents=True)
+        path.touch()
+    with pytest.raises(SpecError, match="ordinary and distilled runs"):
+        find_policy("ab", option="RUN")
 
 
 def test_other_commands_do_not_see_distilled_runs(

@@ -79,6 +79,7 @@ def test_rows_of_all_tasks_count_alike_and_survive_a_save() -> None:
     assert rows.count.tolist() == [10, 10], "what is over the capacity is left out"
     batch = rows.sample(400)
     assert torch.bincount(batch.task).tolist() == [200, 200]
+    assert set(torch.cat([rows.sample(1).task for _ in range(50)]).tolist()) == {0, 1}
     assert (batch.action[:, 0] == -batch.observation[:, 0]).all()
     assert batch.observation[batch.task == 1].max() == 4, "two rows per step"
     again = make_rows()

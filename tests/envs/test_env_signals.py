@@ -43,3 +43,8 @@ def test_dm_control_names_its_parts() -> None:
     assert [each.name for each in signals.observation][:2] == ["position[0]", "position[1]"]
     assert [each.name for each in signals.action][:2] == ["bthigh", "bshin"]
     assert np.isclose(signals.control_interval, 0.01)
+
+
+def test_a_gymnasium_action_has_the_range_that_it_stands_for() -> None:
+    (torque,) = task_signals("gym:Pendulum-v1").action
+    assert (torque.low, torque.high) == (-2, 2)

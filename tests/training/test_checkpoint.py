@@ -21,6 +21,7 @@ from lightning.pytorch.loggers.logger import Logger
 from ezm_pl.replay import atomic_write
 from ezm_pl.spec import dump_experiment
 from ezm_pl.training import CheckpointError, EZMModule, FitResult, evaluate, newest_valid
+from ezm_pl.training.agent_module import AgentModule
 from ezm_pl.training.fault_tolerance.checkpoint import check_usable, read_checkpoint, write_checkpoint
 from ezm_pl.training.fault_tolerance.saving import SHORT_WAIT, BestCheckpoint, LastCheckpoint
 
@@ -317,6 +318,22 @@ def test_an_evaluation_that_was_cut_off_is_made_up_for(tmp_path: Path) -> None:
     assert [e.updates for e in result.evaluations] == [3, 6]
 
 
+def test_one_in_the_middle_of_which_the_run_failed_is_made_up_for(tmp_path: Path) -> None:
+    spec = fit_experiment({"eval": {"every": 3}, "trainer": {"log_every": 3}})
+
+    class Fails(Callback):
+        def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+            if trainer.global_step == 3:
+                raise OSError("in the middle")
+
+    with pytest.raises(OSError, match="in the middle"):
+        run(spec, tmp_path, Fails())
+    resumed = Steps()
+    run(spec, tmp_path, logger=resumed, checkpoint=last(tmp_path))
+    assert resumed.of["eval/score"] == [3, 6]
+    assert resumed.of["train/loss/total"] == [6]
+
+
 def test_an_evaluation_that_was_done_is_not_repeated(tmp_path: Path) -> None:
     spec = fit_experiment({"eval": {"every": 3}, "trainer": {"log_every": 1}})
     run(spec, tmp_path, CtrlC("training", update=4))
@@ -324,6 +341,29 @@ def test_an_evaluation_that_was_done_is_not_repeated(tmp_path: Path) -> None:
     run(spec, tmp_path, logger=resumed, checkpoint=last(tmp_path))
     assert resumed.of["eval/score"] == [6]
     assert resumed.of["train/loss/total"] == [5, 6]
+
+
+def test_metrics_are_those_of_the_update_that_they_stand_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logger, made, log_update = Steps(), [], AgentModule._log_update
+
+    def logged(self: AgentModule, *arguments: Any) -> None:
+        made.append(self.global_step)
+        log_update(self, *arguments)
+
+    monkeypatch.setattr(AgentModule, "_log_update", logged)
+    run(fit_experiment({"trainer": {"log_every": 3}}), tmp_path, logger=logger)
+    assert logger.of["train/loss/total"] == made == [3, 6]
+
+
+def test_a_task_that_cannot_be_made_here_is_named(folder: Path) -> None:
+    def renamed(inside: dict[str, Any]) -> None:
+        inside["experiment"] = inside["experiment"].replace("dmc-cartpole-balance", "gym:Nowhere-v0")
+
+    rewritten(last(folder), renamed)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: .*gym:Nowhere-v0"):
+        evaluate(last(folder), episodes=1, seed=0)
 
 
 class Diverges(Callback):

@@ -21,6 +21,7 @@ from ezm_pl.tracking.runs.mlflow_run import Run, SpecFile, new_run, reopened_run
 from ezm_pl.tracking.runs.params import field_params
 from ezm_pl.tracking.runs.run_lookup import SavedRun, checkpoint_errors, usable_checkpoint
 from ezm_pl.tracking.runs.tracked import Work, track
+from ezm_pl.tracking.tasks import check_tasks
 
 if TYPE_CHECKING:
     from ezm_pl.distillation import Distilled
@@ -56,6 +57,7 @@ def distill_run(
             spec = load_distillation(spec_file, overrides)
             teacher = Teacher(usable_checkpoint(reference, console), spec.seed)
     teacher.check(spec)
+    check_tasks(teacher.experiment.tasks, teacher.experiment.env.backend)
     of = f"{teacher.updates:,} updates on {', '.join(teacher.experiment.tasks)}"
     notes = [(f"teacher: {teacher.checkpoint}, {of}", "")]
     return track(_Distilling(teacher.experiment, saved, console, notes, spec, teacher))
@@ -115,7 +117,7 @@ class _Distilling(Work[DistillResult]):
             run.directory,
             logger=logger,
             callbacks=[RunId(run.run_id)],
-            resume=self.saved is not None,
+            checkpoint=self.saved.checkpoint if self.saved else None,
         )
 
     def log_files(self, run: Run, *, finished: bool) -> None:

@@ -48,7 +48,7 @@ def find_policy(reference: str, *, option: str) -> tuple[SavedRun, bool]:
     """A run that has a policy, and whether it is a distilled one; `last` is whichever was saved last.
 
     Raises:
-        SpecError: no such run.
+        SpecError: no such run, or more than one.
     """
     runs = saved_runs(SPEC, STUDENT)
     if reference == "last":
@@ -63,6 +63,8 @@ def find_policy(reference: str, *, option: str) -> tuple[SavedRun, bool]:
         distilled = _of_path(Path(reference)) is not None
     else:
         distilled = any(name.startswith(reference) for name in runs)
+        if distilled and any(name.startswith(reference) for name in saved_runs()):
+            raise SpecError(f"{option} {reference}: ordinary and distilled runs in {RUNS} start like this")
     return (find_student if distilled else find_checkpoint)(reference, option=option), distilled
 
 
@@ -70,4 +72,4 @@ def _of_path(path: Path) -> SavedRun | None:
     """The distilled run of a folder or a checkpoint file; None where it is none."""
     if path.is_dir():
         return SavedRun(path, path / STUDENT) if (path / SPEC).is_file() else None
-    return SavedRun(path.resolve().parents[1], path) if is_student(path) else None
+    return SavedRun(path.resolve().parent.parent, path) if is_student(path) else None

@@ -103,7 +103,7 @@ class SACModule(AgentModule):
             if self.global_step % self.experiment.optim.refresh_every == 0:
                 self.refresh()
         self.data.pacing.updated(self.global_step)
-        if update % self.experiment.trainer.log_every == 0:
+        if self.logs(update):
             self._log_update(found, norm)
             self._give_up_if_stuck(found, batch, None)
 
