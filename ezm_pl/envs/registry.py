@@ -130,7 +130,7 @@ def register(
         The full name.
 
     Raises:
-        ValueError: an unknown robot, or a name or task that cannot be.
+        ValueError: an unknown robot, a name or task that cannot be, or scores that are equal.
     """
     from ezm_pl.envs.catalogue import CATALOGUE
     from ezm_pl.envs.robots.humanoid import HumanoidEnv
@@ -138,6 +138,8 @@ def register(
 
     if not name or ":" in name:
         raise ValueError(f"a task's name must not be empty or hold a colon: {name!r}")
+    if success_score == random_score:
+        raise ValueError(f"success_score and random_score must differ, both are {success_score:g}")
     if robot not in ROBOTS:
         raise ValueError(f"unknown robot {robot!r}, not one of {', '.join(ROBOTS)}")
     full = f"{task.__module__}:{name}"

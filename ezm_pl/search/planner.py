@@ -49,6 +49,13 @@ def policy_draw(model: Any, observation: Tensor, task: Tensor, generator: torch.
     return action
 
 
+def proposal_of(spec: SearchSpec, action_size: int) -> Proposal:
+    """What proposes a search's candidates, for the padded action size `A`."""
+    kind: Any = load_extension(spec.proposal) if spec.proposal else GaussianProposal
+    proposal: Proposal = kind.from_spec(spec, action_size)
+    return proposal
+
+
 class Planner:
     """Searches with sampled continuous actions as an experiment's spec says.
 
@@ -75,8 +82,7 @@ class Planner:
             gumbel_scale=spec.gumbel_scale,
             wave=spec.wave,
         )
-        proposal: Any = load_extension(spec.proposal) if spec.proposal else GaussianProposal
-        self.proposal: Proposal = proposal.from_spec(spec, action_size)
+        self.proposal = proposal_of(spec, action_size)
         if evaluation and isinstance(self.proposal, GaussianProposal):
             self.proposal = self.proposal.scaled(spec.evaluation_std)
         self.random_choice = spec.choice == "random"

@@ -6,6 +6,7 @@ or task is carried over by its name (docs/transfer.md); everything else is carri
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,14 +187,19 @@ Names = list[frozenset[str]]
 
 def _names(experiment: Experiment) -> dict[str, Names]:
     """The names that each column of the padded observations and actions has in the tasks, and the tasks'."""
-    signals = [task_signals(task, experiment.env.backend) for task in experiment.tasks]
-    observations = [[each.name for each in task.observation] for task in signals]
-    actions = [[each.name for each in task.action] for task in signals]
+    signals = {task: task_signals(task, experiment.env.backend) for task in experiment.tasks}
+    observations = [[_own(each.name, task) for each in of.observation] for task, of in signals.items()]
+    actions = [[_own(each.name, task) for each in of.action] for task, of in signals.items()]
     return {
         "observation": _columns(observations),
         "action": _columns(actions),
         "task": [frozenset([task]) for task in experiment.tasks],
     }
+
+
+def _own(name: str, task: str) -> str:
+    """The name; with the task's where it is only a number among those that have no name of their own."""
+    return f"{task} {name}" if re.fullmatch(r"(observation|action|task\d+)\[\d+\]", name) else name
 
 
 def _columns(named: list[list[str]]) -> Names:

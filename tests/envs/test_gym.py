@@ -15,6 +15,7 @@ from gymnasium.utils.env_checker import check_env
 
 import ezm_pl.envs as envs
 from ezm_pl.cli import main
+from ezm_pl.envs import rendering
 from ezm_pl.envs.core import ControlEnv
 from ezm_pl.spec import SpecError, build_experiment, normalized_score, resolve_tasks
 from ezm_pl.spec.facts import spec_facts
@@ -105,6 +106,21 @@ def test_what_cannot_be_is_one_line(own_module: str) -> None:
         with pytest.raises(ValueError, match=message) as error:
             envs.make(name)
         assert "\n" not in str(error.value)
+
+
+def test_what_cannot_be_drawn_can_be_learned(own_module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes no render mode, and one that takes it and has no `render`."""
+    monkeypatch.setattr(rendering, "require", lambda: None)
+    name = f"gym:{own_module}:Box2-v0"
+    envs.make(name).reset(seed=0)
+    with pytest.raises(envs.RenderingUnavailable, match=r"Box2-v0' cannot be drawn: .*render_mode") as error:
+        envs.make(name, render_mode="rgb_array")
+    assert "\n" not in str(error.value)
+    monkeypatch.setattr(sys.modules[own_module].Box2, "__init__", lambda self, render_mode=None: None)
+    env = envs.make(name, render_mode="rgb_array")
+    env.reset(seed=0)
+    with pytest.raises(envs.RenderingUnavailable, match="cannot be drawn: NotImplementedError"):
+        env.render()
 
 
 def test_they_mix_with_built_in_tasks() -> None:

@@ -75,3 +75,5 @@ def test_what_cannot_be_is_one_clear_line() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             envs.register(name, robot, Task, success_score=1)
+    with pytest.raises(ValueError, match="success_score and random_score must differ, both are 0"):
+        envs.register("h1-penalties", "h1", Task, success_score=0)

@@ -63,7 +63,8 @@ def test_what_cannot_be_restored_is_one_clear_error() -> None:
     env = made("h1-walk")
     with pytest.raises(gymnasium.error.ResetNeeded, match="reset"):
         env.state()
-    other = made("h1-sit_hard", seed=0)
-    other.reset()
-    with pytest.raises(ValueError, match="another task's"):
-        env.restore(other.state())
+    for one, another in (("h1-walk", "h1-sit_hard"), ("gym:Hopper-v5", "gym:HalfCheetah-v5")):
+        env, other = made(one), made(another, seed=0)
+        other.reset()
+        with pytest.raises(ValueError, match="another task's"):
+            env.restore(other.state())

@@ -83,12 +83,21 @@ def test_what_is_new_is_said_and_starts_quietly(tmp_path: Path) -> None:
     checkpoint, old = saved(tmp_path, experiment_of("h1-stand", "h1-walk"))
     experiment = experiment_of("h1-reach")
     plan = plan_transfer(checkpoint, experiment)
-    assert str(plan).startswith(f"first weights from {checkpoint}: 51 of 57 observations (new: task2[0], ")
+    assert str(plan).startswith(
+        f"first weights from {checkpoint}: 51 of 57 observations (new: h1-reach task2[0], "
+    )
     assert str(plan).endswith("19 of 19 actuators, 0 of 1 tasks (new: h1-reach)")
     model = transferred(checkpoint, experiment).model
     assert (model.encoder[0].weight[:, 51:57] == 0).all()
     assert torch.allclose(model.task_embedding[0], old.capped_embedding().mean(0))
     assert model.normalizer.count == 10_000, "so that it gets to know the new observations"
+
+
+def test_numbers_without_a_name_match_within_their_task_only(tmp_path: Path) -> None:
+    checkpoint, _ = saved(tmp_path, experiment_of("gym:HalfCheetah-v5"))
+    assert "17 of 17 observations" in str(plan_transfer(checkpoint, experiment_of("gym:HalfCheetah-v5")))
+    with pytest.raises(SpecError, match="it observes nothing that these tasks observe"):
+        plan_transfer(checkpoint, experiment_of("gym:Walker2d-v5"))
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,25 @@ def _made(task: str, render_mode: str | None) -> gymnasium.Env[Any, Any]:
 
     Raises:
         ValueError: it cannot be made; in one line.
+        RenderingUnavailable: it can, but not to be drawn.
     """
     try:
         # The checker only warns, and its first-step checks cost time.
         mode = {} if render_mode is None else {"render_mode": render_mode}
         return gymnasium.make(task.removeprefix(GYM), max_episode_steps=-1, disable_env_checker=True, **mode)
     except Exception as error:  # somebody else's environment: anything may be wrong with it
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"task {task!r}: gymnasium cannot make it: {reason}") from error
+        if render_mode is not None:
+            _made(task, None).close()
+            raise _undrawn(task, error) from error
+        raise ValueError(f"task {task!r}: gymnasium cannot make it: {_reason(error)}") from error
+
+
+def _undrawn(task: str, error: Exception) -> rendering.RenderingUnavailable:
+    return rendering.RenderingUnavailable(f"task {task!r} cannot be drawn: {_reason(error)}")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _checked(task: str, env: gymnasium.Env[Any, Any]) -> tuple[Box, Box, int]:
@@ -70,6 +81,7 @@ class GymEnv(WrappedEnv):
 
     Raises:
         ValueError: there is no such environment, or one whose spaces or time limit cannot be used.
+        RenderingUnavailable: `render_mode` is given and it cannot be drawn.
     """
 
     def __init__(self, task: str, **settings: Unpack[Settings]) -> None:
@@ -113,6 +125,7 @@ class GymEnv(WrappedEnv):
 
     def _saved(self) -> dict[str, Any]:
         return {
+            "task": self.task,
             "attributes": [
                 {name: value for name, value in vars(layer).items() if isinstance(value, PLAIN)}
                 for layer in self._layers()
@@ -124,6 +137,8 @@ class GymEnv(WrappedEnv):
         }
 
     def _load(self, saved: dict[str, Any]) -> None:
+        if saved["task"] != self.task:
+            raise ValueError(f"the state is another task's: {saved['task']!r}, not {self.task!r}")
         for layer, attributes in zip(self._layers(), saved["attributes"], strict=True):
             vars(layer).update(attributes)
         self._env.unwrapped.np_random = saved["generator"]
@@ -135,5 +150,5 @@ class GymEnv(WrappedEnv):
     def _frame(self) -> NDArray[np.uint8]:
         try:
             return super()._frame()
-        except gymnasium.error.DependencyNotInstalled as error:
-            raise rendering.RenderingUnavailable(f"task {self.task!r} cannot be drawn: {error}") from error
+        except Exception as error:  # as above
+            raise _undrawn(self.task, error) from error

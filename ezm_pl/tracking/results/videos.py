@@ -85,15 +85,17 @@ def film_tasks(
     from ezm_pl.envs import RenderingUnavailable
     from ezm_pl.training import film
 
-    written = []
-    try:
-        for task in tasks:
+    written: list[Path] = []
+    problems: dict[str, None] = {}  # each once: without any GL all tasks have the same
+    for task in tasks:
+        try:
             frames, fps = film(checkpoint, task, seed, search=search, settings=settings)
-            if not frames:
-                continue
-            path = directory / f"{task}.mp4"
-            write_video(frames, path, fps=fps)
-            written.append(path)
-    except RenderingUnavailable as error:
-        say(console, f"no videos: {error}", "yellow")
+        except RenderingUnavailable as error:
+            problems[str(error)] = None
+            continue
+        if frames:
+            written.append(directory / f"{task}.mp4")
+            write_video(frames, written[-1], fps=fps)
+    for problem in problems:
+        say(console, f"{'not all' if written else 'no'} videos: {problem}", "yellow")
     return written

@@ -74,11 +74,12 @@ def film_run(
     cast = _cast(reference, task, sentence, console)
     experiment, name = cast.experiment, cast.tasks[0]
     pictures, interval = [], 0.0
-    for moment in play(experiment, cast.actor, name, seed=seed):
-        pictures.append(draw_moment(moment, name, sentence))
-        interval = interval or moment.seconds
-        if moment.seconds >= seconds:
-            break
+    with as_spec_error(RenderingUnavailable):
+        for moment in play(experiment, cast.actor, name, seed=seed):
+            pictures.append(draw_moment(moment, name, sentence))
+            interval = interval or moment.seconds
+            if moment.seconds >= seconds:
+                break
     if not pictures:
         raise SpecError(f"{name}: the episode ended with its first decision; there is nothing to film")
     with writing(out):
@@ -96,7 +97,7 @@ def show_run(
     Arguments and errors as `film_run`; without `task` and `sentence` the tasks take turns.
     """
     cast = _cast(reference, task, sentence, console)
-    with serve_page(port) as page:
+    with serve_page(port) as page, as_spec_error(RenderingUnavailable):
         say(console, f"http://{HOST}:{port}  (Ctrl-C ends it)")
         for episode, name in enumerate(itertools.cycle(cast.tasks)):
             began = time.monotonic()

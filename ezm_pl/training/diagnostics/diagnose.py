@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from ezm_pl.replay import ReplayBuffer
-from ezm_pl.search import GaussianProposal
+from ezm_pl.search import proposal_of
 from ezm_pl.spec import SpecError
 from ezm_pl.training.batch import Batch
 from ezm_pl.training.diagnostics.batches import draw, upright_share
@@ -180,14 +180,8 @@ class Diagnostics:
     def _candidates(self, task: int, visited: Visited, picked: np.ndarray) -> torch.Tensor:
         """`[N, C, A]`: what a search with so many root candidates would consider in the picked states."""
         networks, search = self.networks, self.networks.experiment.search
-        proposal = GaussianProposal.mixed(
-            networks.sizes.action_size,
-            self.actions,
-            1,
-            search.policy_share,
-            search.exploration_std_scale,
-            mode=search.mode_candidate,
-        )
+        considered = search.model_copy(update={"num_root_actions": self.actions})
+        proposal = proposal_of(considered, networks.sizes.action_size)
         tasks = torch.full((len(picked),), task, device=networks.device)
         state, _ = networks.actor.root(visited.observation[picked], tasks)
         generator = torch.Generator(networks.device).manual_seed(self.seed)

@@ -64,7 +64,7 @@ def horizon(discount: float, left: float = _TAIL) -> int:
 
 
 def play(networks: Networks, task: int, *, seed: int, decisions: int = 100) -> Visited:
-    """Plays episodes of a task as self-play does, planned, under the protocol of training.
+    """Plays episodes of a task as self-play does under the protocol of training.
 
     A robot that has been down for so long that it no longer counts for what came before starts again.
 
@@ -87,7 +87,7 @@ def play(networks: Networks, task: int, *, seed: int, decisions: int = 100) -> V
         for step in range(decisions):
             observation = simulators.observation()
             up = upright(observation).cpu().numpy() if humanoid else np.ones(ROWS, bool)
-            action = networks.planner.act(networks.actor, observation, simulators.task_ids, generator)
+            action = networks.act(networks.actor, observation, simulators.task_ids, generator)
             states.append([simulators.state(row) for row in range(ROWS)])
             rewards[step], ends, cut = simulators.step(action)
             down = np.where(up, 0, down + 1)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ezm_pl.envs import TaskSizes
-from ezm_pl.search import Planner
+from ezm_pl.search import ActFn, Planner
 from ezm_pl.spec import Experiment
 from ezm_pl.training.fault_tolerance.checkpoint import CheckpointError
 from ezm_pl.training.from_checkpoint import load_module
@@ -26,7 +26,8 @@ class Networks:
         learner: an inference copy of the learner.
         actor: an inference copy of what acts: the average of the weights where the spec keeps one.
         target: the network whose values are bootstrapped.
-        planner: how the actor decides.
+        planner: how the actor searches.
+        act: how it decides in self-play.
         updates, env_steps: done by then; control steps per task.
     """
 
@@ -37,6 +38,7 @@ class Networks:
     actor: InferenceModel
     target: InferenceModel
     planner: Planner
+    act: ActFn
     updates: int
     env_steps: int
 
@@ -70,6 +72,7 @@ def load_networks(checkpoint: Path) -> Networks:
         actor=module.trained_actor(),
         target=module.target,
         planner=module.planner,
+        act=module.act,
         updates=updates,
         env_steps=env_steps,
     )
