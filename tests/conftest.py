@@ -21,6 +21,7 @@ os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # as the product does: tests im
 LONGEST = {
     "test_train.py", "test_away.py", "test_ranks.py", "test_sweep_runs.py", "test_fit.py",
     "test_checkpoint.py", "test_ablations.py", "test_distill.py", "test_export.py",
+    "test_resumed_metrics.py",
 }  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ezm_pl.replay import ReplayBuffer, ReplayStore
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.presets import merge
 from ezm_pl.training import FitResult, SelfPlayDataModule, fit
-from ezm_pl.training.fault_tolerance.checkpoint import shard
+from ezm_pl.training.fault_tolerance.checkpoint import read_checkpoint, shard, write_checkpoint
 
 UPDATES = 6
 
@@ -71,6 +72,13 @@ def last(folder: Path) -> Path:
 
 def contents(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes a checkpoint's contents and gives it the fingerprint that then is right."""
+    inside = read_checkpoint(path)
+    change(inside)
+    write_checkpoint(inside, path)
 
 
 def replay(experiment: Experiment, folder: Path, name: str = "last.ckpt") -> ReplayBuffer:
