@@ -106,7 +106,8 @@ class DistillationModule(L.LightningModule):
         """The imitation loss of a batch."""
         self.student.normalizer.update(batch.observation)
         loss = self.student.imitation_loss(*batch)
-        if (self.global_step + 1) % self.spec.log_every == 0:  # as Lightning writes
+        # As Lightning writes.
+        if (self.global_step + 1) % self.spec.log_every == 0 or self.trainer.should_stop:
             data = self.data
             self.log_dict(
                 {

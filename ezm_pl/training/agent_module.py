@@ -147,8 +147,13 @@ class AgentModule(L.LightningModule):
         return skip
 
     def logs(self, update: int) -> bool:
-        """Whether an update, counted from 0, is one whose metrics Lightning writes."""
-        return (update + 1) % self.experiment.trainer.log_every == 0
+        """Whether an update, counted from 0, is one whose metrics Lightning writes.
+
+        It writes every so many, and at once when the run is asked to stop: so the first one has some, too.
+        """
+        first = "train/loss/total" not in self.trainer.callback_metrics
+        due = (update + 1) % self.experiment.trainer.log_every == 0
+        return due or first or bool(self.trainer.should_stop)
 
     def _log_update(self, found: Losses, norm: Tensor) -> None:
         """Every term and diagnostic of an update, under `train/`."""
