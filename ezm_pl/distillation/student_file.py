@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.plugins import TorchCheckpointIO
 
 from ezm_pl.distillation.module import FORMAT
 from ezm_pl.distillation.student import Student
@@ -17,22 +16,16 @@ from ezm_pl.spec import Experiment, build_experiment
 from ezm_pl.spec.distillation import Distillation
 from ezm_pl.spec.yaml_file import parse_yaml
 from ezm_pl.training import CheckpointError
-from ezm_pl.training.fault_tolerance.checkpoint import fingerprint, load_contents, write_checkpoint
+from ezm_pl.training.fault_tolerance.checkpoint import check_fingerprint, load_contents
+from ezm_pl.training.fault_tolerance.checkpoint_io import CheckpointFiles
 from ezm_pl.training.from_checkpoint import sizes_of
 
 STUDENT = Path("checkpoints/student.ckpt")
 """The checkpoint of a distilled run, in its folder."""
 
 
-class StudentFiles(TorchCheckpointIO):
-    """Lightning's checkpoints, written so that a kill or a full disk leaves the one before whole."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
-    ) -> None:
-        """Writes `checkpoint` to `path`, see `write_checkpoint`."""
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_checkpoint(checkpoint, Path(path))
+class StudentFiles(CheckpointFiles):
+    """How a student's checkpoints get onto this disk and back."""
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None
@@ -117,7 +110,6 @@ def _read(checkpoint: Path) -> dict[str, Any]:
         raise CheckpointError(f"{checkpoint}: is no student's checkpoint (`ezm distill` makes one)")
     if contents.get("student_format") != FORMAT:
         raise CheckpointError(f"{checkpoint}: is of another version of this project and cannot be read")
-    written = contents.pop("fingerprint", None)  # older ones have none
-    if written is not None and written != fingerprint(contents):
-        raise CheckpointError(f"{checkpoint}: is damaged, its contents are not what was written")
+    if "fingerprint" in contents:  # older ones have none
+        check_fingerprint(checkpoint, contents)
     return contents

@@ -73,6 +73,7 @@ class AgentModule(L.LightningModule):
         self.evaluator = Evaluator(experiment, self.ranks)
         self.evaluations: list[Evaluation] = []
         self.observers: list[Observer] = []
+        self._has_logged = False
 
     def due(self) -> list[Callable[[Losses, Batch], None]]:
         """The observers of the update at hand."""
@@ -151,9 +152,8 @@ class AgentModule(L.LightningModule):
 
         It writes every so many, and at once when the run is asked to stop: so the first one has some, too.
         """
-        first = "train/loss/total" not in self.trainer.callback_metrics
         due = (update + 1) % self.experiment.trainer.log_every == 0
-        return due or first or bool(self.trainer.should_stop)
+        return due or not self._has_logged or bool(self.trainer.should_stop)
 
     def _log_update(self, found: Losses, norm: Tensor) -> None:
         """Every term and diagnostic of an update, under `train/`."""
@@ -161,6 +161,7 @@ class AgentModule(L.LightningModule):
         named |= {"loss/total": found.total.detach(), "skipped_updates": self.nonfinite_updates}
         self.log_dict({f"train/{name}": each for name, each in named.items()}, sync_dist=True)
         self.log("train/gradient_norm", norm)
+        self._has_logged = True
 
     def _give_up_if_stuck(self, found: Losses, batch: Batch, targets: Targets | None) -> None:
         skipped = int(self._skipped_in_a_row)

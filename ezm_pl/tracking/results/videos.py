@@ -83,19 +83,22 @@ def film_tasks(
         The files written.
     """
     from ezm_pl.envs import RenderingUnavailable
+    from ezm_pl.envs.rendering import require
     from ezm_pl.training import film
 
     written: list[Path] = []
-    problems: dict[str, None] = {}  # each once: without any GL all tasks have the same
+    try:
+        require()
+    except RenderingUnavailable as error:
+        say(console, f"no videos: {error}", "yellow")
+        return written
     for task in tasks:
         try:
             frames, fps = film(checkpoint, task, seed, search=search, settings=settings)
         except RenderingUnavailable as error:
-            problems[str(error)] = None
+            say(console, f"no video: {error}", "yellow")
             continue
         if frames:
             written.append(directory / f"{task}.mp4")
             write_video(frames, written[-1], fps=fps)
-    for problem in problems:
-        say(console, f"{'not all' if written else 'no'} videos: {problem}", "yellow")
     return written

@@ -14,6 +14,7 @@ import numpy as np
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.tasks import nearest
 from ezm_pl.tracking.runs.metrics import ENV_STEPS, EVALUATION
+from ezm_pl.tracking.runs.mlflow_run import RESUME
 from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
 from ezm_pl.tracking.store import EmptyStore, open_store, shown, tracking_uri
 from ezm_pl.tracking.sweep import tags
@@ -61,7 +62,7 @@ class SeedRun:
     @property
     def uninterrupted(self) -> bool:
         """Whether `seconds` is training alone; that of a resumed run counts the pause."""
-        return not any(name.startswith("resume.") for name in self.tags)
+        return not any(name.startswith(RESUME) for name in self.tags)
 
     @property
     def objective(self) -> float:

@@ -92,9 +92,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: holds no experiment, so it is not a checkpoint of this project")
     if contents.get("format") != FORMAT:
         raise CheckpointError(f"{path}: is of another version of this project and cannot be read by this one")
+    check_fingerprint(path, contents)
+    return contents
+
+
+def check_fingerprint(path: Path, contents: dict[str, Any]) -> None:
+    """Takes the fingerprint out of a checkpoint's contents; `CheckpointError` where it is not theirs."""
     if contents.pop("fingerprint", None) != fingerprint(contents):
         raise CheckpointError(f"{path}: is damaged, its contents are not what was written")
-    return contents
 
 
 def replay_of(contents: dict[str, Any]) -> tuple[str, int] | None:
