@@ -17,7 +17,7 @@ from ezm_pl.spec.experiment import Experiment
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-PAGES = sorted([README, *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([README, *(ROOT / "docs").rglob("*.md")])
 MAX_WORDS = 1600
 FOLDERS = ("ezm_pl", "tests", "experiments", "examples", "sweeps", "benchmarks", "docs")
 NOT_OURS = {"ezm_pl/h1-walk-v0"}
@@ -73,7 +73,7 @@ def quoted(page: Path) -> list[str]:
 @pytest.mark.parametrize("path", SOURCES, ids=name)
 def test_pages_and_sections_that_code_names_exist(path: Path) -> None:
     text = re.sub(r"\s*\n\s*(#\s*)?", " ", path.read_text(encoding="utf-8"))
-    for page, section in re.findall(r'`?docs/([\w-]+\.md)`?(?:, "([^"]+)")?', text):
+    for page, section in re.findall(r'`?docs/([\w/-]+\.md)`?(?:, "([^"]+)")?', text):
         assert (ROOT / "docs" / page).is_file(), page
         assert not section or section in headings(ROOT / "docs" / page), (page, section)
     named = set(re.findall(r"\b([A-Z][A-Z_]*\.md)\b", text)) - {"README.md"}

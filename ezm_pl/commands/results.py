@@ -1,4 +1,4 @@
-"""`ezm results`: the record of runs, and the page of results that is written from records."""
+"""`ezm results`: the record of runs, and the pages of results that are written from records."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from ezm_pl.commands.arguments import (
 from ezm_pl.spec import RunFailed, SpecError, writing
 from ezm_pl.spec.fields import MOST_EPISODES
 
-TEMPLATE, RECORDS, PAGE = "docs/results.md.j2", "docs/results", "docs/results.md"
+RECORDS = Path("docs/results")
+TEMPLATE_SUFFIX = ".md.j2"
 
 
 def add(group: Group) -> None:
     """Adds the commands."""
-    results = group.add_parser("results", help="records of runs, and the page that is written from them")
+    results = group.add_parser("results", help="records of runs, and the pages that are written from them")
     kinds = results.add_subparsers(required=True, metavar="WHAT")
     collect = command(
         kinds, "collect", _collect, "write the record of finished runs, or of a sweep's, as JSON"
@@ -42,16 +43,18 @@ def add(group: Group) -> None:
     add_seed(collect, "of these episodes (default: 0)")
     add_search_settings(collect)
     collect.add_argument("--out", type=outputs.file_in((".json",)), required=True, metavar="FILE")
-    render = command(kinds, "render", _render, "write the page from its template and the records")
+    render = command(kinds, "render", _render, "write pages from their templates and the records")
     render.add_argument(
-        "--template", type=Path, default=TEMPLATE, metavar="FILE", help=f"default: {TEMPLATE}"
+        "templates",
+        nargs="*",
+        type=Path,
+        metavar="TEMPLATE",
+        help=f"its name ends in {TEMPLATE_SUFFIX}, and the page is written beside it; default: "
+        f"{RECORDS}{TEMPLATE_SUFFIX} and those in {RECORDS}",
     )
     render.add_argument("--records", type=Path, default=RECORDS, metavar="DIR", help=f"default: {RECORDS}")
     render.add_argument(
-        "--out", type=outputs.file_in((".md",)), default=PAGE, metavar="FILE", help=f"default: {PAGE}"
-    )
-    render.add_argument(
-        "--check", action="store_true", help="write nothing; exit code 1 where the page is not up to date"
+        "--check", action="store_true", help="write nothing; exit code 1 where a page is not up to date"
     )
 
 
@@ -80,10 +83,15 @@ def _collect(args: argparse.Namespace) -> None:
 def _render(args: argparse.Namespace) -> None:
     from ezm_pl.tracking.results.results_page import render, stale
 
-    text = render(Path(args.template), Path(args.records))
-    if args.check and (line := stale(Path(args.out), text)):
-        raise RunFailed(f"{args.out}: not up to date, run `ezm results render`: {line}")
-    if not args.check:
-        with writing(args.out):
-            Path(args.out).write_text(text, encoding="utf-8")
-        wrote(args.out)
+    beside = RECORDS.with_name(RECORDS.name + TEMPLATE_SUFFIX)
+    for template in args.templates or [beside, *sorted(RECORDS.glob(f"*{TEMPLATE_SUFFIX}"))]:
+        if not template.name.endswith(TEMPLATE_SUFFIX):
+            raise SpecError(f"TEMPLATE {template}: its name must end in {TEMPLATE_SUFFIX}")
+        page = template.with_suffix("")
+        text = render(template, args.records)
+        if args.check and (line := stale(page, text)):
+            raise RunFailed(f"{page}: not up to date, run `ezm results render`: {line}")
+        if not args.check:
+            with writing(page):
+                page.write_text(text, encoding="utf-8")
+            wrote(page)

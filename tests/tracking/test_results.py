@@ -68,7 +68,7 @@ def test_two_seeds_from_the_store_to_the_page(folder: Path, capsys: pytest.Captu
     ]
     assert record["runs"][0]["settings"] == {"env.protocol": "humanoidbench"}
     assert record["runs"][0]["commit"] == runs[0].client.get_run(ids[0]).data.tags["git.commit"]
-    rendering = ["results", "render", "--template", "page.md.j2", "--records", "records", "--out", "page.md"]
+    rendering = ["results", "render", "page.md.j2", "--records", "records"]
     assert main([*rendering, "--check"]) == 1, "there is no page yet"
     assert main(rendering) == 0 and main([*rendering, "--check"]) == 0
     lines = (folder / "page.md").read_text().splitlines()
@@ -352,6 +352,34 @@ def test_a_page_that_cannot_be_written_is_one_line(template: str, line: str, fol
     assert str(refused.value).startswith(line) and "\n" not in str(refused.value)
 
 
-def test_the_page_of_this_repository_is_what_its_records_say() -> None:
-    text = render(ROOT / "docs" / "results.md.j2", ROOT / "docs" / "results")
-    assert stale(ROOT / "docs" / "results.md", text) is None
+def test_templates_are_written_beside_themselves_and_named_as_such(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without names: docs/results.md.j2 and all of docs/results."""
+    (folder / "docs" / "results").mkdir(parents=True)
+    for name in ("results.md", "results/one.md", "results/two.md"):
+        (folder / "docs" / f"{name}.j2").write_text(f"# {name}\n")
+    assert main(["results", "render"]) == 0
+    for name in ("results.md", "results/one.md", "results/two.md"):
+        assert (folder / "docs" / name).read_text() == f"# {name}\n"
+    (folder / "docs" / "results" / "two.md").write_text("# 2\n")
+    capsys.readouterr()
+    assert main(["results", "render", "--check"]) == 1
+    assert "results/two.md: not up to date, run `ezm results render`: -# 2" in capsys.readouterr().err
+    assert main(["results", "render", "docs/results.md"]) == 2
+    assert capsys.readouterr().err == "ezm: TEMPLATE docs/results.md: its name must end in .md.j2\n"
+
+
+TEMPLATES = sorted((ROOT / "docs").rglob("*.md.j2"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_a_page_of_this_repository_is_what_its_records_say(template: Path) -> None:
+    text = render(template, ROOT / "docs" / "results")
+    assert stale(template.with_suffix(""), text) is None
+
+
+def test_every_record_of_this_repository_is_on_a_page() -> None:
+    pages = "".join(template.read_text(encoding="utf-8") for template in TEMPLATES)
+    records = (ROOT / "docs" / "results").glob("*.json")
+    assert [record.name for record in records if f'("{record.stem}"' not in pages] == []

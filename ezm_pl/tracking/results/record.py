@@ -1,7 +1,7 @@
 """The record of runs: what they returned, with where each number is from, as one JSON file.
 
 `ezm results collect` makes it from MLflow alone, but for the final episodes, which are played with the run's
-checkpoint. `docs/results.md` is written from it (see `results_page.py`). `ezm compare` takes it in place of
+checkpoint. Pages of results are written from it (see `results_page.py`). `ezm compare` takes it in place of
 runs whose store is no longer at hand.
 """
 

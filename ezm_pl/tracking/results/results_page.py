@@ -1,4 +1,4 @@
-"""`ezm results render`: the page of results, written from a template and the records beside it."""
+"""`ezm results render`: a page of results, written from its template and the records."""
 
 from __future__ import annotations
 
