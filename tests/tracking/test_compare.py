@@ -34,6 +34,14 @@ def test_values_are_interpolated_between_neighbours_and_never_beyond_the_end() -
     assert agent.at(1500).returns == (20.0,)
     assert agent.at(3000).returns == (25.0,)
     assert agent.at(4000) == agent.at(4020), "less than 1% beyond the end"
+    assert [agent.at(steps).mark for steps in (1000, 1100, 1150, 1500, 1850, 4000)] == [
+        "",
+        "",
+        "~",
+        "~",
+        "",
+        "",
+    ]
     assert (agent.at(4100).returns, agent.at(4100).absent) == ((), "ends at 4k")
     assert (agent.at(900).returns, agent.at(900).absent) == ((), "begins at 1k")
 
@@ -146,10 +154,10 @@ def test_the_command(runs: list[Run], published: Path, tmp_path: Path) -> None:
     lines = compare([str(run.directory) for run in runs], [published], [500, 2000], figure)
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
     first, trial = rows[0], next(row for row in rows if row[2] == "trial")
-    assert first == ["h1-stand", "humanoidbench", "other", "1", "35.0", "50.0"], "the better of ours"
-    assert trial[1:] == ["humanoidbench", "trial", "2", "20.0 [15.0, 25.0]", "35.0 [30.0, 40.0]"]
+    assert first == ["h1-stand", "humanoidbench", "other", "1", "~35.0", "50.0"], "the better of ours"
+    assert trial[1:] == ["humanoidbench", "trial", "2", "~20.0 [15.0, 25.0]", "35.0 [30.0, 40.0]"]
     theirs = next(row for row in rows if row[2] == "TD-MPC2")
-    assert theirs[1:] == ["humanoidbench", "TD-MPC2", "mean", "30.3", "ends at 2k"]
+    assert theirs[1:] == ["humanoidbench", "TD-MPC2", "mean", "~30.3", "ends at 2k"]
     assert not any(row[1] == "ezm" for row in rows), "published under the other protocol only"
     assert any("seed 0" in line and "seed 1" in line for line in lines)
     with Image.open(figure) as image:

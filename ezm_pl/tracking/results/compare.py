@@ -15,6 +15,8 @@ from ezm_pl.spec import SpecError
 from ezm_pl.tracking.console import count, say
 from ezm_pl.tracking.results.comparison import (
     END_TOLERANCE,
+    INTERPOLATED,
+    NEAR,
     PROTOCOLS,
     Agent,
     Contest,
@@ -74,7 +76,8 @@ def comparison_table(found: Sequence[Contest], steps: Sequence[int]) -> Table:
     table = Table(
         title="Returns at equal environment steps (control steps per task)",
         caption="IQM over n seeds (the mean below four) with its 95% bootstrap interval; a mean as published "
-        f"where n is 'mean'. A curve that ends up to {END_TOLERANCE:.0%} early counts with its last point.",
+        f"where n is 'mean'. A curve that ends up to {END_TOLERANCE:.0%} early counts with its last point. "
+        f"{INTERPOLATED}: interpolated, with no evaluation within {NEAR:.0%} of the steps.",
     )
     for name in ("task", "protocol", "agent", "n"):
         table.add_column(name, no_wrap=name == "task", overflow="fold")
@@ -123,7 +126,7 @@ def _reading(agent: Agent, steps: float) -> str:
     reading = agent.at(steps)
     if not reading.returns:
         return reading.absent
-    text = escape(reading.interval.text(0 if abs(reading.interval.value) >= 100 else 1))
+    text = reading.mark + escape(reading.interval.text(0 if abs(reading.interval.value) >= 100 else 1))
     if len(reading.returns) > 1:
         text += f"\nmedian {np.median(reading.returns):,.0f}"
     return f"{text}\n({reading.absent})" if reading.absent else text

@@ -25,6 +25,10 @@ PROTOCOLS = {
 """Protocols that returns are compared under, and what they mean."""
 END_TOLERANCE = 0.01
 """Share of the steps asked for by which a curve may end early and still count, with its last point."""
+NEAR = 0.1
+"""Share of the steps asked for: a return without an evaluation within it is marked as interpolated."""
+INTERPOLATED = "~"
+"""Stands before a return between evaluations that are further away than `NEAR`."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +38,17 @@ class Reading:
     Attributes:
         returns: of each seed that has a value there; empty where none has.
         absent: why seeds have none, in words; empty where all have one.
+        interpolated: whether a seed has no evaluation near these steps.
     """
 
     returns: tuple[float, ...]
     absent: str
+    interpolated: bool = False
+
+    @property
+    def mark(self) -> str:
+        """What stands before the returns in a table."""
+        return INTERPOLATED if self.interpolated else ""
 
     @property
     def interval(self) -> Interval:
@@ -66,16 +77,17 @@ class Agent:
 
     def at(self, steps: float) -> Reading:
         """Returns at `steps`, interpolated between neighbouring evaluations and never beyond the last."""
-        returns, first, last = [], np.inf, 0.0
+        returns, first, last, interpolated = [], np.inf, 0.0, False
         for curve in self.curves:
             low, high = float(curve.env_steps[0]), float(curve.env_steps[-1])
             if low <= steps and steps * (1 - END_TOLERANCE) <= high:
                 returns.append(float(np.interp(steps, curve.env_steps, curve.returns)))
+                interpolated |= bool(np.abs(curve.env_steps - steps).min() > NEAR * steps)
             first, last = min(first, low), max(last, high)
         if len(returns) == len(self.curves):
-            return Reading(tuple(returns), "")
+            return Reading(tuple(returns), "", interpolated)
         if returns:
-            return Reading(tuple(returns), f"{len(returns)} of {len(self.curves)} seeds")
+            return Reading(tuple(returns), f"{len(returns)} of {len(self.curves)} seeds", interpolated)
         return Reading((), f"ends at {thousands(last)}" if last < steps else f"begins at {thousands(first)}")
 
 

@@ -307,6 +307,7 @@ def _published(
                 "seeds": agent.seeds,
                 "env_steps": steps,
                 "return": round(reading.interval.value, 1),
+                **({"interpolated": True} if reading.interpolated else {}),
             }
             for contest, agent, reading in there
         ]

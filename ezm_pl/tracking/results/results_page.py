@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 
 from ezm_pl.spec import SpecError, normalized_score, read_text
-from ezm_pl.tracking.results.comparison import Agent, thousands
+from ezm_pl.tracking.results.comparison import INTERPOLATED, Agent, thousands
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.record import curves_of, read_record
 from ezm_pl.tracking.runs.metrics import part_in_words
@@ -150,7 +150,7 @@ def published(record: Mapping[str, Any], at: int | None = None) -> str:
         for name in dict.fromkeys(row["agent"] for row in others):
             by_task = {row["task"]: row for row in others if row["agent"] == name}
             seeds = next(iter(by_task.values()))["seeds"]
-            cells = [f"{by_task[task]['return']:,.0f}" if task in by_task else _NONE for task in tasks]
+            cells = [_published_return(by_task[task]) if task in by_task else _NONE for task in tasks]
             rows.append([name, protocol, "mean" if seeds is None else str(seeds), *cells])
     return _table([f"at {thousands(steps)} control steps per task", "protocol", "seeds", *tasks], rows)
 
@@ -258,7 +258,11 @@ def _score(run: Mapping[str, Any], task: str) -> float:
 
 def _reading(agent: Agent, steps: float) -> str:
     reading = agent.at(steps)
-    return _interval([reading.returns]) if reading.returns else reading.absent
+    return reading.mark + _interval([reading.returns]) if reading.returns else reading.absent
+
+
+def _published_return(row: Mapping[str, Any]) -> str:
+    return f"{INTERPOLATED if row.get('interpolated') else ''}{row['return']:,.0f}"
 
 
 def _interval(values: Sequence[Sequence[float]]) -> str:
