@@ -14,7 +14,7 @@ from ezm_pl.envs import make, sizes
 from ezm_pl.search import Planner
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, searches
-from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.errors import nearest
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
 from ezm_pl.training.agents import how_to_act
 from ezm_pl.training.from_checkpoint import load_actor

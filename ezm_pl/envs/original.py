@@ -22,7 +22,7 @@ import numpy as np
 
 from ezm_pl.envs.core import PLAIN, ControlStep, FloatArray, Settings, physics_state, restore_physics
 from ezm_pl.envs.wrapped import WrappedEnv, diverged
-from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.errors import nearest
 
 PACKAGE = "humanoid_bench"
 NOT_TERMS = frozenset({"TimeLimit.truncated", "episode"})

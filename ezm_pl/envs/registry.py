@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from ezm_pl.envs import rendering
 from ezm_pl.envs.core import EpisodeProtocol, Settings
-from ezm_pl.spec.errors import SpecError
-from ezm_pl.spec.tasks import DMC, GYM, HUMANOID_BENCH, REGISTERED, TaskFacts, nearest, task_facts
+from ezm_pl.spec.errors import SpecError, nearest
+from ezm_pl.spec.tasks import DMC, GYM, HUMANOID_BENCH, REGISTERED, TaskFacts, task_facts
 
 if TYPE_CHECKING:
     from ezm_pl.envs.robots.humanoid import Task

@@ -21,6 +21,11 @@ Positions = tuple[NDArray[np.int64], NDArray[np.int64]]
 """Task and index `[M]`; the index of position `p` of block `k` is `k * block_size + p`."""
 
 
+def blocks_per_task(replay: ReplaySpec, envs_per_task: int) -> int:
+    """Blocks in a task's ring. An environment writes to two at most, and must always find a third."""
+    return max(-(-replay.capacity // replay.block_size), 2 * envs_per_task + 1)
+
+
 class Blocks:
     """A ring of `K` blocks per task.
 
@@ -59,8 +64,7 @@ class Blocks:
                 f"unroll_steps + td_steps = {self.overlap} is longer than a block of {self.block_size}"
             )
         envs_per_task = np.bincount(task_ids)
-        # An environment writes to two blocks at most, and must always find a third.
-        self.num_blocks = max(-(-replay.capacity // self.block_size), 2 * int(envs_per_task.max()) + 1)
+        self.num_blocks = blocks_per_task(replay, int(envs_per_task.max()))
         self.tasks, self.width = len(envs_per_task), self.block_size + self.overlap
         self.task_ids = np.asarray(task_ids, np.int64)
         ring = (self.tasks, self.num_blocks)

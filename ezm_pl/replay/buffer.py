@@ -7,7 +7,7 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-from ezm_pl.replay.blocks import Blocks, Positions
+from ezm_pl.replay.blocks import Blocks, Positions, blocks_per_task
 from ezm_pl.replay.returns import ReturnScale
 from ezm_pl.replay.segment_tree import SegmentTree
 from ezm_pl.replay.snapshot import Snapshot
@@ -62,13 +62,21 @@ class ReplayBuffer:
 
     @staticmethod
     def estimate_bytes(
-        replay: ReplaySpec, targets: TargetSpec, *, tasks: int, observation_size: int, action_size: int
+        replay: ReplaySpec,
+        targets: TargetSpec,
+        *,
+        tasks: int,
+        envs_per_task: int,
+        steps: int,
+        observation_size: int,
+        action_size: int,
     ) -> int:
-        """Bytes that full buffers of this size hold, priorities included."""
-        positions = tasks * replay.capacity
+        """Bytes that buffers hold, priorities included, once `steps` steps of each task have been added."""
+        per_task = min(steps, blocks_per_task(replay, envs_per_task) * replay.block_size)
+        positions = tasks * per_task
         stored = positions * (1 + (targets.unroll_steps + targets.td_steps) / replay.block_size)
         step = np.dtype(replay.observation_dtype).itemsize * observation_size + 4 * (action_size + 1)
-        trees = tasks * 2 * (1 << (replay.capacity - 1).bit_length()) * 12
+        trees = tasks * 2 * (1 << (per_task - 1).bit_length()) * 12
         return int(stored * step + positions * 13 + trees)
 
     @property

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
-
-from ezm_pl.spec.tasks import nearest
 
 _EXPECTED = {
     "int": "a whole number",
@@ -36,6 +35,12 @@ class SpecError(ValueError):
 
 class RunFailed(RuntimeError):
     """A run that cannot continue; its message says the reason in full, so no traceback is shown."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """`; did you mean 'x'?` for the choice nearest to `name`, or an empty string."""
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ezm_pl.spec.agents import AgentName, SACSpec
 from ezm_pl.spec.descriptions import Descriptions, check_encoder, described
+from ezm_pl.spec.errors import nearest
 from ezm_pl.spec.extension import load_extension
 from ezm_pl.spec.fields import (
     MOST_EPISODES,
@@ -26,7 +27,7 @@ from ezm_pl.spec.fields import (
     Strict,
 )
 from ezm_pl.spec.seeds import MAX_SEED
-from ezm_pl.spec.tasks import HUMANOID_BENCH, nearest, resolve_tasks
+from ezm_pl.spec.tasks import HUMANOID_BENCH, resolve_tasks
 from ezm_pl.spec.tracking import TrackingSpec
 from ezm_pl.spec.trainer import TrainerSpec
 

@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.errors import nearest
 
 
 def load_extension(name: str) -> Callable[..., Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ezm_pl.spec.agents import UNREAD
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import build_experiment, flatten
@@ -11,17 +13,55 @@ CONTROL_SECONDS = 0.02
 """Duration of a control step of HumanoidBench."""
 
 
-def unread_settings(experiment: Experiment) -> str | None:
-    """A line that names what the spec sets, other than its preset, and its agent does not read; or None."""
+_UNREAD_WHERE: tuple[tuple[Callable[[Experiment], bool], str, tuple[str, ...]], ...] = (
+    (
+        lambda e: not e.targets.reanalyse,
+        "targets.reanalyse is false",
+        ("targets.search_every", "targets.policy", "targets.search_value_age"),
+    ),
+    (
+        lambda e: not e.targets.reanalyse and not e.targets.expansion_steps,
+        "targets.reanalyse is false",
+        ("targets.search_value_after",),
+    ),
+    (lambda e: e.targets.policy == "best", "targets.policy is best", ("search.correct_proposal",)),
+    (
+        lambda e: e.targets.expansion_steps > 0,
+        "targets.expansion_steps is set",
+        ("targets.search_value_age",),
+    ),
+    (
+        lambda e: e.max_steps <= e.targets.search_value_after,
+        "the run ends before targets.search_value_after",
+        ("targets.expansion_steps",),
+    ),
+    (lambda e: e.search.choice == "policy", "search.choice is policy", ("search.evaluation_std",)),
+    (
+        lambda e: not e.model.task_embedding_in,
+        "model.task_embedding_in is empty",
+        ("model.task_conditioning", "model.task_embedding_size"),
+    ),
+)
+"""When fields are not read by agent ezm, in words, and which."""
+
+
+def unread_settings(experiment: Experiment) -> list[str]:
+    """A line for each reason why something is not read that the spec sets, other than its preset."""
     plain = {name: getattr(experiment, name) for name in ("name", "preset", "agent", "tasks")}
     before = flatten(build_experiment({**plain, "tasks": list(experiment.tasks)}).model_dump(mode="json"))
     settings = flatten(experiment.model_dump(mode="json"))
-    named = [
-        key
-        for key, value in settings.items()
-        if key.startswith(UNREAD[experiment.agent]) and before.get(key) != value
-    ]
-    return f"note: agent {experiment.agent} does not read {', '.join(named)}" if named else None
+    changed = [key for key, value in settings.items() if before.get(key) != value]
+    lines = []
+    if unread := [key for key in changed if key.startswith(UNREAD[experiment.agent])]:
+        lines.append(f"note: agent {experiment.agent} does not read {', '.join(unread)}")
+    for holds, why, fields in _UNREAD_WHERE if experiment.agent == "ezm" else ():
+        if (unread := [key for key in changed if key in fields]) and holds(experiment):
+            lines.append(f"note: {', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read: {why}")
+    if experiment.model.task_conditioning == "id" and any(
+        m.descriptions for m in experiment.tasks_meta.values()
+    ):
+        lines.append("note: tasks_meta descriptions are not read: model.task_conditioning is id")
+    return lines
 
 
 def spec_facts(experiment: Experiment) -> list[str]:
@@ -70,8 +110,7 @@ def spec_notes(experiment: Experiment) -> list[str]:
         )
     if experiment.trainer.gradient_conflict_every and len(experiment.tasks) == 1:
         notes.append("note: trainer.gradient_conflict_every: a single task has no other to conflict with")
-    unread = unread_settings(experiment)
-    return [*notes, unread] if unread else notes
+    return [*notes, *unread_settings(experiment)]
 
 
 def _may_pay_less(task: str, floor: float) -> bool:

@@ -9,10 +9,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from ezm_pl.spec.bases import Chain, laid_over, read_chain, source_of
-from ezm_pl.spec.errors import SpecError, describe
+from ezm_pl.spec.errors import SpecError, describe, nearest
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.presets import PRESETS, choose_preset, merge, nested
-from ezm_pl.spec.tasks import nearest
 from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,8 @@ Choice = bool | int | float | str | None
 GridPoint = int | str | tuple[str, ...]
 
 MOST_TRIALS = 10_000
+NAME = r"^[\w.\-]+$"
+"""Of a sweep and of a variant: both are searched for in MLflow, whose queries quote them."""
 _MOST_STEPS = 1e12
 """Of a range: beyond that, a 64-bit float no longer tells its values apart."""
 
@@ -112,7 +115,7 @@ class PrunerSpec(Strict):
 class SweepSpec(Strict):
     """A sweep as its file says it; `ezm_pl.spec.sweep_plan` resolves it against its base experiment."""
 
-    name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
+    name: str = Field(min_length=1, max_length=120, pattern=NAME)
     base: str = Field(description="an experiment's YAML file, relative to this file or the working directory")
     experiment: dict[str, Any] = Field({}, description="laid over the base: budgets, sizes")
     tasks: Listed[GridPoint] | None = Field(
@@ -156,6 +159,8 @@ class SweepSpec(Strict):
         if (self.tasks is None) == (not self.variants):
             raise ValueError("tasks or variants: one of them is required, and only one")
         for label, settings in self.variants.items():
+            if not re.fullmatch(NAME, label):
+                raise ValueError(f"variants: {label!r}: a name of letters, digits, '_', '-' and '.' expected")
             if label == REFERENCE:
                 raise ValueError(f"variants: {REFERENCE!r} is the base experiment itself")
             if fixed := [key for key in ("name", "preset", "seed", "trainer", "tracking") if key in settings]:
@@ -164,6 +169,10 @@ class SweepSpec(Strict):
 
     @model_validator(mode="after")
     def _countable(self) -> SweepSpec:
+        if self.pruner.kind != "none" and not self.search:
+            raise ValueError(
+                "pruner: needs a search: without one, trials are seeds, and must not be selected"
+            )
         if self.sampler != "grid":
             if self.trials is None and self.search:
                 raise ValueError("trials: is required with a search space")
@@ -231,7 +240,8 @@ def point_label(point: GridPoint) -> str:
         return next(name for name in (f"hb-{point}", "hb-hard") if SUITES[name] == first_tasks(point))
     if isinstance(point, str):
         return point
-    return point[0] if len(point) == 1 else f"{len(point)}-tasks"
+    tasks = point_tasks(point)
+    return tasks[0] if len(tasks) == 1 else f"{len(tasks)}-tasks"
 
 
 def parse_points(text: str) -> list[GridPoint]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +12,12 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from ezm_pl.spec.agents import UNREAD
-from ezm_pl.spec.errors import SpecError, as_spec_error, describe
+from ezm_pl.spec.errors import SpecError, as_spec_error, describe, nearest
 from ezm_pl.spec.experiment import Experiment
 from ezm_pl.spec.io import build_experiment, flatten, parse_settings, read_document
 from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.spec.presets import merge, nested
 from ezm_pl.spec.sweep import Choice, Dimension, SweepSpec, parse_points, point_label, point_tasks
-from ezm_pl.spec.tasks import nearest
 from ezm_pl.spec.variants import REFERENCE, read_variants, selected, unfit
 from ezm_pl.spec.yaml_file import dump_yaml, read_yaml
 
@@ -66,7 +65,9 @@ class SweepPlan:
 
     @cached_property
     def shared_tasks(self) -> tuple[str, ...]:
-        """Tasks that all grid points have, in the first one's order."""
+        """Tasks that all grid points have, in the first one's order; none of variants, as more may join."""
+        if self.spec.variants:
+            return ()
         first, *others = (point.experiment.tasks for point in self.points)
         return tuple(task for task in first if all(task in tasks for tasks in others))
 
@@ -77,9 +78,13 @@ class SweepPlan:
         experiment = first.model_dump(
             mode="json", exclude={"name"} if grid == "variants" else {"tasks", "name"}
         )
+        experiment["tasks_meta"] = {
+            task: meta.model_dump(mode="json")
+            for point in self.points
+            for task, meta in point.experiment.tasks_meta.items()
+        }
         return {
             **self.spec.model_dump(mode="json", exclude={"experiment", unused}),
-            **({"base": Path(self.spec.base).name} if grid == "variants" else {}),
             "trials": self.spec.trials_per_point,
             "experiment": experiment,
         }
@@ -151,7 +156,11 @@ def load_sweep(
         document["variants"] = selected(document.get("variants") or {}, only)
     spec = _spec(document, source=str(path) if tasks is None else f"{path} with TASKS={tasks}")
     file = _base_file(spec.base, path) if base is None else Path(base)
-    experiment = merge(merge(read_document(file), spec.experiment), parse_settings(settings))
+    over = merge(spec.experiment, parse_settings(settings))
+    for field, own in (("name", True), ("tasks", spec.tasks is not None)):
+        if own and field in over:
+            raise SpecError(f"{path}: experiment.{field} (or --set {field}=): is the sweep's own {field}")
+    experiment = merge(read_document(file), over)
     if preset is not None:
         experiment["preset"] = preset
     plan = _plan(spec, experiment, source=f"{path} (base {file})", gpu=gpu, required=only)
@@ -171,11 +180,14 @@ def from_document(document: dict[str, Any]) -> SweepPlan:
 
 
 def of_point(document: dict[str, Any], label: str) -> dict[str, Any]:
-    """What of a sweep's document concerns one grid point: all of it, but of the variants its own."""
-    if "variants" not in document:
-        return document
-    own = {key: settings for key, settings in document["variants"].items() if key == label}
-    return {**document, "variants": own}
+    """What of a sweep's document says how one grid point is trained, of variants its own alone.
+
+    The name of the base is left out: the experiment holds all that it says.
+    """
+    own = {key: value for key, value in document.items() if key != "base"}
+    if "variants" in own:
+        own["variants"] = {key: settings for key, settings in own["variants"].items() if key == label}
+    return own
 
 
 def _spec(document: dict[str, Any], *, source: str) -> SweepSpec:
@@ -198,9 +210,11 @@ def _plan(
     points = []
     assert spec.tasks is not None
     labels = [point_label(point) for point in spec.tasks]
+    known = {task for point in (*spec.tasks, *_own_tasks(experiment)) for task in point_tasks(point)}
     for index, point in enumerate(spec.tasks):
         label = labels[index] if labels.count(labels[index]) == 1 else f"{labels[index]}.{index + 1}"
         whole = {**experiment, "name": spec.name, "tasks": list(point_tasks(point))}
+        whole = _without_meta_of(known - {*whole["tasks"]}, whole)
         points.append(Point(label, _built(whole, source=source, gpu=gpu)))
     return SweepPlan(spec, tuple(points))
 
@@ -214,6 +228,8 @@ def _variants_plan(
     points, left_out = [Point(REFERENCE, reference)], []
     for label, settings in spec.variants.items():
         whole = merge(experiment, settings)
+        if "tasks" in settings:
+            whole = _without_meta_of({*reference.tasks} - {*_own_tasks(settings)}, whole)
         built = _built(whole, source=f"{source}: variant {label}", gpu=gpu)
         why = unfit(label, built, reference, settings)
         if why and label in required:
@@ -226,6 +242,22 @@ def _variants_plan(
     if not kept:
         raise SpecError(f"{source}: no variant is left: {'; '.join(left_out)}")
     return SweepPlan(spec.model_copy(update={"variants": kept}), tuple(points), tuple(left_out))
+
+
+def _own_tasks(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tasks that settings name; none where they are wrong, which is said when they are validated."""
+    try:
+        return point_tasks(settings.get("tasks", ()))
+    except ValueError:
+        return ()
+
+
+def _without_meta_of(tasks: set[str], document: dict[str, Any]) -> dict[str, Any]:
+    """A document without what it says of tasks that another grid point has, and this one has not."""
+    meta = document.get("tasks_meta")
+    if not isinstance(meta, dict):
+        return document
+    return {**document, "tasks_meta": {task: own for task, own in meta.items() if task not in tasks}}
 
 
 def _built(document: dict[str, Any], *, source: str, gpu: bool) -> Experiment:
@@ -259,6 +291,7 @@ def _check_search(plan: SweepPlan, *, source: str) -> None:
     """Raises `SpecError` for searched fields that do not exist or cannot take what is searched."""
     found = [(field, _field_problem(plan, field, dimension)) for field, dimension in plan.spec.search.items()]
     problems = [f"{source}: search.{field}: {problem}" for field, problem in found if problem]
+    problems += [f"{source}: {problem}" for problem in _pruner_problems(plan)]
     if not problems:
         combined = itertools.product(plan.spec.probes(), plan.points)
         wrong = ((values, said) for values, point in combined if (said := _problem(point, values)))
@@ -275,15 +308,34 @@ def _field_problem(plan: SweepPlan, field: str, dimension: Dimension) -> str | N
     if field not in searchable:
         what = "cannot be searched" if field in fields else "no field of an experiment"
         return f"{what}{nearest(field, searchable)}"
-    agent = plan.points[0].experiment.agent
-    if field.startswith(UNREAD[agent]):
-        return f"agent {agent} does not read it"
+    for point in plan.points:
+        agent = point.experiment.agent
+        if field.startswith(UNREAD[agent]):
+            return f"agent {agent} (on {point.label}) does not read it"
+    for label, settings in plan.spec.variants.items():
+        if field in flatten(settings):
+            return f"variant {label} sets it, too"
     for value in dimension.probes():
         problem = _problem(plan.points[0], {field: value}, alone=True)
         if problem:
             step = f" (from {dimension.low:g} in steps of {dimension.step:g})" if dimension.step else ""
             return f"{value!r}{step} cannot be, {problem}"
     return None
+
+
+def _pruner_problems(plan: SweepPlan) -> Iterator[str]:
+    """Why a pruner would never end a trial."""
+    pruner = plan.spec.pruner
+    for point in plan.points if pruner.kind != "none" else ():
+        for name, updates in (
+            ("pruner.warmup_updates", pruner.warmup_updates),
+            ("eval.every", point.experiment.eval.every),
+        ):
+            if updates >= point.experiment.max_steps:
+                yield (
+                    f"pruner: prunes nothing on {point.label}: {name} {updates:,} is not below the "
+                    f"{point.experiment.max_steps:,} updates of a run"
+                )
 
 
 def _problem(point: Point, values: Mapping[str, Choice], *, alone: bool = False) -> str | None:

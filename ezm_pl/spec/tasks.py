@@ -6,11 +6,12 @@ Sources: HumanoidBench (Sferrazza et al., arXiv 2403.10506) for random and succe
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from ezm_pl.spec.errors import SpecError, nearest
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,7 @@ def task_facts(task: str) -> TaskFacts | None:
     A name `<module>:<name>` imports the module, which is to register it (as in gymnasium).
 
     Raises:
-        ValueError: the module cannot be imported, or registers no such task; in one line.
+        SpecError: the module cannot be imported, or registers no such task.
     """
     module, colon, _ = task.rpartition(":")
     if task.startswith(GYM):
@@ -201,9 +202,9 @@ def task_facts(task: str) -> TaskFacts | None:
         try:
             importlib.import_module(module)
         except Exception as error:  # somebody else's module: anything may be wrong with it
-            raise ValueError(f"task {task!r}: module {module!r} does not import: {error!r}") from error
+            raise SpecError(f"task {task!r}: module {module!r} does not import: {error!r}") from error
         if task not in REGISTERED:
-            raise ValueError(f"{module!r} registers no task {task!r}{nearest(task, REGISTERED)}")
+            raise SpecError(f"{module!r} registers no task {task!r}{nearest(task, REGISTERED)}")
     return HUMANOID_BENCH.get(task) or REGISTERED.get(task)
 
 
@@ -233,12 +234,6 @@ def normalized_score(task: str, episode_return: float, bounds: tuple[float, floa
     """
     low, high = bounds or score_bounds(task) or (math.nan, math.nan)
     return (episode_return - low) / (high - low)
-
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """`; did you mean 'x'?` for the choice nearest to `name`, or an empty string."""
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def resolve_tasks(tasks: str | Iterable[str]) -> tuple[str, ...]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ezm_pl.spec.bases import laid_over, read_chain
-from ezm_pl.spec.errors import SpecError
+from ezm_pl.spec.errors import SpecError, nearest
 from ezm_pl.spec.experiment import Experiment
-from ezm_pl.spec.tasks import nearest
 
 REFERENCE = "full"
 """Label of the grid point that is the base experiment itself."""

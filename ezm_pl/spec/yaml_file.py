@@ -8,9 +8,8 @@ from typing import Any
 
 import yaml
 
-from ezm_pl.spec.errors import SpecError
+from ezm_pl.spec.errors import SpecError, nearest
 from ezm_pl.spec.files import read_text
-from ezm_pl.spec.tasks import nearest
 
 
 class _Loader(yaml.SafeLoader):

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from ezm_pl.spec.sweep_plan import Point, SweepPlan
 from ezm_pl.spec.variants import REFERENCE
-from ezm_pl.sweeps.queue import Claim, Queue, slot_of
+from ezm_pl.spec.yaml_file import dump_yaml
+from ezm_pl.sweeps.queue import Claim, Queue, slot_of, stored_sweeps
 from ezm_pl.tracking.console import count
 from ezm_pl.tracking.store import experiment_id, open_store, tracking_uri
 from ezm_pl.tracking.sweep import tags
@@ -77,7 +78,8 @@ class MlflowSweep:
 
     def begin(self) -> None:
         """Makes what is missing, writes the spec, marks the sweep and its unfinished points as running."""
-        self.client.log_text(self.sweep_id, self.plan.text(), tags.SPEC_FILE)
+        whole = stored_sweeps(self.queue.storage)[self.plan.key]  # also the variants of earlier commands
+        self.client.log_text(self.sweep_id, dump_yaml(whole), tags.SPEC_FILE)
         every = {self.point_id(point): _have_ended(self.queue.trials(point)) for point in self.plan.points}
         for run_id in (self.sweep_id, *(run_id for run_id, ended in every.items() if not ended)):
             if self.client.get_run(run_id).info.status != "RUNNING":

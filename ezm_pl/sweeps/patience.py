@@ -1,4 +1,4 @@
-"""What a worker does while MLflow does not answer: it says so once, and goes on or tries again."""
+"""What a worker does while a store does not answer: it says so once, and goes on or tries again."""
 
 from __future__ import annotations
 
@@ -17,21 +17,28 @@ T = TypeVar("T")
 
 
 class Patience:
-    """Outlasts a tracking store that is away for a while.
+    """Outlasts a store that is away for a while.
 
     Args:
         tell: takes one line for the user, when the store stops answering and when it answers again.
+        store: its name in these lines.
+        errors: what it raises while it does not answer.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        self._tell, self._away = tell, False
+    def __init__(
+        self,
+        tell: Callable[[str], None],
+        store: str = "MLflow",
+        errors: Callable[[], tuple[type[Exception], ...]] = store_errors,
+    ) -> None:
+        self._tell, self._store, self._errors, self._away = tell, store, errors, False
 
     @contextmanager
     def spare(self) -> Iterator[None]:
         """Inside, the store may be away: what it was not told then is told it later, by the caller."""
         try:
             yield
-        except store_errors() as error:
+        except self._errors() as error:
             self._is_away(error)
         else:
             self._answers()
@@ -46,7 +53,7 @@ class Patience:
         while True:
             try:
                 result = do()
-            except store_errors() as error:
+            except self._errors() as error:
                 self._is_away(error)
                 wait = _RETRY_SECONDS[min(failures, len(_RETRY_SECONDS) - 1)]
                 if time.monotonic() + wait > ends:
@@ -59,10 +66,10 @@ class Patience:
 
     def _is_away(self, error: Exception) -> None:
         if not self._away:
-            self._tell(f"MLflow does not answer: {first_line(error)}. The sweep tries again later")
+            self._tell(f"{self._store} does not answer: {first_line(error)}. The sweep tries again later")
         self._away = True
 
     def _answers(self) -> None:
         if self._away:
-            self._tell("MLflow answers again")
+            self._tell(f"{self._store} answers again")
         self._away = False

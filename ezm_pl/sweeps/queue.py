@@ -26,7 +26,7 @@ from ezm_pl.spec import SpecError
 from ezm_pl.spec.io import changes
 from ezm_pl.spec.seeds import stream_int
 from ezm_pl.spec.sweep import Choice
-from ezm_pl.spec.sweep_plan import Point, SweepPlan, from_document, of_point
+from ezm_pl.spec.sweep_plan import Point, SweepPlan, of_point
 from ezm_pl.sweeps.samplers import distribution, new_pruner, new_sampler
 from ezm_pl.sweeps.storage import HEARTBEAT_SECONDS, Storage, this_place
 
@@ -168,7 +168,7 @@ class Queue:
         """Puts an interrupted trial back into the queue; it keeps its number of attempts."""
         with self.storage.alone():
             if self._is_mine(claim):
-                self.storage.optuna.set_trial_state_values(claim.trial._trial_id, TrialState.WAITING)
+                self._wait_again(claim.trial._trial_id)
 
     def fail(self, claim: Claim, error: str) -> bool:
         """Puts a failed trial back for its second attempt, or ends it; returns whether it has ended."""
@@ -184,13 +184,16 @@ class Queue:
         return all(t.state.is_finished() for point in self.plan.points for t in self.trials(point))
 
     def _reclaim_dead(self) -> None:
-        """Fails the trials whose worker has been silent for too long, or is known to be dead."""
+        """Fails the trials whose worker is dead: of this machine for certain, of another by its silence."""
         for point in self.plan.points:
             study = self.study(point)
             # Optuna's public fail_stale_trials ends such a trial; here it goes back into the queue.
             stale = set(self.storage.optuna._get_stale_trial_ids(study._study_id))
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                if trial._trial_id in stale or _is_dead(trial.user_attrs.get(_OWNER)):
+                owner = trial.user_attrs.get(_OWNER)
+                if owner is None:  # its worker died, or lost the storage, between two writes of `claim`
+                    self._wait_again(trial._trial_id)
+                elif _is_dead(owner) if owner["place"] == this_place() else trial._trial_id in stale:
                     self._fail(trial._trial_id, "its worker died")
 
     def _fail(self, trial_id: int, error: str) -> bool:
@@ -199,14 +202,19 @@ class Queue:
         storage.set_trial_user_attr(trial_id, _ERROR, error)
         if attempt < ATTEMPTS:
             storage.set_trial_user_attr(trial_id, _ATTEMPT, attempt + 1)
-            storage.set_trial_state_values(trial_id, TrialState.WAITING)
+            self._wait_again(trial_id)
         else:
             storage.set_trial_state_values(trial_id, TrialState.FAIL)
         return attempt >= ATTEMPTS
 
+    def _wait_again(self, trial_id: int) -> None:
+        self.storage.optuna.set_trial_user_attr(trial_id, _OWNER, None)
+        self.storage.optuna.set_trial_state_values(trial_id, TrialState.WAITING)
+
     def _is_mine(self, claim: Claim) -> bool:
         trial = self.storage.optuna.get_trial(claim.trial._trial_id)
-        return trial.state == TrialState.RUNNING and trial.user_attrs[_OWNER]["token"] == claim.token
+        owner = trial.user_attrs[_OWNER]
+        return trial.state == TrialState.RUNNING and owner is not None and owner["token"] == claim.token
 
     def _study_name(self, point: Point) -> str:
         return f"{self.plan.key}: {point.label}"
@@ -232,9 +240,9 @@ class Queue:
             thread.join()
 
 
-def stored_sweeps(storage: Storage) -> dict[str, SweepPlan]:
-    """The sweeps of a storage, by key."""
-    documents: dict[str, Any] = {}
+def stored_sweeps(storage: Storage) -> dict[str, dict[str, Any]]:
+    """Key of each sweep of a storage to its document, which `from_document` makes a plan of."""
+    documents: dict[str, dict[str, Any]] = {}
     for study in optuna.get_all_study_summaries(storage.optuna):
         if _PLAN in study.user_attrs and _KEY in study.user_attrs:
             key, document = study.user_attrs[_KEY], study.user_attrs[_PLAN]
@@ -242,7 +250,7 @@ def stored_sweeps(storage: Storage) -> dict[str, SweepPlan]:
                 variants = documents.get(key, document)["variants"] | document["variants"]
                 document = {**document, "variants": variants}
             documents[key] = document
-    return {key: from_document(document) for key, document in documents.items()}
+    return documents
 
 
 def errors_of(trials: Sequence[FrozenTrial]) -> dict[int, str]:
@@ -255,14 +263,9 @@ def slot_of(trial: FrozenTrial) -> int:
     return trial.user_attrs[_SLOT]
 
 
-def _is_dead(owner: dict[str, Any] | None) -> bool:
-    """Whether a claim's process is known to be gone; one on another host never is.
-
-    A trial that runs without an owner lost its worker between two writes under the lock.
-    """
-    if owner is None:
-        return True
-    if owner["place"] != this_place() or owner["pid"] == os.getpid():
+def _is_dead(owner: dict[str, Any]) -> bool:
+    """Whether a claim's process, of this machine, is gone."""
+    if owner["pid"] == os.getpid():
         return False
     try:
         process = psutil.Process(owner["pid"])

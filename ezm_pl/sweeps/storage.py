@@ -117,6 +117,14 @@ def _lock(url: str) -> Iterator[None]:
         yield
 
 
+def storage_errors() -> tuple[type[Exception], ...]:
+    """Exceptions of a storage, or of its lock, that does not answer."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return StorageInternalError, SQLAlchemyError
+
+
 def this_place() -> str:
     """The host and process namespace that process ids of this process belong to."""
     namespace = Path("/proc/self/ns/pid")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
 from lightning import Callback, LightningModule, Trainer
+from optuna.exceptions import StorageInternalError
 from rich.console import Console
 
 from ezm_pl.spec import Experiment
@@ -67,12 +69,14 @@ class TrialWatch(Callback):
         value = evaluation.metrics().get(self.objective, trainer.callback_metrics.get(self.objective))
         if not self.reports or value is None or not math.isfinite(value):
             return
-        with warnings.catch_warnings():
+        # A run that has ended anyway saves nothing by being pruned.
+        ended = evaluation.updates >= module.experiment.max_steps
+        # While the storage does not answer, training goes on: there is no pruning at this evaluation.
+        with suppress(StorageInternalError), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a resumed run evaluates some updates a second time
             self.claim.trial.report(float(value), evaluation.updates)
-        # A run that has ended anyway saves nothing by being pruned.
-        if evaluation.updates < module.experiment.max_steps and self.claim.trial.should_prune():
-            self.pruned = trainer.should_stop = True
+            if not ended and self.claim.trial.should_prune():
+                self.pruned = trainer.should_stop = True
 
 
 def run_trial(claim: Claim, sweep: MlflowSweep, patience: Patience) -> float | None:

@@ -10,18 +10,19 @@ from functools import partial
 from optuna.trial import TrialState
 from rich.console import Console
 
-from ezm_pl.spec import SpecError
-from ezm_pl.spec.sweep_plan import SweepPlan
-from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec import SpecError, as_spec_error
+from ezm_pl.spec.errors import nearest
+from ezm_pl.spec.sweep_plan import SweepPlan, from_document
 from ezm_pl.sweeps.live_table import LiveTable
 from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 from ezm_pl.sweeps.patience import Patience
 from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
-from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage
+from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage, storage_errors
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.fault_tolerance.signals import signals_as_sigint
 from ezm_pl.tracking.store import shown, store_errors
 from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.tasks import check_tasks
 
 _WAIT_SECONDS = 2.0
 """Between looks at trials that other workers run."""
@@ -68,18 +69,20 @@ def join_sweep(reference: str, *, storage_url: str | None, console: Console) -> 
     """
     storage = open_storage(storage_url)
     where = shown(storage_url or DEFAULT_STORAGE)
-    return _work(Queue(storage, _find(storage, reference, where)), where, console)
+    return _work(Queue(storage, find_sweep(storage, reference, where)), where, console)
 
 
-def _find(storage: Storage, reference: str, where: str) -> SweepPlan:
+def find_sweep(storage: Storage, reference: str, where: str) -> SweepPlan:
+    """The sweep of that name or key in a storage; `SpecError` where there is none, or several."""
     sweeps = stored_sweeps(storage)
-    matches = [key for key, plan in sweeps.items() if reference in (key, plan.spec.name)]
+    matches = [key for key, document in sweeps.items() if reference in (key, document["name"])]
     if len(matches) > 1:
         raise SpecError(f"SWEEP {reference!r}: {len(matches)} sweeps in {where}: {'; '.join(matches)}")
     if not matches:
-        hint = nearest(reference, [*sweeps, *(plan.spec.name for plan in sweeps.values())])
+        hint = nearest(reference, [*sweeps, *(document["name"] for document in sweeps.values())])
         raise SpecError(f"SWEEP {reference!r}: not among the {len(sweeps)} sweeps in {where}{hint}")
-    return sweeps[matches[0]]
+    with as_spec_error(SpecError, named=f"SWEEP {reference!r}"):
+        return from_document(sweeps[matches[0]])
 
 
 def _work(queue: Queue, where: str, console: Console) -> int:
@@ -97,12 +100,15 @@ def _work(queue: Queue, where: str, console: Console) -> int:
 
 
 def _work_through(queue: Queue, where: str, console: Console) -> int:
+    _check_machine(queue.plan)
     with queue.storage.alone():
         queue.fill()
     table = LiveTable(queue, console)
-    tracked, patience = MlflowSweep(queue), Patience(partial(say, console, style="yellow"))
+    tell = partial(say, console, style="yellow")
+    tracked, patience = MlflowSweep(queue), Patience(tell)
+    trials = Patience(tell, "the storage of trials", storage_errors)
     say(console, f"sweep {queue.plan.key}, stored in {where}")
-    if queue.is_done():
+    if trials.insist(queue.is_done):
         _close_at_last(queue, tracked, patience, console)
         say(console, f"the sweep has already finished: {table.summary()}")
         return _exit_code(queue)
@@ -110,18 +116,18 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
         with queue.storage.alone():
             tracked.begin()
         with table.shown():
-            while not queue.is_done():
-                claim = queue.claim()
+            while not trials.insist(queue.is_done):
+                claim = trials.insist(queue.claim)
                 if claim is None:
                     time.sleep(_WAIT_SECONDS)  # the others' trials may come back
                 else:
-                    _work_on(claim, queue, tracked, patience, console)
-                table.say_finished()
-                with queue.storage.alone(), patience.spare():
+                    _work_on(claim, queue, tracked, patience, trials, console)
+                trials.insist(table.say_finished)
+                with trials.spare(), patience.spare(), queue.storage.alone():
                     tracked.close_finished()
         _close_at_last(queue, tracked, patience, console)
     except KeyboardInterrupt:
-        with queue.storage.alone(), patience.spare():
+        with trials.spare(), patience.spare(), queue.storage.alone():
             if not queue.running():
                 tracked.interrupt()
         raise
@@ -142,25 +148,49 @@ def _close_at_last(queue: Queue, tracked: MlflowSweep, patience: Patience, conso
         say(console, "MLflow could not be told that the sweep has ended; the same command tells it", "red")
 
 
+def _check_machine(plan: SweepPlan) -> None:
+    """Raises what every trial of some grid point would raise on this machine, and be failed by.
+
+    Raises:
+        SpecError: a task, a package, a device or memory that is not here.
+    """
+    from ezm_pl.tracking.runs.logger import quiet_lightning
+    from ezm_pl.training import check_settings  # PyTorch
+
+    quiet_lightning()
+    for point in plan.points:
+        with as_spec_error(SpecError, named=f"grid point {point.label}"):
+            check_tasks(point.experiment.tasks, point.experiment.env.backend)
+            point.experiment.check_packages()
+            check_settings(point.experiment)
+
+
 def _exit_code(queue: Queue) -> int:
     """0; 1 where the sweep has ended without a single result."""
     states = [trial.state for point in queue.plan.points for trial in queue.trials(point)]
     return 0 if {TrialState.COMPLETE, TrialState.PRUNED} & set(states) else 1
 
 
-def _work_on(claim: Claim, queue: Queue, tracked: MlflowSweep, patience: Patience, console: Console) -> None:
-    """Runs a claimed trial and says how it ended."""
+def _work_on(
+    claim: Claim,
+    queue: Queue,
+    tracked: MlflowSweep,
+    patience: Patience,
+    trials: Patience,
+    console: Console,
+) -> None:
+    """Runs a claimed trial and says how it ended; `patience` is with MLflow, `trials` with the storage."""
     from ezm_pl.sweeps.trial import run_trial  # PyTorch
 
     with queue.alive(claim):
         try:
             value = run_trial(claim, tracked, patience)
         except KeyboardInterrupt:
-            queue.give_back(claim)
+            trials.insist(partial(queue.give_back, claim))
             raise
         except Exception as error:  # noqa: BLE001 - whatever a trial raises, the sweep goes on
             said = f"{type(error).__name__}: {error}".splitlines()[0]
-            if queue.fail(claim, said):
+            if trials.insist(partial(queue.fail, claim, said)):
                 with patience.spare():  # `close_finished` makes up for it, here and below
                     tracked.mark(claim, tags.FAILED)
             say(
@@ -173,6 +203,6 @@ def _work_on(claim: Claim, queue: Queue, tracked: MlflowSweep, patience: Patienc
         finally:
             gc.collect()  # a network, its optimiser and replay buffers, which hold one another
         state = TrialState.PRUNED if value is None else TrialState.COMPLETE
-        if queue.finish(claim, state, value):
+        if trials.insist(partial(queue.finish, claim, state, value)):
             with patience.spare():
                 tracked.mark(claim, tags.PRUNED if value is None else tags.COMPLETE)

@@ -33,12 +33,12 @@ def replay_bytes(per_rank: Experiment, sizes: TaskSizes, local_ranks: int) -> in
         sizes: of its tasks.
         local_ranks: ranks on this machine.
     """
-    stored = -(-per_rank.collect.env_steps // per_rank.env.action_repeat)
-    capacity = min(per_rank.replay.capacity, stored)
     return local_ranks * ReplayBuffer.estimate_bytes(
-        per_rank.replay.model_copy(update={"capacity": capacity}),
+        per_rank.replay,
         per_rank.windows,
         tasks=len(per_rank.tasks),
+        envs_per_task=per_rank.env.num_envs,
+        steps=-(-per_rank.collect.env_steps // per_rank.env.action_repeat),
         observation_size=sizes.obs_size,
         action_size=sizes.action_size,
     )

@@ -80,7 +80,12 @@ def test_observations_take_half_the_memory() -> None:
     shape = {name: sizes.pop(name) for name in ("observation_size", "action_size")}
     estimates = [
         ReplayBuffer.estimate_bytes(
-            ReplaySpec(**sizes, observation_dtype=dtype), TargetSpec(), **shape, tasks=2
+            ReplaySpec(**sizes, observation_dtype=dtype),
+            TargetSpec(),
+            **shape,
+            tasks=2,
+            envs_per_task=1,
+            steps=6000,
         )
         for dtype in ("float16", "float32")
     ]

@@ -335,14 +335,16 @@ def test_saving_an_empty_buffer(tmp_path: Path) -> None:
     assert len(loaded) == 0 and not loaded.ready
 
 
-@pytest.mark.parametrize("capacity", [20_000, 2**16, 100_000])
-def test_the_memory_estimate(capacity: int) -> None:
-    """Within 10% of what the arrays take."""
-    specs = ReplaySpec(capacity=capacity, block_size=100), TargetSpec()
+@pytest.mark.parametrize(("capacity", "block"), [(20_000, 100), (2**16, 100), (100_000, 100), (20_000, 5000)])
+def test_the_memory_estimate(capacity: int, block: int) -> None:
+    """Within 10% of what the arrays take; four environments need nine blocks, however long these are."""
+    specs = ReplaySpec(capacity=capacity, block_size=block), TargetSpec()
     sizes = {"observation_size": 51, "action_size": 19}
     buffer = ReplayBuffer(np.repeat(np.arange(3), 4), *specs, **sizes)
     arrays = [a for a in vars(buffer.blocks).values() if isinstance(a, np.ndarray)]
     real = sum(a.nbytes for a in [*arrays, *buffer.tree._sum, *buffer.tree._max])
     assert buffer.nbytes == pytest.approx(real, rel=1e-3)
-    estimate = ReplayBuffer.estimate_bytes(*specs, **sizes, tasks=3)
+    estimate = ReplayBuffer.estimate_bytes(*specs, **sizes, tasks=3, envs_per_task=4, steps=10**9)
     assert 0.9 * real <= estimate <= 1.1 * real
+    started = ReplayBuffer.estimate_bytes(*specs, **sizes, tasks=3, envs_per_task=4, steps=capacity // 4)
+    assert started <= 0.4 * estimate

@@ -64,6 +64,8 @@ def test_the_grid_is_the_base_and_the_variants_that_say_something_about_it(folde
     assert [plan.seed(0, index) for index in range(2)] == [0, 1], "all variants have the same seeds"
     again = from_document(plan.document())
     assert again.points == plan.points and again.key == plan.key == "parts smoke base"
+    (folder / "saved.yaml").write_text(plan.text())
+    assert load_sweep(folder / "saved.yaml").points == plan.points, "as the report advises"
 
 
 def test_a_variant_is_what_its_file_trains_alone(folder: Path) -> None:
@@ -135,7 +137,7 @@ def test_variants_can_be_added_to_a_sweep_and_not_changed(folder: Path) -> None:
     storage = open_storage(f"sqlite:///{folder}/optuna.db")
     Queue(storage, load_sweep(folder / "sweep.yaml", only=["no_path"])).fill()
     Queue(storage, load_sweep(folder / "sweep.yaml", only=["one_task", "no_search"])).fill()
-    (plan,) = stored_sweeps(storage).values()
+    (plan,) = map(from_document, stored_sweeps(storage).values())
     assert {point.label for point in plan.points} == {"full", "no_path", "no_search", "one_task"}
     assert sum(len(Queue(storage, plan).trials(point)) for point in plan.points) == 4
     (folder / "parts" / "no_path.yaml").write_text("base: ../base.yaml\nloss: {path: 0.1}\n")

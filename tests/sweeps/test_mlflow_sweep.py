@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import shutil
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from rich.console import Console
+from sweep_helpers import write
 from workplaces import work_in
 
+from ezm_pl.cli import main
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.sweep_plan import load_sweep
 from ezm_pl.sweeps import mlflow_sweep, patience, trial
 from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 from ezm_pl.sweeps.patience import Patience
-from ezm_pl.sweeps.queue import Claim, Queue
+from ezm_pl.sweeps.queue import Claim, Queue, stored_sweeps
 from ezm_pl.sweeps.storage import open_storage
 from ezm_pl.sweeps.worker import run_sweep
 from ezm_pl.tracking.fault_tolerance.sender import UNSENT
@@ -31,6 +38,7 @@ from ezm_pl.tracking.store import open_store
 from ezm_pl.tracking.sweep import tags
 
 FOREVER = 10**9
+PARTS = {"no_path": {"loss": {"path": 0.0}}, "no_temporal": {"loss": {"temporal": 0.0}}}
 
 
 @dataclass
@@ -154,6 +162,75 @@ def test_a_worker_outlasts_an_absence_at_the_end_of_trials(
     assert (
         set(statuses(store, tags.POINT).values()) == set(statuses(store, tags.SWEEP).values()) == {"FINISHED"}
     )
+
+
+def test_a_worker_outlasts_an_absence_of_the_storage_of_trials(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second call of the queue fails; no trial loses its result, nor one of its two attempts."""
+    for name in ("is_done", "claim", "finish"):
+        every_second_fails(monkeypatch, name)
+    monkeypatch.setattr(trial, "run_trial", pretend(store, lambda c: 0))
+    code, said = work(Console(width=200))
+    assert code == 0 and "Traceback" not in said
+    assert "the storage of trials does not answer: connection refused. The sweep tries again later\n" in said
+    assert "the storage of trials answers again" in said and "MLflow" not in said
+    assert said.splitlines()[-1] == "done: 4 trials: 4 complete"
+
+
+def every_second_fails(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Every second call of a method of `Queue` finds no storage."""
+    real, fails = getattr(Queue, name), itertools.cycle([True, False])
+
+    def method(*arguments: Any) -> Any:
+        if next(fails):
+            raise StorageInternalError("connection refused")
+        return real(*arguments)
+
+    monkeypatch.setattr(Queue, name, method)
+
+
+def test_an_evaluation_that_the_storage_does_not_take_is_not_pruned(queue: Queue) -> None:
+    class Away:
+        def report(self, value: float, step: int) -> None:
+            raise StorageInternalError("connection refused")
+
+    claim = replace(claimed(queue), trial=Away())
+    watch = trial.TrialWatch(claim, "eval/score", (), reports=True)
+    evaluation = SimpleNamespace(updates=4, metrics=lambda: {"eval/score": 0.5})
+    data = SimpleNamespace(sync=SimpleNamespace(interrupted=threading.Event()))
+    module = SimpleNamespace(evaluations=[evaluation], data=data, experiment=SimpleNamespace(max_steps=8))
+    trainer = SimpleNamespace(logger=None, callback_metrics={}, should_stop=False)
+    watch.on_validation_end(trainer, module)  # type: ignore[arg-type]
+    assert not watch.pruned and not trainer.should_stop
+
+
+def test_what_this_machine_cannot_train_is_one_line_before_anything_is_stored(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(Path.cwd(), experiment={"replay": {"capacity": 10**11}, "collect": {"env_steps": 10**12}})
+    assert main(["sweep", "run", "sweep.yaml"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("ezm: grid point dmc-cartpole-balance: replay needs ")
+    assert stored_sweeps(open_storage(None)) == {}
+    write(Path.cwd())
+    assert load_sweep("sweep.yaml").points, "the settings can be mended under the same name"
+
+
+def test_the_stored_spec_holds_the_variants_of_every_command(store: Store) -> None:
+    path = Path("parts.yaml")
+    path.write_text(yaml.safe_dump({"name": "parts", "base": "base.yaml", "variants": PARTS}))
+    for label in PARTS:
+        queue = Queue(open_storage(None), load_sweep(path, only=[label]))
+        queue.fill()
+        tracked = MlflowSweep(queue)
+        tracked.begin()
+    (run,) = store.client.search_runs(["1"], f"tags.`{tags.LEVEL}` = '{tags.SWEEP}'")
+    (Path("artifacts")).mkdir()
+    saved = shutil.copy(
+        store.client.download_artifacts(run.info.run_id, tags.SPEC_FILE, "artifacts"), "again.yaml"
+    )
+    assert [point.label for point in load_sweep(saved).points] == ["full", *PARTS]
 
 
 def test_what_mlflow_was_never_told_the_same_command_tells_it(

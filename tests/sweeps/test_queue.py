@@ -15,15 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import fork_server
+import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.exceptions import StorageInternalError
+from optuna.trial import Trial, TrialState
 from sweep_helpers import environment, write
 
 from ezm_pl.spec import SpecError
-from ezm_pl.spec.sweep_plan import load_sweep
+from ezm_pl.spec.sweep_plan import from_document, load_sweep
+from ezm_pl.sweeps import queue as queue_module
 from ezm_pl.sweeps import storage as storage_module
 from ezm_pl.sweeps.queue import Queue, slot_of, stored_sweeps
 from ezm_pl.sweeps.storage import open_storage
+from ezm_pl.sweeps.worker import find_sweep
 
 WORKER = """
 import signal
@@ -142,7 +146,9 @@ def test_a_silent_worker_s_trial_goes_back_and_its_late_result_does_not_count(
     folder: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = queue_of(folder, url)
-    silent = queue.claim()
+    with monkeypatch.context() as patch:
+        patch.setattr(queue_module, "this_place", lambda: "another machine")
+        silent = queue.claim()
     assert silent is not None
     monkeypatch.setattr(queue.storage.optuna, "grace_period", 1)
     time.sleep(2.5)
@@ -153,6 +159,48 @@ def test_a_silent_worker_s_trial_goes_back_and_its_late_result_does_not_count(
     assert not queue.finish(silent, TrialState.COMPLETE, 1e6)
     assert queue.finish(other, TrialState.COMPLETE, 0.5)
     assert queue.trials(other.point)[other.slot].value == 0.5
+
+
+def test_a_worker_of_this_machine_keeps_its_trial_while_it_is_suspended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its heartbeats are as old as after a night's sleep of the machine."""
+    url = f"sqlite:///{folder}/optuna.db"
+    queue = queue_of(folder, url)
+    process = worker(folder, url, "hang")
+    assert process.stdout is not None
+    assert [process.stdout.readline() for _ in range(2)] == ["ready\n", "claimed\n"]
+    process.send_signal(signal.SIGSTOP)
+    try:
+        monkeypatch.setattr(queue.storage.optuna, "grace_period", 1)
+        time.sleep(2.5)
+        other = queue.claim()
+        assert other is not None
+        assert (other.point, other.slot) == (queue.plan.points[1], 0)
+        (running,) = [t for t in queue.trials(queue.plan.points[0]) if t.state == TrialState.RUNNING]
+        assert running.user_attrs["ezm:attempt"] == 1
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_claim_that_the_storage_cut_short_is_no_attempt(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
+
+    def away(*arguments: object) -> None:
+        raise StorageInternalError("connection refused")
+
+    for _ in range(2):  # the second time it has had an owner
+        with monkeypatch.context() as patch, pytest.raises(StorageInternalError):
+            patch.setattr(Trial, "set_user_attr", away)
+            queue.claim()
+        claim = queue.claim()
+        assert claim is not None
+        assert (claim.point, claim.slot, claim.attempt) == (queue.plan.points[0], 0, 1)
+        queue.give_back(claim)
+        assert not queue.finish(claim, TrialState.COMPLETE, 1.0), "it has been given back"
 
 
 def test_a_trial_that_fails_is_tried_once_more(folder: Path) -> None:
@@ -178,8 +226,6 @@ def test_an_interrupted_trial_waits_again_and_that_is_no_attempt(folder: Path) -
 
 
 def test_filling_that_was_cut_short_is_completed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import optuna
-
     enqueue, left = optuna.Study.enqueue_trial, iter([True, False])
 
     def dies(study: optuna.Study, *args: object, **kwargs: object) -> None:
@@ -209,8 +255,21 @@ def test_a_worker_finds_the_stored_sweep(folder: Path) -> None:
     url = f"sqlite:///{folder}/optuna.db"
     plan = queue_of(folder, url).plan
     (folder / "base.yaml").unlink()
-    stored = stored_sweeps(open_storage(url))[plan.key]
+    stored = from_document(stored_sweeps(open_storage(url))[plan.key])
     assert (stored.points, stored.document()) == (plan.points, plan.document())
+
+
+def test_a_sweep_that_cannot_be_read_is_in_the_way_of_no_other(folder: Path) -> None:
+    url = f"sqlite:///{folder}/optuna.db"
+    plan = queue_of(folder, url).plan
+    storage = open_storage(url)
+    damaged = plan.document() | {"name": "old", "experiment": {"optim": {"removed_field": 1}}}
+    study = optuna.create_study(storage=storage.optuna, study_name="old smoke x: y")
+    study.set_user_attr("ezm:key", "old smoke x")
+    study.set_user_attr("ezm:plan", damaged)
+    assert find_sweep(storage, "tiny", "there").points == plan.points
+    with pytest.raises(SpecError, match=r"SWEEP 'old': .*removed_field: unknown key"):
+        find_sweep(storage, "old", "there")
 
 
 def test_a_missing_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,6 +249,16 @@ def test_tasks_without_published_scores(store: Path, tmp_path: Path) -> None:
     assert "dmc-walker-walk––" in text.replace(" ", "")
 
 
+def test_a_task_whose_module_is_not_here_is_one_line(store: Path, tmp_path: Path) -> None:
+    sweep = new_sweep(store, "a_task_whose_module_is_not_here")
+    tasks = ("a_module_elsewhere:h1-bell",)
+    point = sweep.point("bell", tasks)
+    sweep.seed(point, "bell", tasks, shared=tasks, score=0.4, without=tasks)
+    sweep.finish()
+    with pytest.raises(SpecError, match=r"^task 'a_module_elsewhere:h1-bell': module .* does not import"):
+        written(sweep, tmp_path)
+
+
 def test_a_missing_metric(store: Path, tmp_path: Path) -> None:
     sweep = new_sweep(store, "a_missing_metric")
     filled(sweep, {2: 0.3})

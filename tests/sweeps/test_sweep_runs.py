@@ -15,6 +15,7 @@ from mlflow.entities import Run
 from sweep_helpers import environment, run_ezm, write
 
 from ezm_pl.spec.metrics import logged_metrics
+from ezm_pl.spec.sweep_plan import from_document
 from ezm_pl.sweeps.queue import stored_sweeps
 from ezm_pl.sweeps.storage import open_storage
 from ezm_pl.tracking.store import open_store
@@ -39,7 +40,7 @@ def states(folder: Path) -> Counter[str]:
     import optuna
 
     storage = open_storage(f"sqlite:///{folder}/mlruns/optuna.db")
-    (plan,) = stored_sweeps(storage).values()
+    (plan,) = map(from_document, stored_sweeps(storage).values())
     studies = [f"{plan.key}: {point.label}" for point in plan.points]
     return Counter(
         trial.state.name

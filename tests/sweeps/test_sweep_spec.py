@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-from sweep_helpers import write
+import yaml
+from sweep_helpers import BASE, write
 from workplaces import empty_store
 
 from ezm_pl.cli import main
@@ -125,7 +126,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a field of another agent": (
         {"experiment": {"agent": "sac"}},
-        "search.loss.value: agent sac does not read it",
+        "search.loss.value: agent sac (on dmc-cartpole-balance) does not read it",
     ),
     "an objective of another agent": (
         {
@@ -158,6 +159,38 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "an unknown pruner": (
         {"pruner": "medain"},
         "pruner: 'none', 'median' or 'hyperband' expected, got 'medain'",
+    ),
+    "a pruner that would select seeds": (
+        {"search": {}, "trials": 5, "pruner": "median"},
+        "pruner: needs a search: without one, trials are seeds",
+    ),
+    "a pruner that begins after the end": (
+        {"pruner": {"kind": "hyperband", "warmup_updates": 8}, "tasks": ["dmc-cartpole-balance"]},
+        "pruner: prunes nothing on dmc-cartpole-balance: pruner.warmup_updates 8 is not below the 8 updates",
+    ),
+    "a pruner without evaluations": (
+        {"pruner": "median", "experiment": {"eval": {"every": 8}}, "tasks": ["dmc-cartpole-balance"]},
+        "pruner: prunes nothing on dmc-cartpole-balance: eval.every 8 is not below the 8 updates",
+    ),
+    "tasks beside the grid's": (
+        {"experiment": {"tasks": ["h1-run"]}},
+        "experiment.tasks (or --set tasks=): is the sweep's own tasks",
+    ),
+    "another name": (
+        {"experiment": {"name": "x"}},
+        "experiment.name (or --set name=): is the sweep's own name",
+    ),
+    "a variant of a searched field": (
+        {"tasks": None, "variants": {"no_value": {"loss": {"value": 0.0}}}},
+        "search.loss.value: variant no_value sets it, too",
+    ),
+    "a variant that reads nothing of a searched field": (
+        {"tasks": None, "variants": {"sac": {"agent": "sac"}}},
+        "search.loss.value: agent sac (on sac) does not read it",
+    ),
+    "a variant's name": (
+        {"tasks": None, "search": {}, "variants": {"it's": {"loss": {"path": 0.0}}}},
+        'variants: "it\'s": a name of letters, digits',
     ),
     "a base that is not there": ({"base": "bas.yaml"}, "no such file; did you mean"),
 }
@@ -269,6 +302,29 @@ def test_a_grid_has_every_combination_once(folder: Path) -> None:
 def test_tasks_of_others_have_objectives(change: dict[str, Any], folder: Path) -> None:
     plan = load_sweep(write(folder, **{"tasks": [["gym:Pendulum-v1"]], **change}))
     assert plan.spec.objective == change.get("objective", "eval/score")
+
+
+def test_what_is_said_of_a_task_goes_with_it(folder: Path) -> None:
+    """Grid points and variants without the task do without it; a name that no point has is refused."""
+    points = [["gym:Pendulum-v1"], ["gym:Pendulum-v1", "gym:Walker2d-v5"]]
+    bounds = {name: {"random_score": -9.0, "success_score": 9.0} for name in points[1]}
+    both = {"experiment": {"tasks_meta": bounds}, "search": {}}
+    plan = load_sweep(write(folder, **both, tasks=points))
+    assert [set(point.experiment.tasks_meta) for point in plan.points] == [*map(set, points)]
+    assert from_document(plan.document()).points == plan.points
+    with pytest.raises(SpecError, match=r"tasks_meta: 'gym:Walker2d-v5' is not one of the tasks"):
+        load_sweep(write(folder, **both, tasks=points[:1]))
+    (folder / "base.yaml").write_text(yaml.safe_dump({**BASE, "tasks": points[1], "tasks_meta": bounds}))
+    document = {"name": "x", "base": "base.yaml", "variants": {"one_task": {"tasks": points[0]}}}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(document))
+    plan = load_sweep(folder / "sweep.yaml")
+    assert [set(point.experiment.tasks_meta) for point in plan.points] == [*map(set, points[::-1])]
+    assert from_document(plan.document()).points == plan.points
+
+
+def test_a_point_is_labelled_by_how_many_tasks_it_trains(folder: Path) -> None:
+    plan = load_sweep(write(folder, tasks=[["hb-2", "h1-sit_simple"]]))
+    assert [point.label for point in plan.points] == [f"{len(plan.points[0].experiment.tasks)}-tasks"]
 
 
 def test_whole_numbers_are_drawn_where_the_field_takes_them(folder: Path) -> None:

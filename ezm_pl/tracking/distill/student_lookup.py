@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ezm_pl.distillation import STUDENT, is_student
 from ezm_pl.spec import SpecError
-from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.errors import nearest
 from ezm_pl.tracking.runs.run_lookup import RUNS, SavedRun, find_checkpoint, saved_runs
 
 SPEC = Path("distillation.yaml")

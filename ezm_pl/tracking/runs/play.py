@@ -16,7 +16,7 @@ from ezm_pl.envs.rendering import require
 from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, SpecError, as_spec_error, writing
 from ezm_pl.spec.descriptions import check_encoder
-from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.errors import nearest
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.results.live_page import HOST, serve_page
 from ezm_pl.tracking.results.play_frames import draw_moment

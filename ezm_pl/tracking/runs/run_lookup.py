@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ezm_pl.spec import SpecError, as_spec_error
-from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.errors import nearest
 from ezm_pl.tracking.console import say
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ezm_pl.spec import SpecError
-from ezm_pl.spec.tasks import nearest
+from ezm_pl.spec.errors import nearest
 from ezm_pl.tracking.runs.metrics import ENV_STEPS, EVALUATION
 from ezm_pl.tracking.runs.mlflow_run import RESUME
 from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
