@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
-import yaml
-from sweep_helpers import BASE, write
+from sweep_helpers import write
 from workplaces import empty_store
 
 from ezm_pl.cli import main
@@ -256,15 +255,6 @@ def test_shipped_sweeps_are_valid_and_survive_storage(path: Path) -> None:
         assert changes(plan.document(), again.document()) == []
 
 
-def test_every_grid_point_has_the_same_budget_a_task() -> None:
-    """The comparison is fair: only the tasks differ."""
-    plan = load_sweep(SWEEPS[0].parent / "task_scaling.yaml", tasks="2,8,29", preset="smoke")
-    assert [len(point.experiment.tasks) for point in plan.points] == [2, 8, 29]
-    rest = [point.experiment.model_dump(exclude={"tasks"}) for point in plan.points]
-    assert rest[0] == rest[1] == rest[2]
-    assert plan.shared_tasks == plan.points[0].experiment.tasks
-
-
 def test_repetitions_take_further_seeds_and_a_search_the_same(folder: Path) -> None:
     searched = load_sweep(folder / "sweep.yaml", seeds=3)
     assert [searched.seed(trial, 2) for trial in (0, 1)] == [2, 2]
@@ -302,29 +292,6 @@ def test_a_grid_has_every_combination_once(folder: Path) -> None:
 def test_tasks_of_others_have_objectives(change: dict[str, Any], folder: Path) -> None:
     plan = load_sweep(write(folder, **{"tasks": [["gym:Pendulum-v1"]], **change}))
     assert plan.spec.objective == change.get("objective", "eval/score")
-
-
-def test_what_is_said_of_a_task_goes_with_it(folder: Path) -> None:
-    """Grid points and variants without the task do without it; a name that no point has is refused."""
-    points = [["gym:Pendulum-v1"], ["gym:Pendulum-v1", "gym:Walker2d-v5"]]
-    bounds = {name: {"random_score": -9.0, "success_score": 9.0} for name in points[1]}
-    both = {"experiment": {"tasks_meta": bounds}, "search": {}}
-    plan = load_sweep(write(folder, **both, tasks=points))
-    assert [set(point.experiment.tasks_meta) for point in plan.points] == [*map(set, points)]
-    assert from_document(plan.document()).points == plan.points
-    with pytest.raises(SpecError, match=r"tasks_meta: 'gym:Walker2d-v5' is not one of the tasks"):
-        load_sweep(write(folder, **both, tasks=points[:1]))
-    (folder / "base.yaml").write_text(yaml.safe_dump({**BASE, "tasks": points[1], "tasks_meta": bounds}))
-    document = {"name": "x", "base": "base.yaml", "variants": {"one_task": {"tasks": points[0]}}}
-    (folder / "sweep.yaml").write_text(yaml.safe_dump(document))
-    plan = load_sweep(folder / "sweep.yaml")
-    assert [set(point.experiment.tasks_meta) for point in plan.points] == [*map(set, points[::-1])]
-    assert from_document(plan.document()).points == plan.points
-
-
-def test_a_point_is_labelled_by_how_many_tasks_it_trains(folder: Path) -> None:
-    plan = load_sweep(write(folder, tasks=[["hb-2", "h1-sit_simple"]]))
-    assert [point.label for point in plan.points] == [f"{len(plan.points[0].experiment.tasks)}-tasks"]
 
 
 def test_whole_numbers_are_drawn_where_the_field_takes_them(folder: Path) -> None:
