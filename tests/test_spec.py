@@ -24,8 +24,6 @@ from ezm_pl.spec import (
     load_experiment,
     read_document,
 )
-from ezm_pl.spec.agents import UNREAD
-from ezm_pl.spec.facts import unread_settings
 from ezm_pl.spec.presets import merge
 from ezm_pl.spec.sweep import point_label, point_tasks
 from ezm_pl.spec.yaml_file import dump_yaml, parse_yaml
@@ -341,72 +339,6 @@ def test_strategies_that_cannot_train_are_refused_with_the_reason(strategy: str,
         build_experiment({**GOOD, "trainer": {"strategy": strategy}})
     (line,) = str(caught.value).splitlines()
     assert "trainer.strategy" in line and reason in line and line.endswith("valid are auto and ddp")
-
-
-def test_what_an_agent_does_not_read_is_named_in_one_line() -> None:
-    """A preset's own values are nobody's wish, so they are not named."""
-    both = {**GOOD, "loss": {"policy": 0.5}, "sac": {"td_steps": 3}, "targets": {"discount": 0.9}}
-    ezm, sac = (build_experiment({**both, "agent": agent}) for agent in ("ezm", "sac"))
-    assert unread_settings(ezm) == ["note: agent ezm does not read sac.td_steps"]
-    assert unread_settings(sac) == ["note: agent sac does not read loss.policy"]
-    assert unread_settings(build_experiment({**GOOD, "agent": "sac"})) == []
-    assert build_experiment(resolved(sac)) == sac
-
-
-UNREAD_TOGETHER: list[tuple[dict[str, Any], str]] = [
-    (
-        {"targets": {"reanalyse": False, "search_every": 3, "policy": "improved", "search_value_after": 7}},
-        "targets.policy, targets.search_every are not read: targets.reanalyse is false; "
-        "targets.search_value_after is not read: targets.reanalyse is false",
-    ),
-    (
-        {"targets": {"policy": "best"}, "search": {"correct_proposal": True}},
-        "search.correct_proposal is not read: targets.policy is best",
-    ),
-    (
-        {"targets": {"expansion_steps": 3, "search_value_after": 5, "search_value_age": 9}},
-        "targets.search_value_age is not read: targets.expansion_steps is set",
-    ),
-    (
-        {"targets": {"expansion_steps": 3, "search_value_after": 10**6}, "optim": {"total_updates": 50}},
-        "targets.expansion_steps is not read: the run ends before targets.search_value_after",
-    ),
-    (
-        {"search": {"choice": "policy", "evaluation_std": 0.5}},
-        "search.evaluation_std is not read: search.choice is policy",
-    ),
-    (
-        {"model": {"task_embedding_in": [], "task_conditioning": "text"}},
-        "model.task_conditioning is not read: model.task_embedding_in is empty",
-    ),
-    (
-        {"tasks_meta": {"h1-walk": {"descriptions": ["walk"]}}},
-        "tasks_meta descriptions are not read: model.task_conditioning is id",
-    ),
-]
-
-
-@pytest.mark.parametrize(("settings", "said"), UNREAD_TOGETHER, ids=lambda value: str(value)[:40])
-def test_settings_that_others_leave_unread_are_named_with_the_reason(
-    settings: dict[str, Any], said: str
-) -> None:
-    notes = unread_settings(
-        build_experiment({"name": "x", "preset": "paper", "tasks": ["h1-walk"], **settings})
-    )
-    assert "; ".join(note.removeprefix("note: ") for note in notes) == said
-
-
-def resolved(experiment: Experiment) -> dict[str, Any]:
-    """As a checkpoint keeps it: every field resolved."""
-    document: dict[str, Any] = yaml.safe_load(dump_experiment(experiment))
-    return document
-
-
-def test_the_fields_that_an_agent_does_not_read_exist() -> None:
-    fields = list(flatten(build_experiment(GOOD).model_dump(mode="json")))
-    for prefixes in UNREAD.values():
-        for prefix in prefixes:
-            assert any(field.startswith(prefix) for field in fields), prefix
 
 
 def test_each_agent_has_windows_of_its_own() -> None:
