@@ -59,8 +59,8 @@ def add(group: Group) -> None:
 
 
 def _collect(args: argparse.Namespace) -> None:
-    if bool(args.runs) == bool(args.sweep) or (args.sweep and args.episodes):
-        raise SpecError("RUN or --sweep: one of them is required, and only one (--episodes goes with RUN)")
+    if bool(args.runs) == bool(args.sweep):
+        raise SpecError("RUN or --sweep: one of them is required, and only one")
     if args.at and not args.published:
         raise SpecError("--at: is of the curves that --published names")
     if args.set and args.episodes is None:

@@ -162,14 +162,19 @@ def test_an_ablation_from_one_command_to_its_figure(folder: Path) -> None:
     assert "What each part contributes" in text and "2 variants of it were trained" in text
     with Image.open(page.parent / "ablations.png") as figure:
         assert figure.width > 1000
-    recorded = run_ezm(folder, "results", "collect", "--sweep", "parts smoke base", "--out", "parts.json")
+    collect = ("results", "collect", "--sweep", "parts smoke base", "--episodes", "2", "--out", "parts.json")
+    recorded = run_ezm(folder, *collect)
     assert recorded.returncode == 0, recorded.stderr
-    (folder / "page.md.j2").write_text("{{ variants('parts') }}\n\n{{ runs('parts') }}\n")
+    (folder / "page.md.j2").write_text(
+        "{{ variants('parts') }}\n\n{{ runs('parts') }}\n{{ final('parts') }}\n"
+    )
     page_of_it = render(folder / "page.md.j2", folder)
     assert "| no_search | 1 | dmc-cartpole-balance, dmc-pendulum-swingup |" in page_of_it
     assert (
         "- no_search: full with loss.policy=0.0, search.choice=policy, targets.reanalyse=false;" in page_of_it
     )
+    for label, tasks in (("full", TASKS), ("no_search", TASKS), ("one_task", TASKS[:1])):
+        assert all(f"| {task} | {label} | 1 | 2 | " in page_of_it for task in tasks)
     again = run_ezm(folder, *arguments)
     assert (
         "already finished" in again.stdout and len(read_sweep(client, client.get_run(sweep.run_id)).runs) == 3

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import mannwhitneyu
 
-from ezm_pl.tracking.sweep.statistics import Interval, bootstrap_iqm, iqm
+from ezm_pl.tracking.sweep.statistics import Interval, Trend, bootstrap_iqm, iqm, trend
 
 
 def test_iqm_by_hand() -> None:
@@ -65,3 +66,21 @@ def test_coverage() -> None:
         interval = bootstrap_iqm(scores, seed=trial, replicates=500)
         held += interval.low <= truth <= interval.high
     assert 0.88 <= held / 200 <= 0.99
+
+
+def test_a_trend_by_hand() -> None:
+    """Six runs in order are one of ninety arrangements; a tie is half a pair."""
+    assert trend([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]) == Trend(12.0, 12, pytest.approx(2 / 90))  # type: ignore[arg-type]
+    assert trend([[1.0, 2.0], [2.0, 4.0], [5.0, 6.0]]).ordered == 11.5
+    with pytest.raises(ValueError, match="two or more"):
+        trend([[1.0, 2.0], [3.0]])
+    assert trend([[1.0, 2.0], [3.0, 0.0]]).text == "2 of 4 pairs, by chance 1"
+
+
+def test_a_trend_of_two_groups_is_the_mann_whitney_test() -> None:
+    generator = np.random.default_rng(3)
+    low, high = generator.normal(size=6), generator.normal(0.8, size=5)
+    expected = mannwhitneyu(high, low, method="exact")
+    found = trend([low, high])
+    assert (found.ordered, found.pairs) == (expected.statistic, 30)
+    assert found.chance == pytest.approx(expected.pvalue)

@@ -59,6 +59,7 @@ def collect_runs(
         at: control steps per task to record these at; none: where the shortest run ends, rounded down to
             tens of thousands.
         episodes: per task, played with each last checkpoint, planned and by the policy alone; None: none.
+            Of a run in a record they are as they were.
         seed: of these episodes.
         settings: `search.a=b`, laid over the specs of these episodes' checkpoints.
         out: the JSON file.
@@ -72,6 +73,7 @@ def collect_runs(
     others = read_published(published)
     if sweep:
         runs = [_record(client, run, label) for client, run, label in _of_sweep(sweep)]
+        references = [run["run"] for run in runs]
     else:
         runs = read_runs(references, finished=True)
     if episodes is not None:

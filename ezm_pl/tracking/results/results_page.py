@@ -17,6 +17,7 @@ from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.record import curves_of, read_record
 from ezm_pl.tracking.runs.metrics import part_in_words
 from ezm_pl.tracking.sweep.statistics import bootstrap_difference, bootstrap_iqm, probability_of_improvement
+from ezm_pl.tracking.sweep.statistics import trend as trend_of
 
 _MOST_COLUMNS = 8
 _NONE = ""
@@ -26,8 +27,8 @@ def render(template: Path, records: Path) -> str:
     """The page's text.
 
     Args:
-        template: in Jinja2. It calls `returns`, `final`, `steadiness`, `published`, `variants`, `conflict`
-            and `runs` for tables, each with the name of a record, and writes no number of a run itself.
+        template: in Jinja2. It calls `returns`, `final`, `steadiness`, `published`, `variants`, `trend`,
+            `conflict` and `runs` for tables, each with a record's name, and writes no number of a run itself.
         records: folder of the records (`ezm results collect`).
 
     Raises:
@@ -39,6 +40,7 @@ def render(template: Path, records: Path) -> str:
         "steadiness": steadiness,
         "published": published,
         "variants": variants,
+        "trend": trend,
         "conflict": conflict,
         "runs": runs,
     }
@@ -47,7 +49,7 @@ def render(template: Path, records: Path) -> str:
         loaded = read_record(records / f"{record}.json", f"{template}: {name}({record!r})")
         try:
             text: str = make(loaded, *arguments, **named)
-        except (KeyError, IndexError, TypeError, StopIteration) as error:
+        except (KeyError, IndexError, TypeError, ValueError, StopIteration) as error:
             raise SpecError(f"{template}: {name}({record!r}): {records / record}.json: {error!r}") from None
         return text
 
@@ -172,6 +174,26 @@ def variants(record: Mapping[str, Any], reference: str = "full") -> str:
     return _table(head, rows)
 
 
+def trend(record: Mapping[str, Any], task: str) -> str:
+    """A task's returns by the number of tasks that were trained together: a row per kind of evaluation."""
+    named = sorted(_agents(record), key=lambda name: len(_of_agent(record, name)[0]["tasks"]))
+    agents = {name: own for name in named if task in (own := _of_agent(record, name))[0]["tasks"]}
+    kinds: dict[str, list[list[float]]] = {
+        "last evaluation": [[_last(run, task) for run in own] for own in agents.values()]
+    }
+    if all(run["final"] for own in agents.values() for run in own):
+        for way in ("planned", "policy alone"):
+            kinds[f"{record['runs'][0]['final']['episodes']} episodes, {way}"] = [
+                [float(np.mean(run["final"][way][run["protocol"]][task])) for run in own]
+                for own in agents.values()
+            ]
+    rows = [
+        [kind, *(_interval([group]) for group in groups), trend_of(groups).text]
+        for kind, groups in kinds.items()
+    ]
+    return _table([f"{task}, returns", *agents, "in order of the number of tasks"], rows)
+
+
 def conflict(record: Mapping[str, Any], agent: str | None = None) -> str:
     """How far the gradients of tasks agree (docs/diagnose.md), over seeds: a row per agent and part."""
     rows = []
@@ -253,7 +275,11 @@ def _curve(run: Mapping[str, Any], task: str, protocol: str) -> Curve:
 
 
 def _score(run: Mapping[str, Any], task: str) -> float:
-    return normalized_score(task, float(_curve(run, task, run["protocol"]).returns[-1]))
+    return normalized_score(task, _last(run, task))
+
+
+def _last(run: Mapping[str, Any], task: str) -> float:
+    return float(_curve(run, task, run["protocol"]).returns[-1])
 
 
 def _reading(agent: Agent, steps: float) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import trim_mean
+from scipy.stats import permutation_test, trim_mean
 
 REPLICATES = 10_000
 _LEVEL = 0.95
@@ -113,6 +114,51 @@ def probability_of_improvement(ours: Sequence[ArrayLike], theirs: Sequence[Array
     generator = np.random.default_rng(0)
     pairs = zip(*(_resampled(scores, generator, REPLICATES) for scores in (a, b)), strict=True)
     return _interval(value, np.mean([_above(x, y) for x, y in pairs], axis=0))
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Whether scores rise from group to group (Jonckheere-Terpstra).
+
+    Attributes:
+        ordered: pairs of scores of different groups, of which the later group's is higher; ties are half.
+        pairs: how many there are.
+        chance: how often scores without a trend are ordered so far, either way (permutation test).
+    """
+
+    ordered: float
+    pairs: int
+    chance: float
+
+    @property
+    def text(self) -> str:
+        """`23 of 27 pairs, by chance 0.042`."""
+        return f"{self.ordered:g} of {self.pairs} pairs, by chance {self.chance:.2g}"
+
+
+def trend(groups: Sequence[ArrayLike]) -> Trend:
+    """The trend over groups in their order.
+
+    Args:
+        groups: two or more, the scores `[runs]` of each.
+
+    Raises:
+        ValueError: a group has fewer than two scores.
+    """
+    scores = _checked(groups)
+    if min(map(len, scores)) < 2:
+        raise ValueError("a trend needs two or more scores in each group")
+
+    def ordered(*drawn: NDArray[np.float64]) -> float:
+        between = itertools.combinations(drawn, 2)
+        return sum(
+            float(_above(later[None], earlier[None])[0]) * later.size * earlier.size
+            for earlier, later in between
+        )
+
+    found = permutation_test(scores, ordered, permutation_type="independent", n_resamples=REPLICATES, rng=0)
+    pairs = sum(a.size * b.size for a, b in itertools.combinations(scores, 2))
+    return Trend(float(found.statistic), pairs, float(found.pvalue))
 
 
 def _checked(strata: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
