@@ -47,8 +47,8 @@ UNREAD_TOGETHER: list[tuple[dict[str, Any], str]] = [
         "search.evaluation_std is not read: search.choice is policy",
     ),
     (
-        {"model": {"task_embedding_in": [], "task_conditioning": "text"}},
-        "model.task_conditioning is not read: model.task_embedding_in is empty",
+        {"model": {"task_embedding_in": [], "task_embedding_size": 3}},
+        "model.task_embedding_size is not read: model.task_embedding_in is empty",
     ),
     (
         {"tasks_meta": {"h1-walk": {"descriptions": ["walk"]}}},

@@ -83,15 +83,23 @@ def _collect(args: argparse.Namespace) -> None:
 def _render(args: argparse.Namespace) -> None:
     from ezm_pl.tracking.results.results_page import render, stale
 
-    beside = RECORDS.with_name(RECORDS.name + TEMPLATE_SUFFIX)
-    for template in args.templates or [beside, *sorted(RECORDS.glob(f"*{TEMPLATE_SUFFIX}"))]:
+    own = RECORDS.with_name(RECORDS.name + TEMPLATE_SUFFIX)
+    found = [path for path in (own, *sorted(RECORDS.glob(f"*{TEMPLATE_SUFFIX}"))) if path.is_file()]
+    old = []
+    for template in args.templates or found or [own]:
         if not template.name.endswith(TEMPLATE_SUFFIX):
             raise SpecError(f"TEMPLATE {template}: its name must end in {TEMPLATE_SUFFIX}")
         page = template.with_suffix("")
         text = render(template, args.records)
-        if args.check and (line := stale(page, text)):
-            raise RunFailed(f"{page}: not up to date, run `ezm results render`: {line}")
-        if not args.check:
-            with writing(page):
-                page.write_text(text, encoding="utf-8")
-            wrote(page)
+        if args.check:
+            old += (
+                [f"{page}: not up to date, run `ezm results render`: {line}"]
+                if (line := stale(page, text))
+                else []
+            )
+            continue
+        with writing(page):
+            page.write_text(text, encoding="utf-8")
+        wrote(page)
+    if old:
+        raise RunFailed("\n".join(old))

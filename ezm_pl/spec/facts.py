@@ -17,7 +17,7 @@ _UNREAD_WHERE: tuple[tuple[Callable[[Experiment], bool], str, tuple[str, ...]], 
     (
         lambda e: not e.targets.reanalyse,
         "targets.reanalyse is false",
-        ("targets.search_every", "targets.policy", "targets.search_value_age"),
+        ("targets.search_every", "targets.policy", "targets.search_value_age", "search.correct_proposal"),
     ),
     (
         lambda e: not e.targets.reanalyse and not e.targets.expansion_steps,
@@ -39,7 +39,7 @@ _UNREAD_WHERE: tuple[tuple[Callable[[Experiment], bool], str, tuple[str, ...]], 
     (
         lambda e: not e.model.task_embedding_in,
         "model.task_embedding_in is empty",
-        ("model.task_conditioning", "model.task_embedding_size"),
+        ("model.task_embedding_size",),
     ),
 )
 """When fields are not read by agent ezm, in words, and which."""

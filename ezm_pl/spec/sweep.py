@@ -169,10 +169,6 @@ class SweepSpec(Strict):
 
     @model_validator(mode="after")
     def _countable(self) -> SweepSpec:
-        if self.pruner.kind != "none" and not self.search:
-            raise ValueError(
-                "pruner: needs a search: without one, trials are seeds, and must not be selected"
-            )
         if self.sampler != "grid":
             if self.trials is None and self.search:
                 raise ValueError("trials: is required with a search space")

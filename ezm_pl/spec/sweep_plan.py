@@ -78,11 +78,12 @@ class SweepPlan:
         experiment = first.model_dump(
             mode="json", exclude={"name"} if grid == "variants" else {"tasks", "name"}
         )
-        experiment["tasks_meta"] = {
-            task: meta.model_dump(mode="json")
-            for point in self.points
-            for task, meta in point.experiment.tasks_meta.items()
-        }
+        if grid == "tasks":  # of variants, the first has all tasks, and the others say what they change
+            experiment["tasks_meta"] = {
+                task: meta.model_dump(mode="json")
+                for point in self.points
+                for task, meta in point.experiment.tasks_meta.items()
+            }
         return {
             **self.spec.model_dump(mode="json", exclude={"experiment", unused}),
             "trials": self.spec.trials_per_point,
@@ -227,9 +228,10 @@ def _variants_plan(
     reference = _built(experiment, source=source, gpu=gpu)
     points, left_out = [Point(REFERENCE, reference)], []
     for label, settings in spec.variants.items():
-        whole = merge(experiment, settings)
+        inherited = experiment
         if "tasks" in settings:
-            whole = _without_meta_of({*reference.tasks} - {*_own_tasks(settings)}, whole)
+            inherited = _without_meta_of({*reference.tasks} - {*_own_tasks(settings)}, experiment)
+        whole = merge(inherited, settings)
         built = _built(whole, source=f"{source}: variant {label}", gpu=gpu)
         why = unfit(label, built, reference, settings)
         if why and label in required:
@@ -324,18 +326,22 @@ def _field_problem(plan: SweepPlan, field: str, dimension: Dimension) -> str | N
 
 
 def _pruner_problems(plan: SweepPlan) -> Iterator[str]:
-    """Why a pruner would never end a trial."""
-    pruner = plan.spec.pruner
-    for point in plan.points if pruner.kind != "none" else ():
-        for name, updates in (
-            ("pruner.warmup_updates", pruner.warmup_updates),
-            ("eval.every", point.experiment.eval.every),
-        ):
-            if updates >= point.experiment.max_steps:
-                yield (
-                    f"pruner: prunes nothing on {point.label}: {name} {updates:,} is not below the "
-                    f"{point.experiment.max_steps:,} updates of a run"
-                )
+    """Why a pruner selects what it must not, or would never end a trial."""
+    pruner, searched = plan.spec.pruner, plan.spec.search
+    if pruner.kind == "none":
+        return
+    if not searched:
+        yield "pruner: needs a search: without one, trials are seeds, and must not be selected"
+    if not searched.keys().isdisjoint(("eval.every", "optim.total_updates", "optim.final_updates")):
+        return
+    for point in plan.points:
+        every, updates = point.experiment.eval.every, point.experiment.max_steps
+        first = -(-pruner.warmup_updates // every) * every
+        if first >= updates:
+            yield (
+                f"pruner: prunes nothing on {point.label}: the first evaluation after pruner.warmup_updates "
+                f"{pruner.warmup_updates:,}, every {every:,}, is not before the end, {updates:,} updates"
+            )
 
 
 def _problem(point: Point, values: Mapping[str, Choice], *, alone: bool = False) -> str | None:

@@ -36,6 +36,8 @@ ATTEMPTS = 2
 _KEY, _PLAN, _ID, _SLOT, _ATTEMPT, _OWNER, _ERROR = (
     "ezm:key", "ezm:plan", "ezm:id", "ezm:slot", "ezm:attempt", "ezm:owner", "ezm:error",
 )  # fmt: skip
+_HELD: set[str] = set()
+"""Tokens of the claims of this process."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,18 @@ class Queue:
         found = self.study(point).get_trials(deepcopy=False)
         return sorted(found, key=lambda trial: trial.user_attrs[_SLOT])
 
+    def unfinished(self) -> list[Point]:
+        """The grid points of which not every trial has been made and has ended."""
+        names = {study.study_name for study in optuna.get_all_study_summaries(self.storage.optuna)}
+        ended = [
+            point
+            for point in self.plan.points
+            if self._study_name(point) in names
+            and len(trials := self.trials(point)) == self.plan.spec.trials_per_point
+            and all(trial.state.is_finished() for trial in trials)
+        ]
+        return [point for point in self.plan.points if point not in ended]
+
     def claim(self) -> Claim | None:
         """Takes the next waiting trial; None where none waits."""
         with self.storage.alone():
@@ -151,10 +165,11 @@ class Queue:
             self.storage.optuna.record_heartbeat(trial._trial_id)
             token, process = uuid.uuid4().hex, psutil.Process()
             began = process.create_time()
+            slot, attempt = trial.user_attrs[_SLOT], trial.user_attrs[_ATTEMPT]
             owner = {"place": this_place(), "pid": process.pid, "began": began, "token": token}
-            trial.set_user_attr(_OWNER, owner)
-            slot = trial.user_attrs[_SLOT]
-            return Claim(point, slot, trial.user_attrs[_ATTEMPT], dict(trial.params), trial, token)
+            trial.set_user_attr(_OWNER, {**owner, "attempt": attempt})
+            _HELD.add(token)
+            return Claim(point, slot, attempt, dict(trial.params), trial, token)
 
     def finish(self, claim: Claim, state: TrialState, value: float | None = None) -> bool:
         """Ends a trial as complete or pruned; False where another worker has taken it over."""
@@ -173,7 +188,7 @@ class Queue:
     def fail(self, claim: Claim, error: str) -> bool:
         """Puts a failed trial back for its second attempt, or ends it; returns whether it has ended."""
         with self.storage.alone():
-            return self._is_mine(claim) and self._fail(claim.trial._trial_id, error)
+            return self._is_mine(claim) and self._fail(claim.trial._trial_id, claim.attempt, error)
 
     def running(self) -> int:
         """How many trials some worker runs."""
@@ -191,14 +206,15 @@ class Queue:
             stale = set(self.storage.optuna._get_stale_trial_ids(study._study_id))
             for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 owner = trial.user_attrs.get(_OWNER)
-                if owner is None:  # its worker died, or lost the storage, between two writes of `claim`
+                attempt = trial.user_attrs[_ATTEMPT]
+                if owner is None or _was_lost(owner):
                     self._wait_again(trial._trial_id)
                 elif _is_dead(owner) if owner["place"] == this_place() else trial._trial_id in stale:
-                    self._fail(trial._trial_id, "its worker died")
+                    self._fail(trial._trial_id, owner.get("attempt", attempt), "its worker died")
 
-    def _fail(self, trial_id: int, error: str) -> bool:
+    def _fail(self, trial_id: int, attempt: int, error: str) -> bool:
+        """Ends attempt number `attempt`; called again after it was cut short, it does no harm."""
         storage = self.storage.optuna
-        attempt = storage.get_trial(trial_id).user_attrs[_ATTEMPT]
         storage.set_trial_user_attr(trial_id, _ERROR, error)
         if attempt < ATTEMPTS:
             storage.set_trial_user_attr(trial_id, _ATTEMPT, attempt + 1)
@@ -263,10 +279,14 @@ def slot_of(trial: FrozenTrial) -> int:
     return trial.user_attrs[_SLOT]
 
 
+def _was_lost(owner: dict[str, Any]) -> bool:
+    """Whether this process wrote a claim and never learned of it, because the storage was away."""
+    mine = owner["place"] == this_place() and owner["pid"] == os.getpid()
+    return mine and not _is_dead(owner) and owner["token"] not in _HELD
+
+
 def _is_dead(owner: dict[str, Any]) -> bool:
     """Whether a claim's process, of this machine, is gone."""
-    if owner["pid"] == os.getpid():
-        return False
     try:
         process = psutil.Process(owner["pid"])
         began, zombie = process.create_time(), process.status() == psutil.STATUS_ZOMBIE

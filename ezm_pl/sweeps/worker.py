@@ -5,14 +5,15 @@ from __future__ import annotations
 import gc
 import time
 import traceback
+from collections.abc import Sequence
 from functools import partial
 
 from optuna.trial import TrialState
 from rich.console import Console
 
-from ezm_pl.spec import SpecError, as_spec_error
+from ezm_pl.spec import RunFailed, SpecError, as_spec_error
 from ezm_pl.spec.errors import nearest
-from ezm_pl.spec.sweep_plan import SweepPlan, from_document
+from ezm_pl.spec.sweep_plan import Point, SweepPlan, from_document
 from ezm_pl.sweeps.live_table import LiveTable
 from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 from ezm_pl.sweeps.patience import Patience
@@ -20,7 +21,7 @@ from ezm_pl.sweeps.queue import ATTEMPTS, Claim, Queue, stored_sweeps
 from ezm_pl.sweeps.storage import DEFAULT_STORAGE, Storage, open_storage, storage_errors
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.fault_tolerance.signals import signals_as_sigint
-from ezm_pl.tracking.store import shown, store_errors
+from ezm_pl.tracking.store import first_line, shown, store_errors
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.tasks import check_tasks
 
@@ -82,7 +83,12 @@ def find_sweep(storage: Storage, reference: str, where: str) -> SweepPlan:
         hint = nearest(reference, [*sweeps, *(document["name"] for document in sweeps.values())])
         raise SpecError(f"SWEEP {reference!r}: not among the {len(sweeps)} sweeps in {where}{hint}")
     with as_spec_error(SpecError, named=f"SWEEP {reference!r}"):
-        return from_document(sweeps[matches[0]])
+        plan = from_document(sweeps[matches[0]])
+    if plan.key != matches[0]:
+        raise SpecError(
+            f"SWEEP {reference!r}: another version began it as {matches[0]!r}, this one {plan.key!r}"
+        )
+    return plan
 
 
 def _work(queue: Queue, where: str, console: Console) -> int:
@@ -97,10 +103,14 @@ def _work(queue: Queue, where: str, console: Console) -> int:
                 "yellow",
             )
             return stopped.exit_code
+        except storage_errors() as error:
+            raise RunFailed(
+                f"the storage of trials does not answer: {first_line(error)}; the same command goes on later"
+            ) from None
 
 
 def _work_through(queue: Queue, where: str, console: Console) -> int:
-    _check_machine(queue.plan)
+    _check_machine(queue.unfinished())
     with queue.storage.alone():
         queue.fill()
     table = LiveTable(queue, console)
@@ -109,9 +119,9 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
     trials = Patience(tell, "the storage of trials", storage_errors)
     say(console, f"sweep {queue.plan.key}, stored in {where}")
     if trials.insist(queue.is_done):
-        _close_at_last(queue, tracked, patience, console)
-        say(console, f"the sweep has already finished: {table.summary()}")
-        return _exit_code(queue)
+        _close_at_last(queue, tracked, patience, trials, console)
+        say(console, f"the sweep has already finished: {trials.insist(table.summary)}")
+        return trials.insist(partial(_exit_code, queue))
     try:
         with queue.storage.alone():
             tracked.begin()
@@ -123,33 +133,35 @@ def _work_through(queue: Queue, where: str, console: Console) -> int:
                 else:
                     _work_on(claim, queue, tracked, patience, trials, console)
                 trials.insist(table.say_finished)
-                with trials.spare(), patience.spare(), queue.storage.alone():
+                with trials.spare(), queue.storage.alone(), patience.spare():
                     tracked.close_finished()
-        _close_at_last(queue, tracked, patience, console)
+        _close_at_last(queue, tracked, patience, trials, console)
     except KeyboardInterrupt:
-        with trials.spare(), patience.spare(), queue.storage.alone():
+        with trials.spare(), queue.storage.alone(), patience.spare():
             if not queue.running():
                 tracked.interrupt()
         raise
-    say(console, f"done: {table.summary()}")
-    return _exit_code(queue)
+    say(console, f"done: {trials.insist(table.summary)}")
+    return trials.insist(partial(_exit_code, queue))
 
 
-def _close_at_last(queue: Queue, tracked: MlflowSweep, patience: Patience, console: Console) -> None:
+def _close_at_last(
+    queue: Queue, tracked: MlflowSweep, patience: Patience, trials: Patience, console: Console
+) -> None:
     """Ends the runs of a sweep that is done, however MLflow was in the meantime."""
 
     def close() -> None:
         with queue.storage.alone():
-            tracked.close_finished()
+            patience.insist(tracked.close_finished)
 
     try:
-        patience.insist(close)
+        trials.insist(close)
     except store_errors():
         say(console, "MLflow could not be told that the sweep has ended; the same command tells it", "red")
 
 
-def _check_machine(plan: SweepPlan) -> None:
-    """Raises what every trial of some grid point would raise on this machine, and be failed by.
+def _check_machine(points: Sequence[Point]) -> None:
+    """Raises what every trial of one of these grid points would raise on this machine, and be failed by.
 
     Raises:
         SpecError: a task, a package, a device or memory that is not here.
@@ -158,7 +170,7 @@ def _check_machine(plan: SweepPlan) -> None:
     from ezm_pl.training import check_settings  # PyTorch
 
     quiet_lightning()
-    for point in plan.points:
+    for point in points:
         with as_spec_error(SpecError, named=f"grid point {point.label}"):
             check_tasks(point.experiment.tasks, point.experiment.env.backend)
             point.experiment.check_packages()
@@ -186,7 +198,8 @@ def _work_on(
         try:
             value = run_trial(claim, tracked, patience)
         except KeyboardInterrupt:
-            trials.insist(partial(queue.give_back, claim))
+            with trials.spare():  # else the next worker takes it from a dead one
+                queue.give_back(claim)
             raise
         except Exception as error:  # noqa: BLE001 - whatever a trial raises, the sweep goes on
             said = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -10,6 +10,9 @@ from sweep_helpers import BASE, write
 
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.sweep_plan import from_document, load_sweep
+from ezm_pl.sweeps.queue import Queue
+from ezm_pl.sweeps.storage import open_storage
+from ezm_pl.sweeps.worker import find_sweep
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
@@ -39,6 +42,35 @@ def test_what_is_said_of_a_task_goes_with_it(folder: Path) -> None:
     plan = load_sweep(folder / "sweep.yaml")
     assert [set(point.experiment.tasks_meta) for point in plan.points] == [*map(set, points[::-1])]
     assert from_document(plan.document()).points == plan.points
+
+
+def test_a_variant_may_say_something_of_a_task_of_its_own(folder: Path) -> None:
+    """It is not laid over the other variants, and others can be added beside it."""
+    variants = {
+        "no_path": {"loss": {"path": 0.0}},
+        "no_quirks": {"tasks_meta": {"h1-walk": {"quirks": False}}},
+    }
+    (folder / "base.yaml").write_text(yaml.safe_dump({**BASE, "tasks": ["h1-walk"]}))
+    (folder / "sweep.yaml").write_text(
+        yaml.safe_dump({"name": "x", "base": "base.yaml", "variants": variants})
+    )
+    plan = load_sweep(folder / "sweep.yaml")
+    assert [point.experiment.without_quirks for point in plan.points] == [(), (), ("h1-walk",)]
+    assert from_document(plan.document()).points == plan.points
+    storage = open_storage(f"sqlite:///{folder}/optuna.db")
+    for only in (["no_path"], ["no_quirks"]):
+        Queue(storage, load_sweep(folder / "sweep.yaml", only=only)).fill()
+    assert find_sweep(storage, "x", "there").points == plan.points
+
+
+def test_a_variant_says_nothing_of_a_task_that_it_leaves_out(folder: Path) -> None:
+    own = {"tasks": ["h1-stand"], "tasks_meta": {"h1-walk": {"quirks": False}}}
+    (folder / "base.yaml").write_text(yaml.safe_dump({**BASE, "tasks": ["h1-stand", "h1-walk"]}))
+    (folder / "sweep.yaml").write_text(
+        yaml.safe_dump({"name": "x", "base": "base.yaml", "variants": {"one_task": own}})
+    )
+    with pytest.raises(SpecError, match=r"variant one_task: tasks_meta: 'h1-walk' is not one of the tasks"):
+        load_sweep(folder / "sweep.yaml")
 
 
 def test_a_point_is_labelled_by_how_many_tasks_it_trains(folder: Path) -> None:

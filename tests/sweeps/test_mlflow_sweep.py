@@ -25,7 +25,7 @@ from workplaces import work_in
 from ezm_pl.cli import main
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.sweep_plan import load_sweep
-from ezm_pl.sweeps import mlflow_sweep, patience, trial
+from ezm_pl.sweeps import mlflow_sweep, patience, trial, worker
 from ezm_pl.sweeps.mlflow_sweep import MlflowSweep
 from ezm_pl.sweeps.patience import Patience
 from ezm_pl.sweeps.queue import Claim, Queue, stored_sweeps
@@ -167,9 +167,9 @@ def test_a_worker_outlasts_an_absence_at_the_end_of_trials(
 def test_a_worker_outlasts_an_absence_of_the_storage_of_trials(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every second call of the queue fails; no trial loses its result, nor one of its two attempts."""
-    for name in ("is_done", "claim", "finish"):
-        every_second_fails(monkeypatch, name)
+    """Many calls of the queue fail; no trial loses its result, nor one of its two attempts."""
+    for name, period in {"is_done": 2, "claim": 2, "finish": 2, "trials": 7}.items():
+        fails_at_times(monkeypatch, name, period)
     monkeypatch.setattr(trial, "run_trial", pretend(store, lambda c: 0))
     code, said = work(Console(width=200))
     assert code == 0 and "Traceback" not in said
@@ -178,9 +178,9 @@ def test_a_worker_outlasts_an_absence_of_the_storage_of_trials(
     assert said.splitlines()[-1] == "done: 4 trials: 4 complete"
 
 
-def every_second_fails(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Every second call of a method of `Queue` finds no storage."""
-    real, fails = getattr(Queue, name), itertools.cycle([True, False])
+def fails_at_times(monkeypatch: pytest.MonkeyPatch, name: str, period: int) -> None:
+    """One of `period` calls of a method of `Queue` finds no storage."""
+    real, fails = getattr(Queue, name), itertools.cycle([*[False] * (period - 1), True])
 
     def method(*arguments: Any) -> Any:
         if next(fails):
@@ -215,6 +215,29 @@ def test_what_this_machine_cannot_train_is_one_line_before_anything_is_stored(
     assert stored_sweeps(open_storage(None)) == {}
     write(Path.cwd())
     assert load_sweep("sweep.yaml").points, "the settings can be mended under the same name"
+
+
+def test_a_storage_that_stays_away_is_one_line(
+    store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", -1.0)
+    fails_at_times(monkeypatch, "claim", 1)
+    assert main(["sweep", "run", "sweep.yaml"]) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert (
+        line
+        == "ezm: the storage of trials does not answer: connection refused; the same command goes on later"
+    )
+
+
+def test_a_finished_sweep_asks_nothing_of_this_machine(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "run_trial", pretend(store, lambda c: 0))
+    asked: list[str] = []
+    monkeypatch.setattr(worker, "check_tasks", lambda tasks, backend: asked.extend(tasks))
+    assert work(Console(width=200))[0] == 0
+    assert asked == ["dmc-cartpole-balance", "dmc-pendulum-swingup"]
+    assert "already finished" in work(Console(width=200))[1]
+    assert len(asked) == 2
 
 
 def test_the_stored_spec_holds_the_variants_of_every_command(store: Store) -> None:

@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fork_server
 import optuna
@@ -203,6 +204,56 @@ def test_a_claim_that_the_storage_cut_short_is_no_attempt(
         assert not queue.finish(claim, TrialState.COMPLETE, 1.0), "it has been given back"
 
 
+def test_the_trial_of_an_earlier_process_of_this_number_is_taken_over(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after the restart of a container, whose worker always has the same number."""
+    queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
+    claim = queue.claim()
+    assert claim is not None
+    owner = claim.trial.user_attrs["ezm:owner"]
+    claim.trial.set_user_attr("ezm:owner", {**owner, "began": owner["began"] - 100.0})
+    again = queue.claim()
+    assert again is not None
+    assert (again.point, again.slot, again.attempt) == (claim.point, claim.slot, 2)
+
+
+def test_a_claim_whose_answer_was_lost_waits_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The storage took the owner, and the worker was not told so."""
+    queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
+    write_attribute = Trial.set_user_attr
+
+    def unheard(*arguments: Any) -> None:
+        write_attribute(*arguments)
+        raise StorageInternalError("connection lost")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageInternalError):
+        patch.setattr(Trial, "set_user_attr", unheard)
+        queue.claim()
+    claim = queue.claim()
+    assert claim is not None
+    assert (claim.point, claim.slot, claim.attempt) == (queue.plan.points[0], 0, 1)
+
+
+def test_a_failure_that_the_storage_cut_short_counts_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
+    claim = queue.claim()
+    assert claim is not None
+
+    def away(*arguments: object) -> None:
+        raise StorageInternalError("connection lost")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageInternalError):
+        patch.setattr(Queue, "_wait_again", away)
+        queue.fail(claim, "ValueError: no")
+    assert not queue.fail(claim, "ValueError: no"), "it has a second attempt"
+    again = queue.claim()
+    assert again is not None
+    assert (again.slot, again.attempt) == (claim.slot, 2)
+
+
 def test_a_trial_that_fails_is_tried_once_more(folder: Path) -> None:
     queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
     for attempt, over in ((1, False), (2, True)):
@@ -269,6 +320,9 @@ def test_a_sweep_that_cannot_be_read_is_in_the_way_of_no_other(folder: Path) -> 
     study.set_user_attr("ezm:plan", damaged)
     assert find_sweep(storage, "tiny", "there").points == plan.points
     with pytest.raises(SpecError, match=r"SWEEP 'old': .*removed_field: unknown key"):
+        find_sweep(storage, "old", "there")
+    study.set_user_attr("ezm:plan", plan.document() | {"name": "old"})
+    with pytest.raises(SpecError, match=r"SWEEP 'old': another version began it as 'old smoke x', this one"):
         find_sweep(storage, "old", "there")
 
 

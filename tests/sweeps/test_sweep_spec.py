@@ -165,11 +165,15 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a pruner that begins after the end": (
         {"pruner": {"kind": "hyperband", "warmup_updates": 8}, "tasks": ["dmc-cartpole-balance"]},
-        "pruner: prunes nothing on dmc-cartpole-balance: pruner.warmup_updates 8 is not below the 8 updates",
+        "prunes nothing on dmc-cartpole-balance: the first evaluation after pruner.warmup_updates 8, ",
     ),
     "a pruner without evaluations": (
         {"pruner": "median", "experiment": {"eval": {"every": 8}}, "tasks": ["dmc-cartpole-balance"]},
-        "pruner: prunes nothing on dmc-cartpole-balance: eval.every 8 is not below the 8 updates",
+        "after pruner.warmup_updates 1, every 8, is not before the end, 8 updates",
+    ),
+    "a pruner whose first evaluation is the last": (
+        {"pruner": {"kind": "median", "warmup_updates": 5}, "tasks": ["dmc-cartpole-balance"]},
+        "after pruner.warmup_updates 5, every 4, is not before the end, 8 updates",
     ),
     "tasks beside the grid's": (
         {"experiment": {"tasks": ["h1-run"]}},

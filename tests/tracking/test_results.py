@@ -359,10 +359,15 @@ def test_templates_are_written_beside_themselves_and_named_as_such(
     assert main(["results", "render"]) == 0
     for name in ("results.md", "results/one.md", "results/two.md"):
         assert (folder / "docs" / name).read_text() == f"# {name}\n"
-    (folder / "docs" / "results" / "two.md").write_text("# 2\n")
+    for name in ("one", "two"):
+        (folder / "docs" / "results" / f"{name}.md").write_text("# 2\n")
     capsys.readouterr()
     assert main(["results", "render", "--check"]) == 1
-    assert "results/two.md: not up to date, run `ezm results render`: -# 2" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    for name in ("one", "two"):
+        assert f"results/{name}.md: not up to date, run `ezm results render`: -# 2" in said
+    (folder / "docs" / "results.md.j2").unlink()
+    assert main(["results", "render"]) == 0, "a page less"
     assert main(["results", "render", "docs/results.md"]) == 2
     assert capsys.readouterr().err == "ezm: TEMPLATE docs/results.md: its name must end in .md.j2\n"
 
