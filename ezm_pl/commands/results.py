@@ -91,15 +91,11 @@ def _render(args: argparse.Namespace) -> None:
             raise SpecError(f"TEMPLATE {template}: its name must end in {TEMPLATE_SUFFIX}")
         page = template.with_suffix("")
         text = render(template, args.records)
-        if args.check:
-            old += (
-                [f"{page}: not up to date, run `ezm results render`: {line}"]
-                if (line := stale(page, text))
-                else []
-            )
-            continue
-        with writing(page):
-            page.write_text(text, encoding="utf-8")
-        wrote(page)
+        if not args.check:
+            with writing(page):
+                page.write_text(text, encoding="utf-8")
+            wrote(page)
+        elif line := stale(page, text):
+            old.append(f"{page}: not up to date, run `ezm results render`: {line}")
     if old:
         raise RunFailed("\n".join(old))

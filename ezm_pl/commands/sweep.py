@@ -58,12 +58,11 @@ def _labels(text: str) -> list[str]:
 
 
 def _plan(args: argparse.Namespace) -> SweepPlan:
-    """The sweep that the arguments name, every task and package of it at hand."""
+    """The sweep that the arguments name."""
     from ezm_pl.spec.sweep_plan import load_sweep
     from ezm_pl.tracking.host import has_usable_gpu
-    from ezm_pl.tracking.tasks import check_tasks
 
-    plan = load_sweep(
+    return load_sweep(
         args.spec,
         tasks=args.tasks,
         trials=args.trials,
@@ -75,16 +74,16 @@ def _plan(args: argparse.Namespace) -> SweepPlan:
         settings=args.set,
         gpu=has_usable_gpu(),
     )
-    for point in plan.points:
-        check_tasks(point.experiment.tasks, point.experiment.env.backend)
-        point.experiment.check_packages()
-    return plan
 
 
 def _validate(args: argparse.Namespace) -> None:
     from ezm_pl.spec.facts import spec_facts
+    from ezm_pl.tracking.tasks import check_tasks
 
     plan = _plan(args)
+    for point in plan.points:
+        check_tasks(point.experiment.tasks, point.experiment.env.backend)
+        point.experiment.check_packages()
     trials, seeds, points = plan.spec.trials_per_point, plan.spec.seeds, len(plan.points)
     print(f"# {args.spec}: valid")
     print(f"# grid points: {points}, trials: {trials} per grid point, seeds: {seeds} per trial")

@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import Field, ValidationError, model_validator
 
 from ezm_pl.spec.errors import SpecError, describe
-from ezm_pl.spec.fields import MOST_EPISODES, NonNegativeInt, PositiveFloat, PositiveInt, Size, Strict
+from ezm_pl.spec.fields import MOST_EPISODES, Name, NonNegativeInt, PositiveFloat, PositiveInt, Size, Strict
 from ezm_pl.spec.io import parse_settings, read_document
 from ezm_pl.spec.seeds import MAX_SEED
 from ezm_pl.spec.yaml_file import dump_yaml
@@ -33,7 +33,7 @@ class Distillation(Strict):
         pydantic.ValidationError: unknown keys, wrong types or ranges, or no rows at all.
     """
 
-    name: str = Field("distilled", min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
+    name: Name = "distilled"
     seed: NonNegativeInt = Field(0, le=MAX_SEED)
     student: StudentSpec = StudentSpec()
     replay_rows: NonNegativeInt = Field(

@@ -18,6 +18,7 @@ from ezm_pl.spec.fields import (
     EpisodeProtocol,
     Fraction,
     Listed,
+    Name,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -169,9 +170,8 @@ class SearchSpec(Strict):
 class ReplaySpec(Strict):
     """Independent prioritised buffers, one per task.
 
-    `observation_dtype: float16` is for replay that does not fit into memory: observations take half of it.
-    They come back rounded to 11 binary digits (a relative error of at most 5e-4: half a millimetre at 1 m,
-    1.6 cm at 60 m) and clipped to +-65,504. A resumed run cannot change it.
+    `observation_dtype: float16` is for replay that does not fit into memory; a resumed run cannot change it.
+    Observations come back rounded to 11 binary digits (by at most 5e-4 of a value) and clipped to +-65,504.
     """
 
     capacity: PositiveInt = Field(1_000_000, description="transitions per task")
@@ -294,7 +294,7 @@ class Experiment(Strict):
             and combinations that cannot work (batch below the number of tasks, unroll over a block).
     """
 
-    name: str = Field(min_length=1, max_length=120, pattern=r"^[\w.\-]+$")
+    name: Name
     preset: Literal["paper", "laptop", "smoke"] = "paper"
     seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     agent: AgentName = Field("ezm", description="ezm, or the model-free baseline sac (docs/baseline.md)")

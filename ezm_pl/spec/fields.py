@@ -16,6 +16,10 @@ LARGEST_SIZE = 10**6
 MOST_EPISODES = 10_000
 """Of one evaluation, per task: each is an environment of its own."""
 
+NAME = r"^[\w.\-]+$"
+"""Of a spec, a sweep and a variant: names of files, and quoted in queries of MLflow."""
+
+Name = Annotated[str, Field(min_length=1, max_length=120, pattern=NAME)]
 PositiveInt = Annotated[int, Field(gt=0, le=MOST)]
 NonNegativeInt = Annotated[int, Field(ge=0, le=MOST)]
 Size = Annotated[int, Field(gt=0, le=LARGEST_SIZE)]

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ezm_pl.spec.experiment import Experiment
-from ezm_pl.spec.fields import Listed, PositiveFloat, PositiveInt, Real, Strict
+from ezm_pl.spec.fields import NAME, Listed, Name, PositiveFloat, PositiveInt, Real, Strict
 from ezm_pl.spec.tasks import SUITES, first_tasks, resolve_tasks
 from ezm_pl.spec.variants import REFERENCE
 
@@ -19,8 +19,6 @@ Choice = bool | int | float | str | None
 GridPoint = int | str | tuple[str, ...]
 
 MOST_TRIALS = 10_000
-NAME = r"^[\w.\-]+$"
-"""Of a sweep and of a variant: both are searched for in MLflow, whose queries quote them."""
 _MOST_STEPS = 1e12
 """Of a range: beyond that, a 64-bit float no longer tells its values apart."""
 
@@ -115,7 +113,7 @@ class PrunerSpec(Strict):
 class SweepSpec(Strict):
     """A sweep as its file says it; `ezm_pl.spec.sweep_plan` resolves it against its base experiment."""
 
-    name: str = Field(min_length=1, max_length=120, pattern=NAME)
+    name: Name
     base: str = Field(description="an experiment's YAML file, relative to this file or the working directory")
     experiment: dict[str, Any] = Field({}, description="laid over the base: budgets, sizes")
     tasks: Listed[GridPoint] | None = Field(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from ezm_pl.spec.sweep_plan import Point, SweepPlan
 from ezm_pl.spec.variants import REFERENCE
 from ezm_pl.spec.yaml_file import dump_yaml
-from ezm_pl.sweeps.queue import Claim, Queue, slot_of, stored_sweeps
+from ezm_pl.sweeps.queue import Claim, Queue, have_ended, slot_of, stored_sweeps
 from ezm_pl.tracking.console import count
 from ezm_pl.tracking.store import experiment_id, open_store, tracking_uri
 from ezm_pl.tracking.sweep import tags
@@ -80,7 +80,7 @@ class MlflowSweep:
         """Makes what is missing, writes the spec, marks the sweep and its unfinished points as running."""
         whole = stored_sweeps(self.queue.storage)[self.plan.key]  # also the variants of earlier commands
         self.client.log_text(self.sweep_id, dump_yaml(whole), tags.SPEC_FILE)
-        every = {self.point_id(point): _have_ended(self.queue.trials(point)) for point in self.plan.points}
+        every = {self.point_id(point): have_ended(self.queue.trials(point)) for point in self.plan.points}
         for run_id in (self.sweep_id, *(run_id for run_id, ended in every.items() if not ended)):
             if self.client.get_run(run_id).info.status != "RUNNING":
                 self.client.update_run(run_id, "RUNNING")
@@ -96,7 +96,7 @@ class MlflowSweep:
         everything = True
         for point in self.plan.points:
             trials = self.queue.trials(point)
-            if not _have_ended(trials):
+            if not have_ended(trials):
                 everything = False
                 continue
             run_id = self.point_id(point)
@@ -157,10 +157,6 @@ class MlflowSweep:
     def _find(self, wanted: Mapping[str, str]) -> list[Run]:
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
         return search_runs(self.client, [self.experiment_id], query)
-
-
-def _have_ended(trials: Sequence[FrozenTrial]) -> bool:
-    return all(trial.state.is_finished() for trial in trials)
 
 
 def trial_name(claim: Claim, seed: int) -> str:

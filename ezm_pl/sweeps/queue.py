@@ -131,14 +131,13 @@ class Queue:
     def unfinished(self) -> list[Point]:
         """The grid points of which not every trial has been made and has ended."""
         names = {study.study_name for study in optuna.get_all_study_summaries(self.storage.optuna)}
-        ended = [
+        return [
             point
             for point in self.plan.points
-            if self._study_name(point) in names
-            and len(trials := self.trials(point)) == self.plan.spec.trials_per_point
-            and all(trial.state.is_finished() for trial in trials)
+            if self._study_name(point) not in names
+            or len(trials := self.trials(point)) < self.plan.spec.trials_per_point
+            or not have_ended(trials)
         ]
-        return [point for point in self.plan.points if point not in ended]
 
     def claim(self) -> Claim | None:
         """Takes the next waiting trial; None where none waits."""
@@ -166,8 +165,14 @@ class Queue:
             token, process = uuid.uuid4().hex, psutil.Process()
             began = process.create_time()
             slot, attempt = trial.user_attrs[_SLOT], trial.user_attrs[_ATTEMPT]
-            owner = {"place": this_place(), "pid": process.pid, "began": began, "token": token}
-            trial.set_user_attr(_OWNER, {**owner, "attempt": attempt})
+            owner = {
+                "place": this_place(),
+                "pid": process.pid,
+                "began": began,
+                "token": token,
+                "attempt": attempt,
+            }
+            trial.set_user_attr(_OWNER, owner)
             _HELD.add(token)
             return Claim(point, slot, attempt, dict(trial.params), trial, token)
 
@@ -196,7 +201,7 @@ class Queue:
 
     def is_done(self) -> bool:
         """Whether every trial has ended."""
-        return all(t.state.is_finished() for point in self.plan.points for t in self.trials(point))
+        return all(have_ended(self.trials(point)) for point in self.plan.points)
 
     def _reclaim_dead(self) -> None:
         """Fails the trials whose worker is dead: of this machine for certain, of another by its silence."""
@@ -272,6 +277,11 @@ def stored_sweeps(storage: Storage) -> dict[str, dict[str, Any]]:
 def errors_of(trials: Sequence[FrozenTrial]) -> dict[int, str]:
     """Slot to what went wrong last, of trials that have failed at least once."""
     return {t.user_attrs[_SLOT]: t.user_attrs[_ERROR] for t in trials if _ERROR in t.user_attrs}
+
+
+def have_ended(trials: Sequence[FrozenTrial]) -> bool:
+    """Whether all of these trials have, in whatever way."""
+    return all(trial.state.is_finished() for trial in trials)
 
 
 def slot_of(trial: FrozenTrial) -> int:

@@ -11,6 +11,8 @@ import fork_server
 import yaml
 from workplaces import new_project
 
+from ezm_pl.sweeps.queue import Claim, Queue
+
 BASE: dict[str, Any] = {
     "name": "tiny",
     "preset": "smoke",
@@ -36,6 +38,13 @@ def write(folder: Path, **changes: Any) -> Path:
     path = folder / "sweep.yaml"
     path.write_text(yaml.safe_dump({**SWEEP, **changes}))
     return path
+
+
+def claimed(queue: Queue) -> Claim:
+    """The next waiting trial of a sweep that has one."""
+    claim = queue.claim()
+    assert claim is not None
+    return claim
 
 
 def environment() -> dict[str, str]:

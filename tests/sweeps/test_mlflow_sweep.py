@@ -19,7 +19,7 @@ from mlflow.exceptions import MlflowException
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from rich.console import Console
-from sweep_helpers import write
+from sweep_helpers import claimed, write
 from workplaces import work_in
 
 from ezm_pl.cli import main
@@ -76,12 +76,6 @@ def queue(store: Store) -> Queue:
     queue = Queue(open_storage(None), load_sweep("sweep.yaml"))
     queue.fill()
     return queue
-
-
-def claimed(queue: Queue) -> Claim:
-    claim = queue.claim()
-    assert claim is not None
-    return claim
 
 
 def statuses(store: Store, level: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ import optuna
 import pytest
 from optuna.exceptions import StorageInternalError
 from optuna.trial import Trial, TrialState
-from sweep_helpers import environment, write
+from sweep_helpers import claimed, environment, write
 
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.sweep_plan import from_document, load_sweep
@@ -99,6 +99,11 @@ def url(request: pytest.FixtureRequest, folder: Path) -> str:
     return f"sqlite:///{folder}/optuna.db"
 
 
+def away(*arguments: object) -> None:
+    """In place of a call that the storage does not answer."""
+    raise StorageInternalError("connection refused")
+
+
 def queue_of(folder: Path, url: str) -> Queue:
     queue = Queue(open_storage(url), load_sweep(folder / "sweep.yaml"))
     with queue.storage.alone():
@@ -136,8 +141,7 @@ def test_the_trial_of_a_killed_worker_is_taken_over_at_once_and_once(folder: Pat
         process.wait()
         (running,) = [t for t in queue.trials(queue.plan.points[0]) if t.state == TrialState.RUNNING]
         assert (slot_of(running), running.user_attrs["ezm:attempt"]) == (0, attempt)
-    claim = queue.claim()
-    assert claim is not None
+    claim = claimed(queue)
     assert claim.slot == 0
     assert claim.point == queue.plan.points[1]
     assert ended(queue)[queue.plan.points[0].label, 0, "FAIL"] == 1
@@ -149,12 +153,10 @@ def test_a_silent_worker_s_trial_goes_back_and_its_late_result_does_not_count(
     queue = queue_of(folder, url)
     with monkeypatch.context() as patch:
         patch.setattr(queue_module, "this_place", lambda: "another machine")
-        silent = queue.claim()
-    assert silent is not None
+        silent = claimed(queue)
     monkeypatch.setattr(queue.storage.optuna, "grace_period", 1)
     time.sleep(2.5)
-    other = queue.claim()
-    assert other is not None
+    other = claimed(queue)
     assert (other.slot, other.point, other.attempt) == (silent.slot, silent.point, 2)
     assert other.values == silent.values
     assert not queue.finish(silent, TrialState.COMPLETE, 1e6)
@@ -175,8 +177,7 @@ def test_a_worker_of_this_machine_keeps_its_trial_while_it_is_suspended(
     try:
         monkeypatch.setattr(queue.storage.optuna, "grace_period", 1)
         time.sleep(2.5)
-        other = queue.claim()
-        assert other is not None
+        other = claimed(queue)
         assert (other.point, other.slot) == (queue.plan.points[1], 0)
         (running,) = [t for t in queue.trials(queue.plan.points[0]) if t.state == TrialState.RUNNING]
         assert running.user_attrs["ezm:attempt"] == 1
@@ -189,16 +190,11 @@ def test_a_claim_that_the_storage_cut_short_is_no_attempt(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
-
-    def away(*arguments: object) -> None:
-        raise StorageInternalError("connection refused")
-
     for _ in range(2):  # the second time it has had an owner
         with monkeypatch.context() as patch, pytest.raises(StorageInternalError):
             patch.setattr(Trial, "set_user_attr", away)
             queue.claim()
-        claim = queue.claim()
-        assert claim is not None
+        claim = claimed(queue)
         assert (claim.point, claim.slot, claim.attempt) == (queue.plan.points[0], 0, 1)
         queue.give_back(claim)
         assert not queue.finish(claim, TrialState.COMPLETE, 1.0), "it has been given back"
@@ -209,12 +205,10 @@ def test_the_trial_of_an_earlier_process_of_this_number_is_taken_over(
 ) -> None:
     """As after the restart of a container, whose worker always has the same number."""
     queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
-    claim = queue.claim()
-    assert claim is not None
+    claim = claimed(queue)
     owner = claim.trial.user_attrs["ezm:owner"]
     claim.trial.set_user_attr("ezm:owner", {**owner, "began": owner["began"] - 100.0})
-    again = queue.claim()
-    assert again is not None
+    again = claimed(queue)
     assert (again.point, again.slot, again.attempt) == (claim.point, claim.slot, 2)
 
 
@@ -230,8 +224,7 @@ def test_a_claim_whose_answer_was_lost_waits_again(folder: Path, monkeypatch: py
     with monkeypatch.context() as patch, pytest.raises(StorageInternalError):
         patch.setattr(Trial, "set_user_attr", unheard)
         queue.claim()
-    claim = queue.claim()
-    assert claim is not None
+    claim = claimed(queue)
     assert (claim.point, claim.slot, claim.attempt) == (queue.plan.points[0], 0, 1)
 
 
@@ -239,39 +232,30 @@ def test_a_failure_that_the_storage_cut_short_counts_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
-    claim = queue.claim()
-    assert claim is not None
-
-    def away(*arguments: object) -> None:
-        raise StorageInternalError("connection lost")
-
+    claim = claimed(queue)
     with monkeypatch.context() as patch, pytest.raises(StorageInternalError):
         patch.setattr(Queue, "_wait_again", away)
         queue.fail(claim, "ValueError: no")
     assert not queue.fail(claim, "ValueError: no"), "it has a second attempt"
-    again = queue.claim()
-    assert again is not None
+    again = claimed(queue)
     assert (again.slot, again.attempt) == (claim.slot, 2)
 
 
 def test_a_trial_that_fails_is_tried_once_more(folder: Path) -> None:
     queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
     for attempt, over in ((1, False), (2, True)):
-        claim = queue.claim()
-        assert claim is not None
+        claim = claimed(queue)
         assert (claim.slot, claim.point, claim.attempt) == (0, queue.plan.points[0], attempt)
         assert queue.fail(claim, "ValueError: no") is over
     assert queue.trials(queue.plan.points[0])[0].state == TrialState.FAIL
-    following = queue.claim()
-    assert following is not None
+    following = claimed(queue)
     assert following.point == queue.plan.points[1]
 
 
 def test_an_interrupted_trial_waits_again_and_that_is_no_attempt(folder: Path) -> None:
     queue = queue_of(folder, f"sqlite:///{folder}/optuna.db")
     for _ in range(3):
-        claim = queue.claim()
-        assert claim is not None
+        claim = claimed(queue)
         assert (claim.slot, claim.attempt) == (0, 1)
         queue.give_back(claim)
 

@@ -21,6 +21,8 @@ from ezm_pl.tracking.sweep.statistics import trend as trend_of
 
 _MOST_COLUMNS = 8
 _NONE = ""
+_WAYS = ("planned", "policy alone")
+"""In which the episodes of a last checkpoint are played."""
 
 
 def render(template: Path, records: Path) -> str:
@@ -93,15 +95,14 @@ def returns(record: Mapping[str, Any], agent: str | None = None, protocol: str |
 def final(record: Mapping[str, Any]) -> str:
     """Returns of the episodes that were played with the last checkpoints: a row per task and agent."""
     rows, notes = [], []
-    ways = ("planned", "policy alone")
     for name, own in _with_episodes(record).items():
         if settings := own[0]["final"].get("settings"):
             notes.append(f"\n{name}: planned with {', '.join(settings)}.")
         for task in own[0]["tasks"]:
-            means = {way: [np.mean(run["final"][way][run["protocol"]][task]) for run in own] for way in ways}
             each = own[0]["final"]["episodes"]
-            rows.append([task, name, str(len(own)), str(each), *(_interval([means[way]]) for way in ways)])
-    return "\n".join([_table(["task", "agent", "seeds", "episodes per seed", *ways], rows), *notes])
+            means = [_interval([[_mean_played(run, way, task) for run in own]]) for way in _WAYS]
+            rows.append([task, name, str(len(own)), str(each), *means])
+    return "\n".join([_table(["task", "agent", "seeds", "episodes per seed", *_WAYS], rows), *notes])
 
 
 def steadiness(record: Mapping[str, Any]) -> str:
@@ -182,10 +183,9 @@ def trend(record: Mapping[str, Any], task: str) -> str:
         "last evaluation": [[_last(run, task) for run in own] for own in agents.values()]
     }
     if all(run["final"] for own in agents.values() for run in own):
-        for way in ("planned", "policy alone"):
+        for way in _WAYS:
             kinds[f"{record['runs'][0]['final']['episodes']} episodes, {way}"] = [
-                [float(np.mean(run["final"][way][run["protocol"]][task])) for run in own]
-                for own in agents.values()
+                [_mean_played(run, way, task) for run in own] for own in agents.values()
             ]
     rows = [
         [kind, *(_interval([group]) for group in groups), trend_of(groups).text]
@@ -280,6 +280,10 @@ def _score(run: Mapping[str, Any], task: str) -> float:
 
 def _last(run: Mapping[str, Any], task: str) -> float:
     return float(_curve(run, task, run["protocol"]).returns[-1])
+
+
+def _mean_played(run: Mapping[str, Any], way: str, task: str) -> float:
+    return float(np.mean(run["final"][way][run["protocol"]][task]))
 
 
 def _reading(agent: Agent, steps: float) -> str:
