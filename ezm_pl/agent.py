@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,15 @@ from ezm_pl.selfplay import Actor
 from ezm_pl.spec import Experiment, searches
 from ezm_pl.spec.errors import nearest
 from ezm_pl.tracking.runs.run_lookup import find_checkpoint
+from ezm_pl.training import newest_valid
 from ezm_pl.training.agents import how_to_act
 from ezm_pl.training.from_checkpoint import load_actor
 from ezm_pl.world_model import InferenceModel
 
 if TYPE_CHECKING:
     import gymnasium
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,8 @@ class Agent:
         """The agent of a saved run, on a GPU where there is one.
 
         Args:
-            reference: `last`, a run id (or its beginning), a run folder or a checkpoint file.
+            reference: `last`, a run id (or its beginning), a run folder or a checkpoint file. Where its
+                last.ckpt is damaged, the log says so and previous.ckpt is loaded.
             seed: of the candidates that searches draw.
 
         Raises:
@@ -90,6 +95,9 @@ class Agent:
         checkpoint = Path(reference)
         if not checkpoint.is_file():
             checkpoint = find_checkpoint(str(reference), option="agent").checkpoint
+        checkpoint, note = newest_valid(checkpoint, replay=False)
+        if note:
+            log.warning(note)
         experiment, model, updates, _ = load_actor(checkpoint)
         return cls(experiment, model, updates=updates, checkpoint=checkpoint, seed=seed)
 

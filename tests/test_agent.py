@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -116,6 +117,31 @@ def test_a_run_may_be_named_in_any_way(agent: Agent, workplace: Path) -> None:
         assert Agent.load(reference).updates == agent.updates == 4
     with pytest.raises(SpecError, match="nowhere"):
         Agent.load("nowhere")
+
+
+def test_the_checkpoint_before_is_loaded_where_the_last_is_damaged(
+    agent: Agent,
+    workplace: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / agent.checkpoint.resolve().parents[1].name
+    shutil.copytree(agent.checkpoint.resolve().parents[1], run)
+    last = run / "checkpoints" / "last.ckpt"
+    shutil.copy(last, last.with_name("previous.ckpt"))
+    last.write_bytes(last.read_bytes()[:-10])
+    loaded = Agent.load(run)
+    assert loaded.checkpoint.name == "previous.ckpt"
+    assert "previous.ckpt, the one before it, is used" in caplog.text
+    capsys.readouterr()
+    assert main(["export", str(run), "--to", "onnx", "--out", str(tmp_path / "policy.onnx")]) == 0
+    assert "policy head of" in (printed := capsys.readouterr().out) and printed.count("previous.ckpt") == 2
+    spec = tmp_path / "again.yaml"
+    spec.write_text((run / "experiment.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    budget = ["--set", "name=again", "--set", "optim.total_updates=1"]
+    assert main(["train", str(spec), "--init", str(run), *budget]) == 0
+    assert "previous.ckpt, the one before it, is used" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

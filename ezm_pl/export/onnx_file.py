@@ -29,7 +29,7 @@ from ezm_pl.envs.signals import task_signals
 from ezm_pl.spec import Experiment, SpecError, writing
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.distill.student_lookup import find_policy
-from ezm_pl.tracking.runs.run_lookup import checkpoint_errors
+from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, newest_usable
 from ezm_pl.training.from_checkpoint import load_actor
 from ezm_pl.world_model import InferenceModel
 
@@ -81,14 +81,17 @@ def export_onnx(reference: str, out: Path, *, console: Console) -> int:
     if not out.absolute().parent.is_dir():
         raise SpecError(f"--out {out}: its folder does not exist")
     saved, distilled = find_policy(reference, option="RUN")
+    checkpoint = saved.checkpoint
     with checkpoint_errors(f"RUN {reference}"):
-        policy, experiment, facts = _load(saved.checkpoint, distilled=distilled)
+        if not distilled:
+            checkpoint = newest_usable(checkpoint, console)
+        policy, experiment, facts = _load(checkpoint, distilled=distilled)
     task_sizes = sizes(experiment.tasks)
     write_onnx(policy, task_sizes, metadata(experiment, task_sizes) | facts, out)
     difference = greatest_difference(out, policy, experiment)
     verdict = "as it must be" if difference < TOLERANCE else f"at least {TOLERANCE:g}: the file is removed"
     what = "student" if distilled else "policy head"
-    say(console, f"{what} of {saved.checkpoint}: {', '.join(experiment.tasks)}")
+    say(console, f"{what} of {checkpoint}: {', '.join(experiment.tasks)}")
     say(console, f"{CHECKED:,} observations: greatest difference to the source {difference:.1e}, {verdict}")
     if not difference < TOLERANCE:  # NaN, too
         out.unlink()

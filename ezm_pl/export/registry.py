@@ -21,7 +21,7 @@ from ezm_pl.agent import Agent
 from ezm_pl.spec import SpecError
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.mlflow_run import stored_run
-from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, find_checkpoint
+from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, find_checkpoint, newest_usable
 from ezm_pl.tracking.store import first_line, shown, store_errors
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def register_agent(reference: str, name: str, *, console: Console) -> None:
     """
     saved = find_checkpoint(reference, option="RUN")
     with checkpoint_errors(f"RUN {reference}"):
-        agent = Agent.load(saved.checkpoint)
+        agent = Agent.load(newest_usable(saved.checkpoint, console))
     uri, client, run = stored_run(saved, configured=agent.experiment.tracking.uri)
     mlflow.set_tracking_uri(client.tracking_uri)
     mlflow.set_registry_uri(client.tracking_uri)
@@ -94,7 +94,7 @@ def register_agent(reference: str, name: str, *, console: Console) -> None:
             registered_model_name=name,
             step=agent.updates,
             python_model=RegisteredAgent(),
-            artifacts={"checkpoint": str(saved.checkpoint.resolve())},
+            artifacts={"checkpoint": str(agent.checkpoint.resolve())},
             code_paths=[str(Path(ezm_pl.__file__).parent)],
             pip_requirements=requirements(),
             signature=SIGNATURE,

@@ -94,7 +94,7 @@ def find_sweep(storage: Storage, reference: str, where: str) -> SweepPlan:
 def _work(queue: Queue, where: str, console: Console) -> int:
     with signals_as_sigint() as stopped:
         try:
-            return _work_through(queue, where, console)
+            return _Worker(queue, where, console).work_through()
         except KeyboardInterrupt:
             say(
                 console,
@@ -109,55 +109,102 @@ def _work(queue: Queue, where: str, console: Console) -> int:
             ) from None
 
 
-def _work_through(queue: Queue, where: str, console: Console) -> int:
-    _check_machine(queue.unfinished())
-    with queue.storage.alone():
-        queue.fill()
-    table = LiveTable(queue, console)
-    tell = partial(say, console, style="yellow")
-    tracked, patience = MlflowSweep(queue), Patience(tell)
-    trials = Patience(tell, "the storage of trials", storage_errors)
-    say(console, f"sweep {queue.plan.key}, stored in {where}")
-    if trials.insist(queue.is_done):
-        _close_at_last(queue, tracked, patience, trials, console)
-        say(console, f"the sweep has already finished: {trials.insist(table.summary)}")
-        return trials.insist(partial(_exit_code, queue))
-    try:
-        with queue.storage.alone():
-            tracked.begin()
-        with table.shown():
-            while not trials.insist(queue.is_done):
-                claim = trials.insist(queue.claim)
-                if claim is None:
-                    time.sleep(_WAIT_SECONDS)  # the others' trials may come back
-                else:
-                    _work_on(claim, queue, tracked, patience, trials, console)
-                trials.insist(table.say_finished)
-                with trials.spare(), queue.storage.alone(), patience.spare():
-                    tracked.close_finished()
-        _close_at_last(queue, tracked, patience, trials, console)
-    except KeyboardInterrupt:
-        with trials.spare(), queue.storage.alone(), patience.spare():
-            if not queue.running():
-                tracked.interrupt()
-        raise
-    say(console, f"done: {trials.insist(table.summary)}")
-    return trials.insist(partial(_exit_code, queue))
+class _Worker:
+    """Takes trials of a queue until none is left; outlasts MLflow (`mlflow`) and the storage (`trials`).
 
+    Args:
+        queue: of the sweep.
+        where: its storage, for messages.
+        console: where to print.
+    """
 
-def _close_at_last(
-    queue: Queue, tracked: MlflowSweep, patience: Patience, trials: Patience, console: Console
-) -> None:
-    """Ends the runs of a sweep that is done, however MLflow was in the meantime."""
+    def __init__(self, queue: Queue, where: str, console: Console) -> None:
+        tell = partial(say, console, style="yellow")
+        self.queue, self.where, self.console = queue, where, console
+        self.tracked, self.table = MlflowSweep(queue), LiveTable(queue, console)
+        self.mlflow, self.trials = Patience(tell), Patience(tell, "the storage of trials", storage_errors)
 
-    def close() -> None:
-        with queue.storage.alone():
-            patience.insist(tracked.close_finished)
+    def work_through(self) -> int:
+        """Works until every trial has ended; the exit code."""
+        _check_machine(self.queue.unfinished())
+        with self.queue.storage.alone():
+            self.queue.fill()
+        say(self.console, f"sweep {self.queue.plan.key}, stored in {self.where}")
+        if self.trials.insist(self.queue.is_done):
+            self._close_at_last()
+            say(self.console, f"the sweep has already finished: {self.trials.insist(self.table.summary)}")
+            return self.trials.insist(self._exit_code)
+        try:
+            with self.queue.storage.alone():
+                self.tracked.begin()
+            with self.table.shown():
+                while not self.trials.insist(self.queue.is_done):
+                    claim = self.trials.insist(self.queue.claim)
+                    if claim is None:
+                        time.sleep(_WAIT_SECONDS)  # the others' trials may come back
+                    else:
+                        self._work_on(claim)
+                    self.trials.insist(self.table.say_finished)
+                    with self.trials.spare(), self.queue.storage.alone(), self.mlflow.spare():
+                        self.tracked.close_finished()
+            self._close_at_last()
+        except KeyboardInterrupt:
+            with self.trials.spare(), self.queue.storage.alone(), self.mlflow.spare():
+                if not self.queue.running():
+                    self.tracked.interrupt()
+            raise
+        say(self.console, f"done: {self.trials.insist(self.table.summary)}")
+        return self.trials.insist(self._exit_code)
 
-    try:
-        trials.insist(close)
-    except store_errors():
-        say(console, "MLflow could not be told that the sweep has ended; the same command tells it", "red")
+    def _work_on(self, claim: Claim) -> None:
+        """Runs a claimed trial and says how it ended."""
+        from ezm_pl.sweeps.trial import run_trial  # PyTorch
+
+        with self.queue.alive(claim):
+            try:
+                value = run_trial(claim, self.tracked, self.mlflow)
+            except KeyboardInterrupt:
+                with self.trials.spare():  # else the next worker takes it from a dead one
+                    self.queue.give_back(claim)
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever a trial raises, the sweep goes on
+                said = f"{type(error).__name__}: {error}".splitlines()[0]
+                if self.trials.insist(partial(self.queue.fail, claim, said)):
+                    self._mark(claim, tags.FAILED)
+                attempt = f"attempt {claim.attempt} of {ATTEMPTS}"
+                say(self.console, f"{claim.point.label} trial {claim.slot}, {attempt}: {said}", "red")
+                say(self.console, traceback.format_exc())
+                return
+            finally:
+                gc.collect()  # a network, its optimiser and replay buffers, which hold one another
+            state = TrialState.PRUNED if value is None else TrialState.COMPLETE
+            if self.trials.insist(partial(self.queue.finish, claim, state, value)):
+                self._mark(claim, tags.PRUNED if value is None else tags.COMPLETE)
+
+    def _mark(self, claim: Claim, state: str) -> None:
+        with self.mlflow.spare():  # `close_finished` makes up for it
+            self.tracked.mark(claim, state)
+
+    def _close_at_last(self) -> None:
+        """Ends the runs of a sweep that is done, however MLflow was in the meantime."""
+
+        def close() -> None:
+            with self.queue.storage.alone():
+                self.mlflow.insist(self.tracked.close_finished)
+
+        try:
+            self.trials.insist(close)
+        except store_errors():
+            say(
+                self.console,
+                "MLflow could not be told that the sweep has ended; the same command tells it",
+                "red",
+            )
+
+    def _exit_code(self) -> int:
+        """0; 1 where the sweep has ended without a single result."""
+        states = [trial.state for point in self.queue.plan.points for trial in self.queue.trials(point)]
+        return 0 if {TrialState.COMPLETE, TrialState.PRUNED} & set(states) else 1
 
 
 def _check_machine(points: Sequence[Point]) -> None:
@@ -175,47 +222,3 @@ def _check_machine(points: Sequence[Point]) -> None:
             check_tasks(point.experiment.tasks, point.experiment.env.backend)
             point.experiment.check_packages()
             check_settings(point.experiment)
-
-
-def _exit_code(queue: Queue) -> int:
-    """0; 1 where the sweep has ended without a single result."""
-    states = [trial.state for point in queue.plan.points for trial in queue.trials(point)]
-    return 0 if {TrialState.COMPLETE, TrialState.PRUNED} & set(states) else 1
-
-
-def _work_on(
-    claim: Claim,
-    queue: Queue,
-    tracked: MlflowSweep,
-    patience: Patience,
-    trials: Patience,
-    console: Console,
-) -> None:
-    """Runs a claimed trial and says how it ended; `patience` is with MLflow, `trials` with the storage."""
-    from ezm_pl.sweeps.trial import run_trial  # PyTorch
-
-    with queue.alive(claim):
-        try:
-            value = run_trial(claim, tracked, patience)
-        except KeyboardInterrupt:
-            with trials.spare():  # else the next worker takes it from a dead one
-                queue.give_back(claim)
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a trial raises, the sweep goes on
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            if trials.insist(partial(queue.fail, claim, said)):
-                with patience.spare():  # `close_finished` makes up for it, here and below
-                    tracked.mark(claim, tags.FAILED)
-            say(
-                console,
-                f"{claim.point.label} trial {claim.slot}, attempt {claim.attempt} of {ATTEMPTS}: {said}",
-                "red",
-            )
-            say(console, traceback.format_exc())
-            return
-        finally:
-            gc.collect()  # a network, its optimiser and replay buffers, which hold one another
-        state = TrialState.PRUNED if value is None else TrialState.COMPLETE
-        if trials.insist(partial(queue.finish, claim, state, value)):
-            with patience.spare():
-                tracked.mark(claim, tags.PRUNED if value is None else tags.COMPLETE)

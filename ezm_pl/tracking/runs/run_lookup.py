@@ -138,12 +138,17 @@ def usable_checkpoint(reference: str, console: Console, *, option: str = "RUN") 
         SpecError: as `find_checkpoint`.
         CheckpointError: both are damaged.
     """
+    return newest_usable(find_checkpoint(reference, option=option).checkpoint, console)
+
+
+def newest_usable(checkpoint: Path, console: Console) -> Path:
+    """`newest_valid` without replay, its note printed on `console`."""
     from ezm_pl.training import newest_valid
 
-    checkpoint, note = newest_valid(find_checkpoint(reference, option=option).checkpoint, replay=False)
+    path, note = newest_valid(checkpoint, replay=False)
     if note:
         say(console, note, "yellow")
-    return checkpoint
+    return path
 
 
 def saved_runs(spec: Path = SPEC, checkpoint: Path = LAST) -> dict[str, SavedRun]:

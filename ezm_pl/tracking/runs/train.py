@@ -99,23 +99,25 @@ def train(
     check_tasks(experiment.tasks, experiment.env.backend)
     if not saved:
         experiment.check_packages()
-    first = _first_weights(init, experiment) if init else None
+    first, fallback = _first_weights(init, experiment) if init else (None, None)
     from ezm_pl.training import check_settings
 
     memory = check_settings(experiment)
     checkpoint, damage = _checkpoint(saved, experiment) if saved else (None, None)
     if saved and checkpoint is None:
         _check_random_start(saved, experiment)
-    notes = [(memory, ""), (str(first.plan) if first else "", ""), (damage or "", "yellow")]
-    notes = [(text, style) for text, style in notes if text]
+    said = [(memory, ""), (fallback, "yellow"), (first and str(first.plan), ""), (damage, "yellow")]
+    notes = [(text, style) for text, style in said if text]
     return track(_Training(experiment, saved, console, notes, part, first, checkpoint))
 
 
-def _first_weights(init: str, experiment: Experiment) -> InitialWeights:
-    """What carries the weights of a trained run over; `SpecError` where they do not fit."""
+def _first_weights(init: str, experiment: Experiment) -> tuple[InitialWeights, str | None]:
+    """What carries a trained run's weights over, and a note; `SpecError` where they do not fit."""
+    from ezm_pl.training import newest_valid
     from ezm_pl.training.transfer import InitialWeights, plan_transfer
 
-    return InitialWeights(plan_transfer(find_checkpoint(init, option="--init").checkpoint, experiment))
+    checkpoint, note = newest_valid(find_checkpoint(init, option="--init").checkpoint, replay=False)
+    return InitialWeights(plan_transfer(checkpoint, experiment)), note
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def _train_other_rank(experiment: Experiment, init: str | None) -> int:
     from ezm_pl.training import fit
 
     with signals_as_sigint(), _one_line_memory_errors():
-        fit(experiment, RUNS, callbacks=[_first_weights(init, experiment)] if init else ())
+        fit(experiment, RUNS, callbacks=[_first_weights(init, experiment)[0]] if init else ())
     return 0
 
 
