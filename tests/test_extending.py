@@ -17,6 +17,7 @@ from ezm_pl.search import Planner
 from ezm_pl.spec import SpecError, build_experiment
 from ezm_pl.spec.experiment import SearchSpec
 from ezm_pl.spec.io import parse_settings
+from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.spec.sweep_plan import load_sweep
 from ezm_pl.tracking.store import open_store
 from ezm_pl.world_model import SquashedGaussian
@@ -115,6 +116,19 @@ def test_a_sweep_searches_over_the_weight(importable: None, tmp_path: Path) -> N
     plan = load_sweep(tmp_path / "sweep.yaml", tasks=None, trials=None, seeds=None, preset=None, gpu=False)
     assert not plan.takes_whole(field)
     assert plan.changed({field: 0.5}, plan.points[0], 0).loss.extra == {TERM: 0.5}
+    assert "train/loss/smoothness" in logged_metrics(plan.points[0].experiment)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "tasks_meta.my.waves:wave.success_score=5",
+        "tasks_meta.my.waves:wave={success_score: 5}",
+        "tasks_meta={my.waves:wave: {success_score: 5}}",
+    ],
+)
+def test_the_name_of_a_task_of_ones_own_keeps_its_dots(setting: str) -> None:
+    assert parse_settings([setting]) == {"tasks_meta": {"my.waves:wave": {"success_score": 5}}}
 
 
 @pytest.mark.parametrize("setting", ["loss.extra.my.losses:term=0.5", "loss.extra={my.losses:term: 0.5}"])

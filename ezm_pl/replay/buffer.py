@@ -139,6 +139,8 @@ class ReplayBuffer:
         blocks = self.blocks
         while True:
             with self._lock:
+                if not self.ready:
+                    raise ReplayError("a task has no complete window to sample yet")
                 task = self._draw_tasks(batch_size)
                 index, probability = self._draw_positions(task)
                 # Flat indices over all tasks: one index costs numpy less than three.
@@ -174,7 +176,7 @@ class ReplayBuffer:
 
     def _draw_tasks(self, batch_size: int) -> NDArray[np.int64]:
         if self.spec.shared:
-            share = self.tree.total / max(self.tree.total.sum(), 1e-12)
+            share = self.tree.total / self.tree.total.sum()
             return np.sort(self.generator.choice(self.tasks, batch_size, p=share)).astype(np.int64)
         counts = np.full(self.tasks, batch_size // self.tasks)
         extra = self.generator.permutation(self.tasks)[: batch_size % self.tasks]
@@ -187,8 +189,6 @@ class ReplayBuffer:
         The probability is of the task's own priorities, or of all where the tasks share a table.
         """
         total = self.tree.total[task]
-        if (total <= 0).any():
-            raise ReplayError("a task has no complete window to sample yet")
         counts = np.bincount(task, minlength=self.tasks)
         first = np.cumsum(counts) - counts
         stratum = np.arange(len(task)) - first[task] + self.generator.random(len(task))

@@ -42,7 +42,7 @@ class BackgroundThread(ABC):
         self._thread.start()
 
     def stop(self) -> None:
-        """Stops the thread, closes its environments and waits for both."""
+        """Stops the thread and waits until it has ended, and so has closed what it opened."""
         self._stop.set()
         self.pacing.stop()
         if self._thread.ident is not None:

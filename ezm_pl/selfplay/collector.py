@@ -95,7 +95,6 @@ class Collector(BackgroundThread):
         experiment = self.experiment
         seed = stream_int(experiment.seed, f"environments from step {self._resumed_at}", self._rank)
         envs = MultiTaskVectorEnv.of(experiment, num_envs=experiment.env.num_envs, seed=seed)
-        envs.set_episode_steps(self._episode_steps())
         try:
             self._loop(envs)
         finally:
@@ -118,6 +117,7 @@ class Collector(BackgroundThread):
         mask = self.sizes.action_mask[task_ids]
         played = np.zeros((2, len(task_ids)))  # return, control steps
         version, episode_steps = -1, self._episode_steps()
+        envs.set_episode_steps(episode_steps)  # worker processes build their environments in it
         observation, _ = envs.reset()
         while not self._stop.is_set():
             warm_up = int(self.control_steps.min()) < experiment.collect.random_steps

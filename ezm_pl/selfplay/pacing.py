@@ -67,9 +67,9 @@ class Pacing:
         return not self.finished and self._steps / self.total_steps <= self._updates / self.total_updates
 
     def may_learn(self) -> bool:
-        """Whether the next update would not be too far ahead of collection."""
-        ahead = (self._updates + 1) / self.total_updates - self._steps / self.total_steps
-        return self.finished or ahead <= self.max_lead + 1 / self.total_updates
+        """Whether the updates done are ahead of collection by no more than `max_lead`, or it is over."""
+        ahead = self._updates / self.total_updates - self._steps / self.total_steps
+        return self.finished or ahead <= self.max_lead
 
     def wait_to_learn(self, timeout: float) -> bool:
         """Blocks the learner until it may update, at most `timeout` seconds; whether it may."""

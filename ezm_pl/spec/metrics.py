@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Container
+from typing import TYPE_CHECKING
 
 from ezm_pl.spec.agents import AgentName
 from ezm_pl.spec.tasks import score_bounds, task_facts
+
+if TYPE_CHECKING:
+    from ezm_pl.spec.experiment import Experiment
 
 _OF_AGENT: dict[AgentName, tuple[str, ...]] = {
     "ezm": (
@@ -37,15 +41,22 @@ _EVERY_RUN = (
 _EVERY_TASK = ("eval/{}/return_ezm", "eval/{}/return_humanoidbench", "selfplay/{}/return")
 
 
-def logged_metrics(tasks: Iterable[str], agent: AgentName = "ezm", bounds: Container[str] = ()) -> list[str]:
-    """Every metric that a run of `tasks` logs, those of a task after those of the run.
+def logged_metrics(experiment: Experiment, *, bounds: Container[str] | None = None) -> list[str]:
+    """Every metric that a run logs, but for its gradient conflict; those of a task after those of the run.
 
     Args:
-        tasks: names. agent: that is trained.
-        bounds: tasks whose scores the spec says itself (`Experiment.score_bounds`). A task whose scores
+        experiment: of the run.
+        bounds: tasks whose scores the spec says itself; None: `Experiment.score_bounds`. A task whose scores
             nobody says has returns only, and a run of such tasks alone no `eval/score`.
     """
-    tasks, of_run, of_task = list(tasks), [*_EVERY_RUN, *_OF_AGENT[agent]], [*_EVERY_TASK]
+    tasks, agent, loss = experiment.tasks, experiment.agent, experiment.loss
+    bounds = experiment.score_bounds if bounds is None else bounds
+    of_run, of_task = [*_EVERY_RUN, *_OF_AGENT[agent]], [*_EVERY_TASK]
+    if agent == "ezm":
+        optional = [term for term in ("observation", "pathwise") if loss.of(term) > 0]
+        own = [term.rpartition(":")[2] for term in loss.extra]
+        of_run += [f"train/loss/{term}" for term in (*optional, *own)]
+        of_run += ["train/policy/q_spread"] if loss.pathwise else []
     scored = [task for task in tasks if task in bounds or score_bounds(task) is not None]
     if scored:
         of_run = ["eval/score", *of_run]

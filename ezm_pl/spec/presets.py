@@ -87,8 +87,11 @@ def choose_preset(*, gpu: bool) -> tuple[str, str]:
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:
-    """`{"a": {"b": value}}` of the path `a.b`; the name of a loss term keeps its dots."""
+    """`{"a": {"b": value}}` of the path `a.b`; the names of loss terms and of tasks keep their dots."""
     parts = path.split(".", 2 if path.startswith("loss.extra.") else -1)
+    if path.startswith("tasks_meta."):
+        section, named = path.split(".", 1)
+        parts = [section, named] if isinstance(value, dict) else [section, *named.rsplit(".", 1)]
     for part in reversed(parts):
         value = {part: value}
     return value

@@ -363,16 +363,12 @@ def _problem(point: Point, values: Mapping[str, Choice], *, alone: bool = False)
 def _check_objective(plan: SweepPlan, *, source: str) -> None:
     """Raises `SpecError` for an objective that the runs of some grid point do not log."""
     objective = plan.spec.objective
-    logged = {point.label: set(_logged(point.experiment)) for point in plan.points}
+    logged = {point.label: set(logged_metrics(point.experiment)) for point in plan.points}
     for point in plan.points:
         if objective in logged[point.label]:
             continue
         hint = nearest(objective, sorted(set.intersection(*logged.values())))
         tasks = point.experiment.tasks
-        if objective in logged_metrics(tasks, point.experiment.agent, bounds=tasks):
+        if objective in logged_metrics(point.experiment, bounds=tasks):
             hint = ": that needs a task's random_score and success_score (tasks_meta)"
         raise SpecError(f"{source}: objective: no run on {point.label} logs {objective!r}{hint}")
-
-
-def _logged(experiment: Experiment) -> list[str]:
-    return logged_metrics(experiment.tasks, experiment.agent, experiment.score_bounds)

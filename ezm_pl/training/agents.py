@@ -23,7 +23,7 @@ def how_to_act(experiment: Experiment, *, search: bool) -> ActFn:
 
 
 def evaluation_planner(experiment: Experiment) -> Planner:
-    """The search of evaluation episodes; it is never compiled."""
+    """The search of episodes that a checkpoint plays; it is never compiled."""
     # A program takes over when the clock says so, and rounds differently: a seed has to give equal episodes.
     spec = experiment.search.model_copy(update={"compiled": False})
     size = sizes(experiment.tasks).action_size

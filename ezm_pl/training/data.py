@@ -168,7 +168,7 @@ class SelfPlayDataModule(L.LightningDataModule):
             self.pipeline = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint holds of collection; the buffers lie in a file beside it."""
+        """What a checkpoint holds of collection; the buffers lie in a folder beside it."""
         return {**self.sync.state_dict(), "updates": self.pacing.updates}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -23,7 +23,7 @@ from ezm_pl.training.data import SelfPlayDataModule
 from ezm_pl.training.evaluation import Evaluation, evaluation_envs, play_episodes
 from ezm_pl.training.fault_tolerance.checkpoint import (
     CheckpointError,
-    checkpoint_experiment,
+    experiment_of,
     read_checkpoint,
     replay_beside,
     shard,
@@ -68,8 +68,8 @@ def load_module(
         CheckpointError: see `checkpoint_experiment`; a task that cannot be made here.
         SpecError: a setting that is not valid, or not of the search.
     """
-    experiment = with_settings(checkpoint_experiment(checkpoint), settings, section="search")
     contents = read_checkpoint(checkpoint)
+    experiment = with_settings(experiment_of(contents, checkpoint), settings, section="search")
     module = new_module(experiment, sizes_of(experiment, checkpoint))
     module.load_state_dict(contents["state_dict"])
     module.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
@@ -138,16 +138,15 @@ def evaluate(
 
 
 def film(
-    checkpoint: Path, task: str, seed: int, *, search: bool = True, settings: Sequence[str] = ()
+    experiment: Experiment, actor: Actor, task: str, seed: int, *, search: bool = True
 ) -> tuple[list[NDArray[np.uint8]], float]:
     """The first `FILM_SECONDS` of an evaluation episode of a task.
 
     Args:
-        checkpoint: to load.
+        experiment, actor: from `load_actor`.
         task: one that it was trained on.
         seed: of the episode.
         search: plan, where the agent can; otherwise the policy decides alone.
-        settings: `search.a=b`, laid over its spec.
 
     Returns:
         RGB frames `[H, W, 3]`, one per decision that did not end the episode, and their rate per second of
@@ -155,11 +154,7 @@ def film(
 
     Raises:
         RenderingUnavailable: this system cannot render.
-        ValueError: the checkpoint was not trained on `task`.
     """
-    experiment, actor, _, _ = load_actor(checkpoint, settings=settings)
-    if task not in experiment.tasks:
-        raise ValueError(f"{checkpoint}: was not trained on {task!r}, but on {', '.join(experiment.tasks)}")
     frames: list[NDArray[np.uint8]] = []
     rate = 1.0
     with closing(play(experiment, actor, task, seed=seed, search=search)) as episode:

@@ -19,7 +19,11 @@ from torch import Tensor
 from ezm_pl.envs import sizes
 from ezm_pl.envs.signals import task_signals
 from ezm_pl.spec import Experiment, SpecError
-from ezm_pl.training.fault_tolerance.checkpoint import checkpoint_experiment, read_checkpoint
+from ezm_pl.training.fault_tolerance.checkpoint import (
+    checkpoint_experiment,
+    experiment_of,
+    read_checkpoint,
+)
 from ezm_pl.training.module import EZMModule
 from ezm_pl.world_model import WorldModel
 
@@ -128,9 +132,10 @@ class InitialWeights(Callback):
 
 def carry_over(plan: CarriedOver, module: EZMModule) -> None:
     """Gives `module` the weights of the plan's checkpoint, to all of its copies of the world model."""
-    experiment = checkpoint_experiment(plan.source)
+    contents = read_checkpoint(plan.source)
+    experiment = experiment_of(contents, plan.source)
     source = EZMModule(experiment, sizes(experiment.tasks))
-    source.load_state_dict(read_checkpoint(plan.source)["state_dict"])
+    source.load_state_dict(contents["state_dict"])
     _copy(plan, source.smoothed, module.model)
     if module.average is not None:
         module.average.load_state_dict(module.model.state_dict())

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 import ezm_pl.envs as envs
 from ezm_pl.envs import registry
 from ezm_pl.envs.stepping import vector
+from ezm_pl.envs.stepping import workers as processes
 from ezm_pl.envs.stepping.workers import WorkerError
 
 TASKS = ["h1-pole", "dmc-cartpole-balance", "h1-maze"]
@@ -188,6 +190,106 @@ def test_a_worker_that_dies_or_hangs_is_replaced_and_its_episodes_cut(
     finally:
         env.close()
     assert not multiprocessing.active_children()
+
+
+MORTAL = """
+import multiprocessing, os, pathlib, signal
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+
+DEATHS = pathlib.Path(__file__).with_name("deaths")
+
+
+class Mortal(gymnasium.Env):
+    observation_space = action_space = Box(-1, 1, (1,), np.float32)
+
+    def __init__(self):
+        if multiprocessing.parent_process() is not None and DEATHS.stat().st_size < 2:
+            DEATHS.write_text(DEATHS.read_text() + ".")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def reset(self, *, seed=None, options=None):
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+gymnasium.register("Mortal-v0", entry_point=Mortal, max_episode_steps=10)
+"""
+
+
+def test_a_worker_that_dies_as_it_builds_its_environments_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Building needs the most memory, and the collector's first request is what builds; two die in it."""
+    (tmp_path / "my_mortal.py").write_text(MORTAL)
+    (tmp_path / "deaths").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    env = envs.MultiTaskVectorEnv(
+        ["gym:my_mortal:Mortal-v0"], num_envs=2, seed=0, mode="async", workers=1, max_worker_restarts=2
+    )
+    try:
+        env.set_episode_steps(3)
+        env.reset()
+        assert env.worker_restarts == 2
+        assert ["was killed by SIGKILL: restarted" in line for line in caplog.messages] == [True, True]
+        cut = [env.step(np.zeros((2, 1)))[3].tolist() for _ in range(3)]
+        assert cut == [[False, False], [False, False], [True, True]]
+    finally:
+        env.close()
+        sys.modules.pop("my_mortal", None)
+        gymnasium.registry.pop("Mortal-v0", None)
+
+
+def one_worker(**settings: Any) -> envs.MultiTaskVectorEnv:
+    return envs.MultiTaskVectorEnv(
+        ["dmc-cartpole-balance"], num_envs=1, seed=0, mode="async", workers=1, **settings
+    )
+
+
+def test_an_answer_that_comes_late_is_not_taken_for_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = one_worker(worker_timeout=0.1, max_worker_restarts=1)
+    try:
+        env.reset()
+        assert env._processes is not None
+        pid, (pipe,) = worker(env, 0), env._processes._workers[0].parent_pipes
+        os.kill(pid, signal.SIGSTOP)
+        with monkeypatch.context() as impatient:
+            impatient.setattr(processes, "START_SECONDS", 0.1)
+            env.set_episode_steps(3)
+        os.kill(pid, signal.SIGCONT)
+        assert pipe.poll(120), "the late answer"
+        env.reset()
+        (line,) = caplog.messages
+        assert "did not answer: restarted" in line and worker(env, 0) != pid
+    finally:
+        env.close()
+
+
+def test_what_became_of_a_replacement_is_told_of_the_replacement(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    env = one_worker(max_worker_restarts=2)
+    start, starts = processes._start, iter([True, False])
+
+    def dies_once(arguments: tuple[Any, ...]) -> Any:
+        if next(starts):
+            raise RuntimeError("died at once")
+        return start(arguments)
+
+    try:
+        env.reset()
+        monkeypatch.setattr(processes, "_start", dies_once)
+        os.kill(worker(env, 0), signal.SIGKILL)
+        assert env.step(np.zeros((1, 1)))[4]["lost"].all()
+        first, second = caplog.messages
+        assert "was killed by SIGKILL: restarted" in first and "died as it started: restarted" in second
+    finally:
+        env.close()
 
 
 def test_ctrl_c_does_not_reach_workers() -> None:

@@ -173,8 +173,9 @@ def test_short_episodes_of_one_row_spare_the_block_that_another_is_filling() -> 
         assert {step for row, _, step in samplable(buffer) if row == 0} >= set(newest)
 
 
-def test_sampling_from_nothing_says_so() -> None:
-    buffer = make_buffer([0, 1])
+@pytest.mark.parametrize("shared", [False, True])
+def test_sampling_from_nothing_says_so(shared: bool) -> None:
+    buffer = make_buffer([0, 1], shared=shared)
     with pytest.raises(ReplayError, match="no complete window"):
         buffer.sample(4)
     rows = CountingRows(buffer, 2)

@@ -58,6 +58,7 @@ class FakeEnvs:
         self.length, self.fall_at = 15, 7
         self.fail_at: int | None = None
         self.pause = 0.0
+        self.building: Callable[[], object] = lambda: None
         FakeEnvs.made.append(self)
         FakeEnvs.customise(self)
 
@@ -71,7 +72,7 @@ class FakeEnvs:
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, ...]:
         if self.fail_at is not None and len(self.actions) == self.fail_at:
-            raise ZeroDivisionError("physics broke")
+            self.fail()
         time.sleep(self.pause)
         self.actions.append(action.copy())
         reward = (self.at + 1).astype(np.float32)
@@ -90,8 +91,12 @@ class FakeEnvs:
         self.at[ended] = 0
         return self.observe(), reward, np.zeros_like(ended), ended, info
 
+    def fail(self) -> None:
+        raise ZeroDivisionError("physics broke")
+
     def set_episode_steps(self, steps: int | None) -> None:
         self.episode_steps.append((len(self.actions), steps))
+        self.building()
 
     def close(self) -> None:
         self.closed_by = threading.current_thread().name
@@ -310,11 +315,20 @@ def test_episodes_are_short_for_the_first_share_of_training(protocol: str) -> No
         assert changes == [(0, None)]
 
 
-@pytest.mark.parametrize("where", ["environment", "search", "set-up"])
+def test_short_episodes_also_end_where_the_learner_gets_there_while_environments_are_built() -> None:
+    found = make_collector(make_experiment({"env": {"short_episode_steps": 8, "short_episode_share": 0.4}}))
+    FakeEnvs.customise = staticmethod(lambda e: setattr(e, "building", lambda: found.pacing.updated(40)))
+    envs = play(found, lambda: found.warm)
+    assert [steps for _, steps in envs.episode_steps] == [8, None]
+
+
+@pytest.mark.parametrize("where", ["environment", "building", "search", "set-up"])
 def test_a_failure_surfaces_in_the_main_thread_with_its_cause(where: str) -> None:
     def customise(envs: FakeEnvs) -> None:
         if where == "environment":
             envs.fail_at = 60
+        if where == "building":
+            envs.building = envs.fail
         if where == "set-up":
             raise ImportError("no such robot")
 
@@ -326,7 +340,7 @@ def test_a_failure_surfaces_in_the_main_thread_with_its_cause(where: str) -> Non
     found.start()
     found._thread.join(20)
     assert not found._thread.is_alive()
-    kind = {"environment": ZeroDivisionError, "search": FloatingPointError, "set-up": ImportError}[where]
+    kind = {"search": FloatingPointError, "set-up": ImportError}.get(where, ZeroDivisionError)
     with pytest.raises(CollectorError, match=r"self-play failed: .*(broke|no such robot)") as caught:
         found.check()
     assert isinstance(caught.value.__cause__, kind)

@@ -63,6 +63,15 @@ def test_the_learner_leads_by_no_more_than_it_may() -> None:
     assert pacing.wait_to_learn(0.01)
 
 
+def test_at_equal_shares_the_learner_goes_without_any_lead() -> None:
+    """Rounding has no say in it: (3 + 1) / 10 - 30 / 100 comes out as more than 1 / 10."""
+    pacing = Pacing(total_updates=10, total_steps=100, max_lead=0.0)
+    for done in range(10):
+        pacing.updated(done)
+        pacing.collected(10 * done)
+        assert pacing.may_learn(), done
+
+
 def test_the_learner_waits_for_nothing_once_collection_is_over() -> None:
     pacing = Pacing(total_updates=10, total_steps=100, max_lead=0.0)
     pacing.updated(15)

@@ -76,9 +76,10 @@ def test_evaluation_of_the_policy_alone_is_that_of_its_mode(finished: tuple[Path
 def test_a_film_shows_every_decision(finished: tuple[Path, FitResult]) -> None:
     path = last(finished[0])
     task = finished[1].evaluations[-1].tasks[1]
-    frames, rate = film(path, task, 3)
+    experiment, actor, _, _ = load_actor(path)
+    frames, rate = film(experiment, actor, task, 3)
     assert len(frames) == round(FILM_SECONDS * rate)
     assert all(frame.shape == frames[0].shape and frame.dtype == np.uint8 for frame in frames)
     assert (frames[0] != frames[-1]).any()
-    again, _ = film(path, task, 3)
+    again, _ = film(experiment, actor, task, 3)
     assert all((one == other).all() for one, other in zip(frames, again, strict=True))

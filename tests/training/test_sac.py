@@ -260,9 +260,10 @@ def test_a_run_logs_saves_and_resumes(finished: tuple[Path, FitResult], tmp_path
     folder, result = finished
     assert result.status == "finished" and result.updates == 6
     header = (folder / "csv" / "metrics.csv").read_text().splitlines()[0].split(",")
-    tasks = fit_experiment().tasks
-    assert set(logged_metrics(tasks, "sac")) - set(header) <= {f"selfplay/{task}/return" for task in tasks}
-    assert {name for name in header if name.startswith("train/")} <= set(logged_metrics(tasks, "sac"))
+    experiment = fit_experiment({"agent": "sac"})
+    said = set(logged_metrics(experiment))
+    assert said - set(header) <= {f"selfplay/{task}/return" for task in experiment.tasks}
+    assert {name for name in header if name.startswith("train/")} <= said
     saved = torch.load(last(folder), weights_only=True)
     assert saved["state_dict"]["log_temperature"].shape == (2,)
     measured = json.loads((folder / FILE).read_text())["measured"]

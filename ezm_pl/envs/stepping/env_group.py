@@ -26,10 +26,9 @@ class EnvGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
     `diverged` [R] int8 and `steps` [R] int32.
 
     Args:
-        tasks: the task of each row; fewer than `rows` leaves the rest as zeros.
+        tasks: the task of each row [R].
         seeds: the seed of each row.
         first: which row of the whole the group starts at.
-        rows: R.
         task_sizes: what to pad to.
         settings: keyword arguments of `make`.
         without_quirks: the tasks that are made with `quirks=False`.
@@ -40,7 +39,6 @@ class EnvGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
         tasks: Sequence[str],
         seeds: Sequence[int],
         first: int,
-        rows: int,
         task_sizes: TaskSizes,
         settings: dict[str, Any],
         without_quirks: Collection[str] = (),
@@ -50,14 +48,12 @@ class EnvGroup(gymnasium.Env[dict[str, NDArray[Any]], NDArray[np.float32]]):
             for task, seed in zip(tasks, seeds, strict=True)
         ]
         self._first = first
-        self.metadata = dict(self._envs[0].metadata) if self._envs else {}
+        self.metadata = dict(self._envs[0].metadata)
         self._shapes = [(_length(env.observation_space), _length(env.action_space)) for env in self._envs]
-        width = task_sizes.obs_size
-        space = group_space(rows, width)
-        self.observation_space = space  # type: ignore[assignment]
-        self.action_space = Box(-1.0, 1.0, (rows, task_sizes.action_size), np.float32)
+        spaces = group_spaces(len(tasks), task_sizes)
+        self.observation_space, self.action_space = spaces  # type: ignore[assignment]
         self.out: dict[str, NDArray[Any]] = {
-            name: np.zeros(part.shape or (), part.dtype) for name, part in space.spaces.items()
+            name: np.zeros(part.shape or (), part.dtype) for name, part in spaces[0].spaces.items()
         }
 
     def reset(
@@ -117,8 +113,9 @@ def _length(space: gymnasium.Space[Any]) -> int:
     return space.shape[0]
 
 
-def group_space(rows: int, width: int) -> DictSpace:
-    """The space of an `EnvGroup`'s observation: R rows, O wide."""
+def group_spaces(rows: int, task_sizes: TaskSizes) -> tuple[DictSpace, Box]:
+    """The spaces of an `EnvGroup`'s observation and action: R rows, O and A wide."""
+    width = task_sizes.obs_size
 
     def box(shape: tuple[int, ...], dtype: Any) -> Box:
         if np.issubdtype(dtype, np.integer):
@@ -127,7 +124,7 @@ def group_space(rows: int, width: int) -> DictSpace:
         return Box(-np.inf, np.inf, shape, dtype)
 
     flags = {name: box((rows,), np.int8) for name in ("terminated", "truncated", "fell", "diverged")}
-    return DictSpace(
+    observation = DictSpace(
         {
             "obs": box((rows, width), np.float32),
             "final_obs": box((rows, width), np.float32),
@@ -137,3 +134,4 @@ def group_space(rows: int, width: int) -> DictSpace:
             **flags,
         }
     )
+    return observation, Box(-1.0, 1.0, (rows, task_sizes.action_size), np.float32)

@@ -127,8 +127,7 @@ class MultiTaskVectorEnv(VectorEnv[NDArray[np.float32], NDArray[np.float32], NDA
         }
         names = [self.tasks[i] for i in self.task_ids]
         arguments = [
-            (names[s], seeds[s], s.start, s.stop - s.start, self.sizes, settings, tuple(without_quirks))
-            for s in self._slices
+            (names[s], seeds[s], s.start, self.sizes, settings, tuple(without_quirks)) for s in self._slices
         ]
         if mode == "async":
             self._processes = Workers(arguments, timeout=worker_timeout, max_restarts=max_worker_restarts)

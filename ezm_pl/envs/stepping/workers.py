@@ -14,12 +14,10 @@ from multiprocessing import resource_tracker
 from typing import Any
 
 import numpy as np
-from gymnasium.error import NoAsyncCallError
-from gymnasium.spaces import Box
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from numpy.typing import NDArray
 
-from ezm_pl.envs.stepping.env_group import Batch, EnvGroup, group_space
+from ezm_pl.envs.stepping.env_group import Batch, EnvGroup, group_spaces
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +34,9 @@ class WorkerGroup(EnvGroup):
 
     def __init__(self, *arguments: Any) -> None:
         self._arguments: tuple[Any, ...] | None = arguments
-        _, _, _, rows, task_sizes, *_ = arguments
-        self.observation_space = group_space(rows, task_sizes.obs_size)  # type: ignore[assignment]
-        self.action_space = Box(-1.0, 1.0, (rows, task_sizes.action_size), np.float32)
+        tasks, _, _, task_sizes, *_ = arguments
+        spaces = group_spaces(len(tasks), task_sizes)
+        self.observation_space, self.action_space = spaces  # type: ignore[assignment]
 
     def _build(self) -> None:
         """Builds the environments, once: in the worker, where a failure can be reported."""
@@ -105,6 +103,8 @@ class Workers:
         self._timeout, self._max_restarts = timeout, max_restarts
         self._episode_steps: int | None = None
         self._limited = False
+        # Died or timed out: gymnasium refuses them a request, or takes a late answer for the next one's.
+        self._silent: set[int] = set()
         self._workers: list[AsyncVectorEnv] = []
         with ThreadPoolExecutor(len(groups)) as pool:
             starts = [pool.submit(_start, arguments) for arguments in groups]
@@ -143,7 +143,13 @@ class Workers:
         return [self._restart(n) if batch is None else batch for n, batch in enumerate(found)], lost
 
     def set_episode_steps(self, steps: int | None) -> None:
-        """Changes every row's time limit from its next reset on, also in workers yet to be restarted."""
+        """Changes every row's time limit from its next reset on, also in workers yet to be restarted.
+
+        A worker that dies or does not answer is restarted by the next `reset` or `step`.
+
+        Raises:
+            RuntimeError: an environment raised; its traceback is in the message.
+        """
         self._episode_steps, self._limited = steps, True
         for n in range(len(self._workers)):
             self._send(n, "call", "set_episode_steps", steps)
@@ -168,24 +174,29 @@ class Workers:
         self._workers = []
 
     def _send(self, n: int, request: str, *arguments: Any, **named: Any) -> None:
+        if n in self._silent:
+            return
         try:
             getattr(self._workers[n], f"{request}_async")(*arguments, **named)
         except OSError:
-            return  # dead: receiving will say so too
+            self._silent.add(n)
 
     def _receive(self, n: int, request: str, deadline: float) -> Batch | None:
-        """A worker's answer; None where it has died or does not answer in time."""
+        """A worker's answer; None, until it is replaced, where it has died or did not answer in time."""
+        if n in self._silent:
+            return None
         left = max(0.0, deadline - time.monotonic())
         try:
             answer = getattr(self._workers[n], f"{request}_wait")(left)[0]
-        except (EOFError, OSError, multiprocessing.TimeoutError, NoAsyncCallError):
+        except (EOFError, OSError, multiprocessing.TimeoutError):
+            self._silent.add(n)
             return None
         return {name: array[0] for name, array in answer.items()} if request != "call" else {}
 
     def _restart(self, n: int, seeds: Sequence[int | None] | None = None) -> Batch:
         """Replaces a worker, as often as need be, and resets its rows with new seeds (or those given)."""
+        reason = _end(self._workers[n])
         while True:
-            reason = _end(self._workers[n])
             tasks, old, first, *rest = self._arguments[n]
             where = f"environment worker {n} ({', '.join(dict.fromkeys(tasks))})"
             if self.restarts == self._max_restarts:
@@ -207,7 +218,9 @@ class Workers:
             try:
                 self._workers[n] = _start((tasks, fresh, first, *rest))
             except RuntimeError:
-                continue  # it has died while starting: counted again
+                reason = "died as it started"
+                continue
+            self._silent.discard(n)
             if self._limited:
                 self._send(n, "call", "set_episode_steps", self._episode_steps)
                 self._receive(n, "call", time.monotonic() + START_SECONDS)
@@ -215,6 +228,7 @@ class Workers:
             batch = self._receive(n, "reset", time.monotonic() + START_SECONDS)
             if batch is not None:
                 return batch
+            reason = _end(self._workers[n])
 
 
 def _start(arguments: tuple[Any, ...]) -> AsyncVectorEnv:

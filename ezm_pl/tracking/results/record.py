@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 _HOST = ("host.cpu", "host.cores", "host.gpu", "version.torch", "version.mujoco")
 _NOT_SETTINGS = (
-    "name", "seed", "tracking.", "trainer.", "env.worker", "env.max_worker_restarts", "search.compiled",
-    "optim.compiled",
+    "name", "seed", "tracking.", "trainer.", "env.worker", "env.max_worker_restarts", "eval.at_start",
+    "eval.video", "optim.compiled", "optim.max_skipped_updates", "replay.save", "search.compiled",
 )  # fmt: skip
 """Params under these say how a run was made, not what was trained."""
 
@@ -139,6 +139,10 @@ def read_record(path: Path, named: str) -> dict[str, Any]:
         ) from None
     except (OSError, ValueError, AttributeError) as error:
         raise SpecError(f"{named}: {path} is no record: {error}") from None
+    for run in document["runs"]:  # of older records, too
+        run["settings"] = {
+            k: v for k, v in run.get("settings", {}).items() if not k.startswith(_NOT_SETTINGS)
+        }
     return dict(document)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jinja2
 import numpy as np
 
 from ezm_pl.spec import SpecError, normalized_score, read_text
+from ezm_pl.spec.tasks import score_bounds
 from ezm_pl.tracking.results.comparison import INTERPOLATED, Agent, thousands
 from ezm_pl.tracking.results.curves import Curve
 from ezm_pl.tracking.results.record import curves_of, read_record
@@ -71,7 +73,8 @@ def stale(page: Path, text: str) -> str | None:
     """The first line in which a written page differs from what would be written; None where none does."""
     written = page.read_text(encoding="utf-8") if page.is_file() else ""
     lines = difflib.unified_diff(written.splitlines(), text.splitlines(), lineterm="", n=0)
-    return next((line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")), None)
+    without_header = islice(lines, 2, None)
+    return next((line for line in without_header if line[0] in "+-"), None)
 
 
 def returns(record: Mapping[str, Any], agent: str | None = None, protocol: str | None = None) -> str:
@@ -275,7 +278,10 @@ def _curve(run: Mapping[str, Any], task: str, protocol: str) -> Curve:
 
 
 def _score(run: Mapping[str, Any], task: str) -> float:
-    return normalized_score(task, _last(run, task))
+    """The published bounds' score; for a task that has none, by the spec's; NaN where nobody says any."""
+    own = [run["settings"].get(f"tasks_meta.{task}.{bound}") for bound in ("random_score", "success_score")]
+    bounds = None if score_bounds(task) or None in own else (float(own[0]), float(own[1]))
+    return normalized_score(task, _last(run, task), bounds)
 
 
 def _last(run: Mapping[str, Any], task: str) -> float:

@@ -85,6 +85,7 @@ def film_tasks(
     from ezm_pl.envs import RenderingUnavailable
     from ezm_pl.envs.rendering import require
     from ezm_pl.training import film
+    from ezm_pl.training.from_checkpoint import load_actor
 
     written: list[Path] = []
     try:
@@ -92,9 +93,10 @@ def film_tasks(
     except RenderingUnavailable as error:
         say(console, f"no videos: {error}", "yellow")
         return written
+    experiment, actor, _, _ = load_actor(checkpoint, settings=settings)
     for task in tasks:
         try:
-            frames, fps = film(checkpoint, task, seed, search=search, settings=settings)
+            frames, fps = film(experiment, actor, task, seed, search=search)
         except RenderingUnavailable as error:
             say(console, f"no video: {error}", "yellow")
             continue

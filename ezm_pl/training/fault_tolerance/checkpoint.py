@@ -163,8 +163,13 @@ def checkpoint_experiment(path: Path) -> Experiment:
     Raises:
         CheckpointError: no checkpoint, or a spec that this version cannot read.
     """
+    return experiment_of(read_checkpoint(path), path)
+
+
+def experiment_of(contents: dict[str, Any], path: Path) -> Experiment:
+    """The spec in the contents of the checkpoint `path`; `CheckpointError` where it cannot be read."""
     try:
-        return build_experiment(yaml.safe_load(read_checkpoint(path)["experiment"]), source=str(path))
+        return build_experiment(yaml.safe_load(contents["experiment"]), source=str(path))
     except SpecError as error:
         raise CheckpointError("; ".join(str(error).splitlines())) from None
 
