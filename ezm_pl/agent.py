@@ -64,7 +64,7 @@ class Agent:
         model: the network, on the device that decides.
         updates: how many have made it.
         checkpoint: where it came from.
-        seed: of the candidates that searches draw.
+        seed: of the candidates and value heads that searches draw.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Agent:
         )
         self._act_without_search = how_to_act(experiment, search=False)
         self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._heads = torch.Generator().manual_seed(seed)
 
     @classmethod
     def load(cls, reference: str | Path = "last", *, seed: int = 0) -> Agent:
@@ -149,6 +150,7 @@ class Agent:
         assert isinstance(self.model, InferenceModel)
         index = self._index(task)
         batch = self._batch(observation, index)
+        self.model.draw_heads(self._heads)
         with torch.inference_mode():
             found = self._planner(self.model, *batch, self._generator)
         return Plan(

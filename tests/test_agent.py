@@ -19,6 +19,7 @@ from ezm_pl import Agent
 from ezm_pl.cli import main
 from ezm_pl.export.registry import requirements
 from ezm_pl.spec import SpecError
+from ezm_pl.world_model import InferenceModel
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(
@@ -103,6 +104,17 @@ def test_a_plan_is_whole_and_repeatable(agent: Agent) -> None:
     seeded = [Agent.load(agent.checkpoint, seed=3).plan(observation, agent.tasks[0]) for _ in range(2)]
     assert np.array_equal(seeded[0].actions, seeded[1].actions)
     assert not np.array_equal(seeded[0].actions, plan.actions)
+    assert seeded[0].root_value == seeded[1].root_value
+
+
+def test_every_search_draws_its_value_heads_anew(agent: Agent) -> None:
+    agent.plan(np.ones(3), agent.tasks[1])
+    pairs = set()
+    for _ in range(8):
+        agent.plan(np.ones(3), agent.tasks[1])
+        assert isinstance(agent.model, InferenceModel)
+        pairs.add(tuple(agent.model.heads))
+    assert len(pairs) > 1
 
 
 def test_the_policy_alone_is_the_same_each_time(agent: Agent) -> None:

@@ -32,7 +32,7 @@ REWARD_BOUNDS = (5e-3, 5e-2)
 OBJECT_REWARD_BOUNDS = (1e-3, 5e-3)
 """... and those of `OBJECT_TASKS`."""
 OBJECT_TASKS = tuple(HUMANOID_BENCH)[tuple(HUMANOID_BENCH).index("h1hand-push") :]
-"""The tasks of `parity-objects`: the end of the canonical order."""
+"""The tasks with objects: the end of the canonical order."""
 TERMINATED_AGREEMENT = 0.98
 FIRST_OBSERVATION = 1e-5
 """Bound on the error of an episode's first observation."""
@@ -127,7 +127,9 @@ class Recording:
 
     def restore(self, env: HumanoidEnv, step: int) -> None:
         """Puts `env` where the original was before a step."""
-        env.restore(self["qpos"][step], self["qvel"][step], self["warmstart"][step], self.internal[step])
+        env.restore_recorded(
+            self["qpos"][step], self["qvel"][step], self["warmstart"][step], self.internal[step]
+        )
 
 
 def recorded_tasks(directory: Path | str) -> tuple[str, ...]:
@@ -228,7 +230,7 @@ def _first_observations(env: HumanoidEnv, record: Recording) -> float:
     worst = 0.0
     for episode, step in enumerate(begins):
         state = record.internal[step] if internal is None else internal[episode]
-        got = env.restore(record["qpos"][step], record["qvel"][step], internal=state)
+        got = env.restore_recorded(record["qpos"][step], record["qvel"][step], internal=state)
         worst = max(worst, float(np.abs(got - record["first_obs"][episode]).max()))
     return worst
 

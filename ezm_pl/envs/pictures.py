@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from ezm_pl.envs.registry import Backend, make
+from ezm_pl.envs.registry import make
 from ezm_pl.envs.rendering import HEIGHT, WIDTH
 from ezm_pl.spec.tasks import score_bounds
 
@@ -18,14 +18,14 @@ SETTLING_STEPS = 5
 """Control steps in the middle of the actuators' ranges before a frame is taken."""
 
 
-def picture(task: str, seed: int, backend: Backend = "auto") -> Image.Image:
+def picture(task: str, seed: int) -> Image.Image:
     """A frame of a task soon after its start.
 
     Raises:
         RenderingUnavailable: no GL works here.
         ValueError, HumanoidBenchUnavailable: the task cannot be made.
     """
-    env = make(task, backend=backend, render_mode="rgb_array", seed=seed)
+    env = make(task, render_mode="rgb_array", seed=seed)
     try:
         env.reset()
         for _ in range(SETTLING_STEPS):

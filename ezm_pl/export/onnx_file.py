@@ -31,7 +31,8 @@ from ezm_pl.tracking.console import say
 from ezm_pl.tracking.distill.student_lookup import find_policy
 from ezm_pl.tracking.runs.run_lookup import checkpoint_errors, newest_usable
 from ezm_pl.training.from_checkpoint import load_actor
-from ezm_pl.world_model import InferenceModel
+from ezm_pl.training.sac import SACActor
+from ezm_pl.world_model import InferenceModel, WorldModel
 
 FORMAT = "1"
 """Of the metadata."""
@@ -47,16 +48,18 @@ class PolicyHead(nn.Module):
     """The policy of an ordinary run without its search: encoder, trunk, policy head; the mode.
 
     Args:
-        model: in float32.
+        actor: of either agent, in float32.
     """
 
-    def __init__(self, model: InferenceModel) -> None:
+    def __init__(self, actor: InferenceModel | SACActor) -> None:
         super().__init__()
-        self.model = model.model
+        self.model = actor.model if isinstance(actor, InferenceModel) else actor
 
     def forward(self, observation: Tensor, task: Tensor) -> Tensor:
         """Actions `[B, A]` for observations `[B, O]` of tasks `[B]`."""
-        features = self.model.features(self.model.encode(observation, task), task)
+        features = self.model.encode(observation, task)
+        if isinstance(self.model, WorldModel):
+            features = self.model.features(features, task)
         return self.model.policy(features, task).mode
 
 
@@ -107,10 +110,7 @@ def _load(checkpoint: Path, *, distilled: bool) -> tuple[nn.Module, Experiment, 
         facts = {"policy": "student", "updates": str(saved.updates), "teacher": saved.teacher_run or ""}
         return saved.student, saved.experiment, facts
     experiment, actor, updates, _ = load_actor(checkpoint, settings=["search.dtype=float32"])
-    if not isinstance(actor, InferenceModel):
-        raise SpecError(
-            f"{checkpoint}: agent {experiment.agent} has no policy head to export; distil it first"
-        )
+    assert isinstance(actor, InferenceModel | SACActor)
     return PolicyHead(actor.cpu()).eval(), experiment, {"policy": "policy head", "updates": str(updates)}
 
 

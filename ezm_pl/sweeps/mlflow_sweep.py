@@ -7,17 +7,19 @@ no run that would be made a second time.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ezm_pl.spec import SpecError
 from ezm_pl.spec.sweep_plan import Point, SweepPlan
 from ezm_pl.spec.variants import REFERENCE
 from ezm_pl.spec.yaml_file import dump_yaml
 from ezm_pl.sweeps.queue import Claim, Queue, have_ended, slot_of, stored_sweeps
 from ezm_pl.tracking.console import count
-from ezm_pl.tracking.store import experiment_id, open_store, tracking_uri
+from ezm_pl.tracking.store import experiment_id, first_line, open_store, shown, store_errors, tracking_uri
 from ezm_pl.tracking.sweep import tags
 from ezm_pl.tracking.sweep.runs import search_runs
 
@@ -38,24 +40,29 @@ class MlflowSweep:
         """Opens the tracking store.
 
         Raises:
-            SpecError: it cannot be opened.
+            SpecError: it cannot be opened or does not answer.
         """
         self.queue, self.plan = queue, queue.plan
         tracking = self.plan.points[0].experiment.tracking
-        uri = tracking_uri(tracking.uri)
-        self.client = open_store(uri)
-        self.experiment_id = experiment_id(self.client, tracking.experiment, uri=uri)
+        self._uri = tracking_uri(tracking.uri)
+        self.client = open_store(self._uri)
+        with self._one_line_errors():
+            self.experiment_id = experiment_id(self.client, tracking.experiment, uri=self._uri)
         self._points: dict[str, str] = {}
 
     @cached_property
     def sweep_id(self) -> str:
-        """Run id of the sweep's own run, made where there is none."""
+        """Run id of the sweep's own run, made where there is none; params that it lacks are logged."""
+        from mlflow.entities import Param
+
         mine = {tags.LEVEL: tags.SWEEP, _IDENTITY: self.queue.identity}
         name = self.plan.spec.name
-        run_id, made = self._run(mine, {tags.NAME: name, tags.KEY: self.plan.key}, name)
-        for key, value in sweep_params(self.plan).items() if made else ():
-            self.client.log_param(run_id, key, value)
-        return run_id
+        run = self._run(mine, {tags.NAME: name, tags.KEY: self.plan.key}, name)
+        wanted, there = sweep_params(self.plan), run.data.params
+        # A worker that made the run may have died before it logged them.
+        if lacking := [Param(key, value) for key, value in wanted.items() if key not in there]:
+            self.client.log_batch(run.info.run_id, params=lacking)
+        return run.info.run_id
 
     def point_id(self, point: Point) -> str:
         """Run id of a grid point's run, made where there is none."""
@@ -64,26 +71,29 @@ class MlflowSweep:
             mine = {tags.PARENT: self.sweep_id, tags.LEVEL: tags.POINT, tags.POINT_LABEL: point.label}
             of_sweep = {tags.ID: self.sweep_id, tags.NAME: self.plan.spec.name}
             named = {**of_sweep, "num_tasks": str(len(tasks)), "tasks": ", ".join(tasks)}
-            self._points[point.label], _ = self._run(
-                mine, named, f"{point.label}: {count(len(tasks), 'task')}"
-            )
+            run = self._run(mine, named, f"{point.label}: {count(len(tasks), 'task')}")
+            self._points[point.label] = run.info.run_id
         return self._points[point.label]
 
-    def _run(self, mine: Mapping[str, str], named: Mapping[str, str], name: str) -> tuple[str, bool]:
-        """Id of the run with the tags `mine`, and whether it was made now, with the tags `named` too."""
+    def _run(self, mine: Mapping[str, str], named: Mapping[str, str], name: str) -> Run:
+        """The run with the tags `mine`, made with the tags `named` too where there is none."""
         if found := self._find(mine):
-            return found[0].info.run_id, False
-        made = self.client.create_run(self.experiment_id, tags={**mine, **named}, run_name=name)
-        return made.info.run_id, True
+            return found[0]
+        return self.client.create_run(self.experiment_id, tags={**mine, **named}, run_name=name)
 
     def begin(self) -> None:
-        """Makes what is missing, writes the spec, marks the sweep and its unfinished points as running."""
+        """Makes what is missing, writes the spec, marks the sweep and its unfinished points as running.
+
+        Raises:
+            SpecError: the store does not answer, or its artifacts cannot be written.
+        """
         whole = stored_sweeps(self.queue.storage)[self.plan.key]  # also the variants of earlier commands
-        self.client.log_text(self.sweep_id, dump_yaml(whole), tags.SPEC_FILE)
-        every = {self.point_id(point): have_ended(self.queue.trials(point)) for point in self.plan.points}
-        for run_id in (self.sweep_id, *(run_id for run_id, ended in every.items() if not ended)):
-            if self.client.get_run(run_id).info.status != "RUNNING":
-                self.client.update_run(run_id, "RUNNING")
+        with self._one_line_errors():
+            self.client.log_text(self.sweep_id, dump_yaml(whole), tags.SPEC_FILE)
+            every = {self.point_id(point): have_ended(self.queue.trials(point)) for point in self.plan.points}
+            for run_id in (self.sweep_id, *(run_id for run_id, ended in every.items() if not ended)):
+                if self.client.get_run(run_id).info.status != "RUNNING":
+                    self.client.update_run(run_id, "RUNNING")
 
     def interrupt(self) -> None:
         """Marks what is still running as killed."""
@@ -157,6 +167,15 @@ class MlflowSweep:
     def _find(self, wanted: Mapping[str, str]) -> list[Run]:
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
         return search_runs(self.client, [self.experiment_id], query)
+
+    @contextmanager
+    def _one_line_errors(self) -> Iterator[None]:
+        """Inside, a store that does not take the sweep's runs is a `SpecError` of one line."""
+        try:
+            yield
+        except store_errors() as error:
+            where = shown(self._uri)
+            raise SpecError(f"the sweep cannot be tracked in {where}: {first_line(error)}") from None
 
 
 def trial_name(claim: Claim, seed: int) -> str:

@@ -100,7 +100,7 @@ def run_trial(claim: Claim, sweep: MlflowSweep, patience: Patience) -> float | N
         done = _finished(earlier)
         if done is None:
             watch = TrialWatch(claim, plan.spec.objective, plan.shared_tasks, reports=index == 0)
-            _train_seed(claim, sweep, experiment, watch, earlier)
+            _train_seed(claim, sweep, experiment, watch, earlier, patience)
             if watch.pruned:
                 with patience.spare():
                     _settle(sweep, watch.run_id)
@@ -117,7 +117,12 @@ def _finished(runs: list[Run]) -> float | None:
 
 
 def _train_seed(
-    claim: Claim, sweep: MlflowSweep, experiment: Experiment, watch: TrialWatch, earlier: list[Run]
+    claim: Claim,
+    sweep: MlflowSweep,
+    experiment: Experiment,
+    watch: TrialWatch,
+    earlier: list[Run],
+    patience: Patience,
 ) -> None:
     """Trains one seed, going on from the checkpoint of an `earlier` attempt where it lies on this disk."""
     seed, ids = experiment.seed, [run.info.run_id for run in earlier]
@@ -125,7 +130,7 @@ def _train_seed(
     part = Part(trial_name(claim, seed), sweep.trial_tags(claim, seed), (watch,))
     for run_id in ids:
         if run_id != resume:
-            sweep.give_up(run_id)
+            patience.insist(partial(sweep.give_up, run_id))
     if train(experiment, resume=resume, console=Console(quiet=True), part=part):
         raise KeyboardInterrupt
 

@@ -189,11 +189,11 @@ class _Worker:
         """Ends the runs of a sweep that is done, however MLflow was in the meantime."""
 
         def close() -> None:
-            with self.queue.storage.alone():
-                self.mlflow.insist(self.tracked.close_finished)
+            with self.queue.storage.alone():  # for one attempt: all workers of the storage share the lock
+                self.tracked.close_finished()
 
         try:
-            self.trials.insist(close)
+            self.mlflow.insist(partial(self.trials.insist, close))
         except store_errors():
             say(
                 self.console,

@@ -77,10 +77,30 @@ def load_module(
     return experiment, module, int(contents["global_step"]), int(steps.float().mean())
 
 
-def load_actor(checkpoint: Path, *, settings: Sequence[str] = ()) -> tuple[Experiment, Actor, int, int]:
-    """The network of a checkpoint that acts, in place of the module; otherwise as `load_module`."""
+Descriptions = Literal["training", "held-out"] | None
+"""Sentences that tell an agent its tasks; None: as it was trained."""
+
+
+def load_actor(
+    checkpoint: Path, *, settings: Sequence[str] = (), descriptions: Descriptions = None
+) -> tuple[Experiment, Actor, int, int]:
+    """The network of a checkpoint that acts, told its tasks by the first of `descriptions`.
+
+    Arguments, results and errors else as of `load_module`, with the network in place of the module.
+    """
     experiment, module, updates, env_steps = load_module(checkpoint, settings=settings)
-    return experiment, module.trained_actor(), updates, env_steps
+    return experiment, _actors(module, descriptions)[0], updates, env_steps
+
+
+def _actors(module: AgentModule, descriptions: Descriptions) -> list[Actor]:
+    """What acts, once for each of the descriptions; `SpecError` where there are none."""
+    if descriptions is None:
+        return [module.trained_actor()]
+    named, described = described_tasks(module, f"--descriptions {descriptions}")
+    actors: list[Actor] = [named.trained_actor(table) for table in described.tables(descriptions)]
+    if not actors:
+        raise SpecError(f"--descriptions {descriptions}: not every task has some")
+    return actors
 
 
 def described_tasks(module: AgentModule, option: str) -> tuple[EZMModule, DescribedTasks]:
@@ -101,7 +121,7 @@ def evaluate(
     seed: int,
     settings: Sequence[str] = (),
     search: bool = True,
-    descriptions: Literal["training", "held-out"] | None = None,
+    descriptions: Descriptions = None,
 ) -> Evaluation:
     """Plays evaluation episodes with a checkpoint.
 
@@ -117,13 +137,7 @@ def evaluate(
         SpecError: see `load_module`; the agent knows its tasks by their ids; a task has no such descriptions.
     """
     experiment, module, updates, env_steps = load_module(checkpoint, settings=settings)
-    if descriptions is None:
-        actors = [module.trained_actor()]
-    else:
-        named, described = described_tasks(module, f"--descriptions {descriptions}")
-        actors = [named.trained_actor(table) for table in described.tables(descriptions)]
-        if not actors:
-            raise SpecError(f"--descriptions {descriptions}: not every task has some")
+    actors = _actors(module, descriptions)
     envs = evaluation_envs(experiment, episodes)
     act = how_to_act(experiment, search=search)
     try:

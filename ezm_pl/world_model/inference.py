@@ -20,7 +20,7 @@ from ezm_pl.world_model.products import Kind, packs
 
 _CHUNK = 2**19
 """Latent values that a processor takes through the networks at once, so that they stay in its caches."""
-_NARROW = 256
+_BLAS_WIDTH = 256
 """Widest latent for which BLAS is faster than oneDNN on a processor; at few rows even in bfloat16."""
 _FEW = 2**20 + 2**18
 """Multiply-adds of a layer up to which it is so (80 rows at latent size 128, 20 at 256)."""
@@ -129,7 +129,7 @@ class InferenceModel(nn.Module):
         if not packs(weight):
             return Kind(weight.dtype, packed=False, paired=weight.device.type != "cpu")
         latent = self.model.spec.latent_size
-        small = latent <= _NARROW and (weight.dtype == torch.float32 or rows * latent**2 <= _FEW)
+        small = latent <= _BLAS_WIDTH and (weight.dtype == torch.float32 or rows * latent**2 <= _FEW)
         return Kind(torch.float32, packed=False) if small else Kind(weight.dtype, packed=True)
 
     def compiled_dtype(self, rows: int) -> torch.dtype | None:

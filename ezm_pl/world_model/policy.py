@@ -72,12 +72,8 @@ class SquashedGaussian:
         """`tanh(mean)`, `[..., A]`."""
         return torch.tanh(self.mean).clamp(-MAX_ACTION, MAX_ACTION) * self.mask
 
-    def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density of actions `[..., A]`, summed over real dimensions: `[...]`; no gradient for them."""
-        return -self.surprise(action)
-
     def surprise(self, action: Tensor) -> Tensor:
-        """Minus the log-density of actions."""
+        """Minus the log-density `[...]` of actions `[..., A]` over real dimensions; they get no gradient."""
         action = action.clamp(-MAX_ACTION, MAX_ACTION)
         surprise: Tensor = Surprise.apply(self.mean, self.log_std, self.mask, action)
         return surprise

@@ -22,7 +22,7 @@ from ezm_pl.distillation.data import DistillationData
 from ezm_pl.distillation.module import DistillationModule
 from ezm_pl.spec import SpecError
 from ezm_pl.spec.distillation import load_distillation
-from ezm_pl.tracking.distill.student_lookup import find_policy
+from ezm_pl.tracking.distill.student_lookup import find_policy, find_student
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -231,6 +231,16 @@ def test_a_beginning_that_two_kinds_of_runs_share_is_refused(
         path.touch()
     with pytest.raises(SpecError, match="ordinary and distilled runs"):
         find_policy("ab", option="RUN")
+
+
+def test_distilled_runs_that_begin_alike_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("ab1", "ab2"):
+        path = tmp_path / "mlruns" / "runs" / name / "distillation.yaml"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    with pytest.raises(SpecError, match="RUN ab: 2 distilled runs start like this: ab1, ab2"):
+        find_student("ab", option="RUN")
 
 
 def test_other_commands_do_not_see_distilled_runs(

@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from workplaces import train_briefly
 
 from ezm_pl.cli import main
 from ezm_pl.distillation import Student, load_student
@@ -72,6 +73,15 @@ def test_the_policy_head_of_an_ordinary_run(
     printed = capsys.readouterr().out
     assert "policy head of" in printed and "1,000 observations" in printed
     assert (workplace / "policy.onnx").is_file()
+
+
+def test_the_policy_of_the_baseline(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_briefly("baseline", agent="sac")
+    capsys.readouterr()
+    assert main(["export", "last", "--to", "onnx", "--out", "baseline.onnx"]) == 0
+    assert "policy head of" in capsys.readouterr().out
+    facts = onnxruntime.InferenceSession("baseline.onnx").get_modelmeta().custom_metadata_map
+    assert (facts["policy"], facts["updates"]) == ("policy head", "4")
 
 
 def test_the_last_run_of_either_kind(

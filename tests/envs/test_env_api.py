@@ -144,23 +144,23 @@ def test_restore_continues_as_if_never_left() -> None:
     saved = data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy()
     internal = {"maze_stage": [task.stage], "move_direction": [*task.heading, 0]}  # type: ignore[attr-defined]
     ahead = [env.step(action) for action in actions[5:]]
-    obs = simulation.restore(*saved, internal)
+    obs = simulation.restore_recorded(*saved, internal)
     np.testing.assert_array_equal(obs[:26], saved[0].astype(np.float32))
     for action, (obs, reward, *_) in zip(actions[5:], ahead, strict=True):
         again, again_reward, *_ = env.step(action)
         np.testing.assert_array_equal(again, obs)
         assert again_reward == reward
     with pytest.raises(ValueError, match=r"qpos has shape \(3,\)"):
-        simulation.restore(np.zeros(3), np.zeros(25))
+        simulation.restore_recorded(np.zeros(3), np.zeros(25))
     with pytest.raises(ValueError, match="warmstart"):
-        simulation.restore(*saved[:2], np.zeros(2))
+        simulation.restore_recorded(*saved[:2], np.zeros(2))
 
 
 def test_restore_needs_no_reset_before() -> None:
     env = envs.make("h1-walk", seed=0)
     simulation = env.unwrapped
     assert isinstance(simulation, HumanoidEnv)
-    simulation.restore(simulation.initial_qpos, np.zeros(25))
+    simulation.restore_recorded(simulation.initial_qpos, np.zeros(25))
     assert np.isfinite(env.step(np.zeros(19))[1])
 
 

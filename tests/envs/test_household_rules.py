@@ -31,7 +31,7 @@ def rested(env: HumanoidEnv, **places: float) -> np.ndarray:
 
 
 def step(env: HumanoidEnv, qpos: np.ndarray, **internal: Any) -> tuple[float, bool, dict[str, float]]:
-    env.restore(qpos, np.zeros(env.model.nv), internal=internal)
+    env.restore_recorded(qpos, np.zeros(env.model.nv), internal=internal)
     _, reward, terminated, _, info = env.step(np.zeros(env.model.nu))
     return reward, terminated, info["reward_terms"]
 

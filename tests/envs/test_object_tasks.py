@@ -32,7 +32,7 @@ def placed(
     qpos[0] -= back
     start = env.model.joint(joint).qposadr[0]
     qpos[start : start + len(values)] = values
-    env.restore(qpos, np.zeros(env.model.nv), internal=internal)
+    env.restore_recorded(qpos, np.zeros(env.model.nv), internal=internal)
     _, reward, terminated, _, info = env.step(STILL)
     return {**info, "reward": reward, "terminated": terminated}
 
@@ -84,7 +84,7 @@ def truck_with_two_lifted(**settings: Any) -> tuple[HumanoidEnv, Truck]:
     for name, y in (("a", 0.0), ("b", 0.6)):
         start = env.model.joint(f"free_package_{name}").qposadr[0]
         qpos[start : start + 3] = 4.6, y, 2.0
-    env.restore(qpos, np.zeros(env.model.nv), internal=lists)
+    env.restore_recorded(qpos, np.zeros(env.model.nv), internal=lists)
     env.step(STILL)
     return env, task
 
@@ -116,7 +116,7 @@ def test_a_cube_turned_alike_with_the_other_sign_counts_as_far_off() -> None:
         env = made("h1hand-cube", quirks=quirks)
         qpos = env.initial_qpos.copy()
         qpos[79:83], qpos[86:90] = target, -target
-        env.restore(qpos, np.zeros(env.model.nv), internal={"target_quat": target.tolist()})
+        env.restore_recorded(qpos, np.zeros(env.model.nv), internal={"target_quat": target.tolist()})
         terms = env.step(STILL)[4]["reward_terms"]
         assert terms["orientation_alignment_reward"] == pytest.approx(aligned, abs=0.05)
 
@@ -175,7 +175,7 @@ KEPT: dict[str, dict[str, list[float]]] = {
 @pytest.mark.parametrize("task", KEPT)
 def test_what_a_task_keeps_is_saved_with_the_environment(task: str) -> None:
     env, other = made(task), made(task)
-    env.restore(env.initial_qpos, np.zeros(env.model.nv), internal=KEPT[task])
+    env.restore_recorded(env.initial_qpos, np.zeros(env.model.nv), internal=KEPT[task])
     assert env.task.internal() == KEPT[task]
     saved = env.state()
 

@@ -71,7 +71,7 @@ def test_it_agrees_with_the_built_in_task() -> None:
     theirs.reset()
     ours.reset()
     inner, simulation = theirs.unwrapped._env, ours.unwrapped  # type: ignore[attr-defined]
-    simulation.restore(inner.data.qpos, inner.data.qvel, inner.data.qacc_warmstart)  # type: ignore[attr-defined]
+    simulation.restore_recorded(inner.data.qpos, inner.data.qvel, inner.data.qacc_warmstart)  # type: ignore[attr-defined]
     for _ in range(2):
         a, b = theirs.step(np.full(19, 0.2)), ours.step(np.full(19, 0.2))
         np.testing.assert_allclose(a[0][:26], b[0][:26], atol=0.02)  # the positions

@@ -47,12 +47,12 @@ def test_maze_pays_each_checkpoint_once() -> None:
         qpos = env.initial_qpos.copy()
         qpos[:2] = x, y
         internal = {"maze_stage": [len(bonuses)], "move_direction": [1, 0, 0]}
-        env.restore(qpos, np.zeros(25), internal=internal)
+        env.restore_recorded(qpos, np.zeros(25), internal=internal)
         terms = env.step(np.zeros(19))[4]["reward_terms"]
         bonuses.append(terms["stage_convert_reward"])
         assert terms["success_subtasks"] == min(len(bonuses), 4)
     assert bonuses == [100.0, 200.0, 300.0, 400.0, 0.0]
-    env.restore(env.initial_qpos + 0, np.zeros(25), internal={"maze_stage": [4]})
+    env.restore_recorded(env.initial_qpos + 0, np.zeros(25), internal={"maze_stage": [4]})
     assert env.step(np.zeros(19))[4]["reward_terms"]["move"] == 1.0
     env.reset()
     assert env.task.stage == 0  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ def test_hurdle_discounts_touching_a_barrier() -> None:
     assert env.step(np.zeros(19))[4]["reward_terms"]["wall_collision_discount"] == 1.0
     qpos = env.initial_qpos.copy()
     qpos[0] = -0.5  # against the barrier behind
-    env.restore(qpos, np.zeros(25))
+    env.restore_recorded(qpos, np.zeros(25))
     terms = env.step(np.zeros(19))[4]["reward_terms"]
     assert terms["wall_collision_discount"] == 0.1
     product = terms["stand_reward"] * terms["small_control"] * terms["move"]
@@ -75,7 +75,7 @@ def test_lying_down_ends_nothing_where_the_benchmark_says_so(task: str) -> None:
     env = made(task)
     qpos = env.initial_qpos.copy()
     qpos[2] = 0.15
-    env.restore(qpos, np.zeros(env.model.nv))
+    env.restore_recorded(qpos, np.zeros(env.model.nv))
     assert not env.step(np.zeros(env.model.nu))[4]["fell"]
 
 
@@ -93,7 +93,7 @@ def test_balance_ends_when_the_board_touches_the_floor() -> None:
     assert not env.step(np.zeros(61))[4]["fell"]
     qpos = env.initial_qpos.copy()
     qpos[76:79] = 1.5, 0, 0.03  # the board lies beside the ball
-    env.restore(qpos, np.zeros(env.model.nv))
+    env.restore_recorded(qpos, np.zeros(env.model.nv))
     assert env.step(np.zeros(61))[4]["fell"]
 
 
@@ -122,7 +122,7 @@ def test_bookshelf_counts_what_is_in_its_place() -> None:
             "bookshelf_objects": things,
             "placement_goals": goals.ravel().tolist(),
         }
-        obs = env.restore(qpos, np.zeros(env.model.nv), internal=internal)
+        obs = env.restore_recorded(qpos, np.zeros(env.model.nv), internal=internal)
         assert obs[-1] == things[done]
         obs, reward, terminated, _, info = env.step(np.zeros(61))
         assert obs[-1] == things[done]
@@ -151,12 +151,12 @@ def test_insert_lasts_500_steps_and_ends_when_a_cup_falls() -> None:
     assert env.episode_steps == 500
     qpos = env.initial_qpos.copy()
     qpos[76:79] = 2.5, 0, 0.1  # cup a on the floor
-    env.restore(qpos, np.zeros(env.model.nv))
+    env.restore_recorded(qpos, np.zeros(env.model.nv))
     assert env.step(np.zeros(61))[4]["fell"]
 
 
 def test_window_measures_the_head_from_where_it_began() -> None:
     env = made("h1hand-window")
     np.testing.assert_array_equal(env.task.first_head, env.sim.robot.head)  # type: ignore[attr-defined]
-    env.restore(env.initial_qpos, np.zeros(env.model.nv), internal={"head_pos0": [1.0, 2.0, 3.0]})
+    env.restore_recorded(env.initial_qpos, np.zeros(env.model.nv), internal={"head_pos0": [1.0, 2.0, 3.0]})
     assert env.task.first_head.tolist() == [1.0, 2.0, 3.0]  # type: ignore[attr-defined]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import sqlite3
 import threading
+import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,6 +39,7 @@ from ezm_pl.tracking.runs.run_lookup import RUNS
 from ezm_pl.tracking.runs.train import Part
 from ezm_pl.tracking.store import open_store
 from ezm_pl.tracking.sweep import tags
+from ezm_pl.tracking.sweep.runs import open_sweep
 
 FOREVER = 10**9
 PARTS = {"no_path": {"loss": {"path": 0.0}}, "no_temporal": {"loss": {"temporal": 0.0}}}
@@ -122,6 +126,19 @@ def test_a_finished_point_is_not_opened_again(queue: Queue, store: Store) -> Non
     assert statuses(store, tags.POINT) == {names[first]: "FINISHED", names[second]: "RUNNING"}
 
 
+def test_params_that_a_killed_worker_did_not_log_are_logged_by_the_next(store: Store) -> None:
+    write(Path.cwd(), direction="minimize")
+    queue = Queue(open_storage(None), load_sweep("sweep.yaml"))
+    queue.fill()
+    run_id = MlflowSweep(queue).sweep_id
+    logged = store.client.get_run(run_id).data.params
+    with closing(sqlite3.connect("mlruns/mlflow.db")) as database, database:
+        database.execute("DELETE FROM params WHERE key != 'base'")
+    MlflowSweep(queue).begin()
+    assert store.client.get_run(run_id).data.params == logged
+    assert open_sweep("last")[1].direction == "minimize"
+
+
 def test_runs_beyond_mlflow_s_page_are_found(
     queue: Queue, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +173,31 @@ def test_a_worker_outlasts_an_absence_at_the_end_of_trials(
     assert (
         set(statuses(store, tags.POINT).values()) == set(statuses(store, tags.SWEEP).values()) == {"FINISHED"}
     )
+
+
+def test_other_workers_get_the_lock_while_a_worker_waits_for_mlflow_at_last(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow stays away until another worker has had the lock."""
+    monkeypatch.setattr(patience, "_RETRY_SECONDS", (0.1,))
+    monkeypatch.setattr(patience, "PATIENCE_SECONDS", 30.0)
+    last = "dmc-pendulum-swingup"
+    monkeypatch.setattr(
+        trial, "run_trial", pretend(store, lambda c: FOREVER if (c.point.label, c.slot) == (last, 1) else 0)
+    )
+
+    def other_worker() -> None:
+        while len(store.refused) < 3:  # the trial's mark, its point's end, and then the last try
+            time.sleep(0.01)
+        with open_storage(None).alone():
+            store.refusals = 0
+
+    other = threading.Thread(target=other_worker, daemon=True)
+    other.start()
+    code, said = work(Console(width=200))
+    assert code == 0 and "MLflow could not be told" not in said
+    assert set(statuses(store, tags.SWEEP).values()) == {"FINISHED"}
+    other.join()
 
 
 def test_a_worker_outlasts_an_absence_of_the_storage_of_trials(
@@ -209,6 +251,19 @@ def test_what_this_machine_cannot_train_is_one_line_before_anything_is_stored(
     assert stored_sweeps(open_storage(None)) == {}
     write(Path.cwd())
     assert load_sweep("sweep.yaml").points, "the settings can be mended under the same name"
+
+
+def test_a_store_that_fails_once_it_is_open_is_one_line(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.refusals = 1
+    assert main(["sweep", "run", "sweep.yaml"]) == 2
+    Path("mlruns/artifacts").write_text("a file where the folder has to be")
+    assert main(["sweep", "run", "sweep.yaml"]) == 2
+    refused, unwritten = capsys.readouterr().err.splitlines()
+    assert refused == "ezm: the sweep cannot be tracked in sqlite:///mlruns/mlflow.db: connection refused"
+    assert unwritten.startswith("ezm: the sweep cannot be tracked in sqlite:///mlruns/mlflow.db: ")
+    assert "mlruns/artifacts" in unwritten.rpartition("mlflow.db")[2]
 
 
 def test_a_storage_that_stays_away_is_one_line(
@@ -312,3 +367,32 @@ def test_a_finished_training_s_result_waits_for_mlflow(
     store.refusals = FOREVER
     with pytest.raises(MlflowException):
         trial.run_trial(claim, sweep, Patience(said.append))
+
+
+def test_an_earlier_attempt_is_given_up_after_an_absence_of_mlflow(
+    queue: Queue, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attempt's checkpoint is not on this disk; MLflow goes away once the attempt was found."""
+    sweep, claim = MlflowSweep(queue), claimed(queue)
+    seed = sweep.plan.seed(claim.slot, 0)
+    dead = store.client.create_run(sweep.experiment_id, tags=sweep.trial_tags(claim, seed)).info.run_id
+    find = MlflowSweep.trial_runs
+
+    def found(*arguments: Any) -> Any:
+        runs = find(*arguments)
+        store.refusals = 2
+        return runs
+
+    def train(experiment: Experiment, *, resume: None, console: Console, part: Part) -> int:
+        run_id = store.client.create_run(sweep.experiment_id, tags=dict(part.tags)).info.run_id
+        store.client.log_metric(run_id, "eval/score", 0.5)
+        (watch,) = part.callbacks
+        watch.setup(SimpleNamespace(logger=SimpleNamespace(version=run_id)), None, "fit")  # type: ignore[arg-type]
+        return 0
+
+    monkeypatch.setattr(MlflowSweep, "trial_runs", found)
+    monkeypatch.setattr(trial, "train", train)
+    assert trial.run_trial(claim, sweep, Patience(lambda line: None)) == 0.5
+    assert store.refused == ["set_tag", "set_tag"]
+    run = store.client.get_run(dead)
+    assert (run.info.status, run.data.tags[tags.STATE]) == ("KILLED", tags.FAILED)

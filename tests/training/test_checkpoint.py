@@ -242,6 +242,15 @@ def test_another_number_of_ranks_is_refused_with_the_reason(folder: Path) -> Non
     assert run(without, folder, checkpoint=last(folder)).updates == UPDATES
 
 
+def test_a_checkpoint_named_by_a_relative_path_is_kept_as_the_one_before(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    longer = fit_experiment(THREE | {"optim": {"total_updates": 9}})
+    assert run(longer, folder, checkpoint=Path("checkpoints/last.ckpt")).updates == 9
+    assert contents(previous(folder))["global_step"] == UPDATES
+
+
 def test_a_moved_run_keeps_its_best_checkpoint(folder: Path) -> None:
     class Falls(Callback):
         def on_validation_epoch_end(self, trainer: Trainer, module: LightningModule) -> None:

@@ -62,9 +62,10 @@ def test_training_goes_on_and_saves_again(disk: Path, caplog: pytest.LogCaptureF
 
 
 def test_the_best_one_stays_and_is_replaced_once_there_is_room(
-    disk: Path, caplog: pytest.LogCaptureFixture
+    disk: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scores rise with every evaluation, so that each should be saved."""
+    """Scores rise with every evaluation, so that each should be saved. The run's folder is relative."""
+    monkeypatch.chdir(disk.parent)
     spec = fit_experiment({"eval": {"every": 1}})
     seen: dict[int, int] = {}
 
@@ -77,7 +78,7 @@ def test_the_best_one_stays_and_is_replaced_once_there_is_room(
                 best = contents(disk / "checkpoints" / "best.ckpt")
                 seen[trainer.global_step] = best["global_step"]
 
-    run(spec, disk, Rises(), Full(disk, 2, 4))
+    run(spec, Path(disk.name), Rises(), Full(disk, 2, 4))
     assert seen == {1: 1, 2: 2, 3: 2, 4: 2, 5: 5}
     lines = [r.getMessage() for r in caplog.records if r.getMessage().startswith("best checkpoint")]
     assert lines == [

@@ -25,14 +25,14 @@ def reference(policy: SquashedGaussian) -> TransformedDistribution:
     return TransformedDistribution(base, [TanhTransform(cache_size=1)])
 
 
-def test_log_prob_equals_torch_distributions_over_real_dimensions() -> None:
+def test_surprise_equals_torch_distributions_over_real_dimensions() -> None:
     given = policy()
     for seed in range(20):
         noise = torch.randn(3, 4, generator=torch.Generator().manual_seed(seed))
         action = given.action(noise)
         per_dimension = reference(given).log_prob(action.double())
         expected = torch.where(MASK > 0, per_dimension, 0.0).sum(-1)
-        torch.testing.assert_close(given.log_prob(action).double(), expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(-given.surprise(action).double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_padded_dimensions_do_not_count() -> None:
@@ -45,21 +45,21 @@ def test_padded_dimensions_do_not_count() -> None:
     assert torch.equal(first.action(noise), second.action(noise + other))
     assert (first.action(noise)[MASK == 0] == 0).all() and (first.mode[MASK == 0] == 0).all()
     action = first.action(noise)
-    torch.testing.assert_close(first.log_prob(action), second.log_prob(action + 0.5 * other))
+    torch.testing.assert_close(first.surprise(action), second.surprise(action + 0.5 * other))
     torch.testing.assert_close(first.entropy(noise), second.entropy(noise + other))
 
 
-def test_log_prob_of_one_task_is_that_of_its_own_dimensions_alone() -> None:
+def test_surprise_of_one_task_is_that_of_its_own_dimensions_alone() -> None:
     given = policy()
     small = SquashedGaussian(given.mean[1, :2], given.log_std[1, :2], torch.ones(2))
     action = given.action(torch.randn(3, 4))
-    torch.testing.assert_close(given.log_prob(action)[1], small.log_prob(action[1, :2]))
+    torch.testing.assert_close(given.surprise(action)[1], small.surprise(action[1, :2]))
 
 
 def test_density_integrates_to_one() -> None:
     one = SquashedGaussian(torch.tensor([0.3]), torch.tensor([-0.7]), torch.ones(1))
     grid = torch.linspace(-MAX_ACTION, MAX_ACTION, 20001).unsqueeze(-1)
-    assert float(torch.trapezoid(one.log_prob(grid).exp(), grid[:, 0])) == pytest.approx(1, abs=1e-3)
+    assert float(torch.trapezoid((-one.surprise(grid)).exp(), grid[:, 0])) == pytest.approx(1, abs=1e-3)
 
 
 def test_entropy_equals_monte_carlo() -> None:
@@ -82,11 +82,11 @@ def test_entropy_of_narrow_policies_is_that_of_the_gaussian() -> None:
     torch.testing.assert_close(narrow.entropy(torch.randn(2, 1)), expected, rtol=0, atol=1e-2)
 
 
-def test_entropy_and_log_prob_are_finite_far_out() -> None:
+def test_entropy_and_surprise_are_finite_far_out() -> None:
     mean = torch.tensor([[50.0], [-50.0]], requires_grad=True)
     log_std = torch.tensor([[2.0], [-10.0]], requires_grad=True)
     far = SquashedGaussian(mean, log_std, torch.ones(2, 1))
-    value = far.entropy(torch.ones(2, 1)).sum() + far.log_prob(torch.tensor([[1.0], [-1.0]])).sum()
+    value = far.entropy(torch.ones(2, 1)).sum() - far.surprise(torch.tensor([[1.0], [-1.0]])).sum()
     value.backward()
     for tensor in (value, mean.grad, log_std.grad):
         assert isinstance(tensor, Tensor) and tensor.isfinite().all()
@@ -139,7 +139,7 @@ def test_actions_stay_inside_the_bound() -> None:
     given = SquashedGaussian(torch.tensor([9.0, -9.0, 0.0]), torch.zeros(3), torch.ones(3))
     actions = given.action(300 * torch.randn(1000, 3))
     assert actions.abs().max() == torch.tensor(MAX_ACTION) and given.mode.abs().max() == torch.tensor(0.999)
-    assert torch.isfinite(given.log_prob(actions)).all()
+    assert torch.isfinite(given.surprise(actions)).all()
 
 
 def test_gradients_raise_the_density_of_an_action() -> None:
@@ -149,7 +149,7 @@ def test_gradients_raise_the_density_of_an_action() -> None:
     for _ in range(300):
         optimizer.zero_grad()
         given = SquashedGaussian.from_raw(raw, torch.ones(2), PolicyBounds(-3.0, 1.0))
-        (-given.log_prob(action).sum()).backward()
+        given.surprise(action).sum().backward()
         optimizer.step()
     given = SquashedGaussian.from_raw(raw.detach(), torch.ones(2), PolicyBounds(-3.0, 1.0))
     torch.testing.assert_close(given.mode, action, rtol=0, atol=0.02)

@@ -21,7 +21,6 @@ from ezm_pl.envs import rendering
 from ezm_pl.envs.core import (
     ControlEnv,
     ControlStep,
-    EnvState,
     FloatArray,
     Observation,
     Settings,
@@ -95,7 +94,7 @@ class Task:
         """Takes over task-side state as recorded (`internal` of `parity/*.npz`), or as of `internal()`."""
 
     def internal(self) -> dict[str, list[float]]:
-        """The task-side state, as `restore` takes it; empty where there is none."""
+        """The task-side state of staged events, as `restore` takes it; empty where there are none."""
         return {}
 
     def base_observation(self) -> Sequence[FloatArray]:
@@ -247,17 +246,17 @@ class HumanoidEnv(ControlEnv):
             setattr(self.task, name, value)
         self._extra = saved["extra"]
 
-    def restore(
+    def restore_recorded(
         self,
-        state: EnvState | NDArray[Any],
-        qvel: NDArray[Any] | None = None,
+        qpos: NDArray[Any],
+        qvel: NDArray[Any],
         warmstart: NDArray[Any] | None = None,
         internal: Mapping[str, Any] | None = None,
     ) -> Observation:
-        """Puts the simulation into a saved state (`state()`), or into a recorded one, ready for `step`.
+        """Puts the simulation into a recorded state, ready for `step`; `restore` takes what `state()` gave.
 
         Args:
-            state: what `state()` returned, alone; or a recorded qpos [nq], and
+            qpos: [nq].
             qvel: [nv].
             warmstart: [nv], the constraint solver's starting point (`qacc_warmstart`).
             internal: task-side state, each a flat list; see docs/parity.md, "Recordings".
@@ -268,14 +267,12 @@ class HumanoidEnv(ControlEnv):
         Raises:
             ValueError: arrays of the wrong size.
         """
-        if isinstance(state, EnvState):
-            return super().restore(state)
         model, data = self.sim.model, self.sim.data
-        for name, given, size in (("qpos", state, model.nq), ("qvel", qvel, model.nv)):
-            if np.shape(given) != (size,):  # type: ignore[arg-type]
-                raise ValueError(f"{name} has shape {np.shape(given)}, this task's is {(size,)}")  # type: ignore[arg-type]
+        for name, given, size in (("qpos", qpos, model.nq), ("qvel", qvel, model.nv)):
+            if np.shape(given) != (size,):
+                raise ValueError(f"{name} has shape {np.shape(given)}, this task's is {(size,)}")
         mujoco.mj_resetData(model, data)
-        data.qpos[:], data.qvel[:] = state, qvel
+        data.qpos[:], data.qvel[:] = qpos, qvel
         mujoco.mj_forward(model, data)
         if warmstart is not None:
             if np.shape(warmstart) != (model.nv,):

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from ezm_pl.distillation import STUDENT, is_student
 from ezm_pl.spec import SpecError
-from ezm_pl.spec.errors import nearest
-from ezm_pl.tracking.runs.run_lookup import RUNS, SavedRun, find_checkpoint, saved_runs
+from ezm_pl.tracking.runs.run_lookup import RUNS, SavedRun, find_checkpoint, run_by_id, saved_runs
 
 SPEC = Path("distillation.yaml")
 
@@ -33,12 +32,7 @@ def find_student(reference: str, *, option: str) -> SavedRun:
         return max(saved, key=lambda run: run.checkpoint.stat().st_mtime)
     found = _of_path(Path(reference)) if Path(reference).exists() else None
     if found is None:
-        matches = [run for name, run in sorted(runs.items()) if name.startswith(reference)]
-        if len(matches) != 1:
-            many = f"{len(matches)} distilled runs start like this" if matches else "no such distilled run"
-            hint = "" if matches else nearest(reference, ["last", *runs])
-            raise SpecError(f"{option} {reference}: {many} in {RUNS}{hint}")
-        found = matches[0]
+        found = run_by_id(reference, runs, option=option, missing="distilled run", kind="distilled runs")
     if not found.checkpoint.is_file():
         raise SpecError(f"{option} {reference}: {found.directory} has no {STUDENT}: it stopped before it")
     return found

@@ -16,6 +16,8 @@ from ezm_pl.tracking.console import say
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ezm_pl.training.from_checkpoint import Descriptions
+
 
 def write_video(frames: Sequence[NDArray[np.uint8]], path: Path, *, fps: float) -> None:
     """Writes frames [H, W, 3] (even H and W) as H.264, in the format of the name; the folder is made."""
@@ -67,6 +69,7 @@ def film_tasks(
     console: Console,
     search: bool = True,
     settings: Sequence[str] = (),
+    descriptions: Descriptions = None,
 ) -> list[Path]:
     """Films an episode of each task as `directory/<task>.mp4`. Prints a line where rendering does not work.
 
@@ -78,6 +81,7 @@ def film_tasks(
         console: where to say that rendering does not work.
         search: plan; otherwise the policy decides alone.
         settings: `search.a=b`, laid over the checkpoint's spec.
+        descriptions: the first of these tells the agent its task; None: as trained.
 
     Returns:
         The files written.
@@ -93,7 +97,7 @@ def film_tasks(
     except RenderingUnavailable as error:
         say(console, f"no videos: {error}", "yellow")
         return written
-    experiment, actor, _, _ = load_actor(checkpoint, settings=settings)
+    experiment, actor, _, _ = load_actor(checkpoint, settings=settings, descriptions=descriptions)
     for task in tasks:
         try:
             frames, fps = film(experiment, actor, task, seed, search=search)

@@ -62,6 +62,7 @@ def evaluate_run(
                 console=console,
                 search=search,
                 settings=settings,
+                descriptions=descriptions,
             )
         for path in films:
             say(console, f"wrote {path}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,15 +87,20 @@ def find_run(reference: str, *, option: str) -> SavedRun:
                 f"{option} {reference}: neither a run folder nor a checkpoint that says which run it is of"
             )
         return saved
+    return run_by_id(reference, runs, option=option, missing="checkpoint, run folder or run id")
+
+
+def run_by_id(
+    reference: str, runs: Mapping[str, SavedRun], *, option: str, missing: str, kind: str = "runs"
+) -> SavedRun:
+    """The one of `runs` whose id begins so; `SpecError` where none does (no such `missing`), or several."""
     matches = sorted(name for name in runs if name.startswith(reference))
     if len(matches) == 1:
         return runs[matches[0]]
     if matches:
-        raise SpecError(f"{option} {reference}: {len(matches)} runs start like this: {', '.join(matches)}")
+        raise SpecError(f"{option} {reference}: {len(matches)} {kind} start like this: {', '.join(matches)}")
     hint = nearest(reference, ["last", *runs])
-    raise SpecError(
-        f"{option} {reference}: no such checkpoint, run folder or run id in {RUNS} ({len(runs)} runs){hint}"
-    )
+    raise SpecError(f"{option} {reference}: no such {missing} in {RUNS} ({len(runs)} {kind}){hint}")
 
 
 def find_checkpoint(reference: str, *, option: str) -> SavedRun:

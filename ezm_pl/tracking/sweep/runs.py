@@ -34,7 +34,7 @@ class SeedRun:
         run_id: MLflow's.
         trial: number within the grid point.
         seed: of the experiment.
-        state: the trial's, one of `sweep_tags`.
+        state: the trial's, one of the values of `tags.STATE`.
         values: searched fields (dotted) and their values.
         params: all of the run's params.
         metrics: newest value of each metric.

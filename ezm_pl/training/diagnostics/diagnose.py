@@ -109,6 +109,8 @@ class Diagnostics:
         self.states, self.actions, self.rollouts, self.seed = states, actions, rollouts, seed
         self.buffer: ReplayBuffer | None = load_replay(self.networks.experiment, checkpoint)
         self.batches = [] if self.buffer is None else draw(self.networks, self.buffer, _BATCHES)
+        steps = self.networks.experiment.targets.unroll_steps
+        self._statistics_gaps = [statistics_gap(self.networks.model, each, steps) for each in self.batches]
 
     def tasks(self) -> Iterator[TaskDiagnosis]:
         """One diagnosis per task, each once it is made.
@@ -203,16 +205,15 @@ class Diagnostics:
 
     def _gaps(self, task: int) -> dict[str, float | None]:
         """Of a task's positions in batches of all tasks, which BatchNorm sees together."""
-        networks, steps = self.networks, self.networks.experiment.targets.unroll_steps
+        networks = self.networks
         found: dict[str, list[float]] = {"value": [], "gap_statistics": [], "gap_target": []}
-        for batch in self.batches:
+        for batch, statistics in zip(self.batches, self._statistics_gaps, strict=True):
             rows = batch.task == task
             if not rows.any():
                 continue
             mine = Batch(*(part[rows] for part in batch))
             seen = mine.observation[:, 0]
-            gap = statistics_gap(networks.model, batch, steps)[rows]
-            found["gap_statistics"].append(float(gap[:, 0].abs().mean()))
+            found["gap_statistics"].append(float(statistics[rows][:, 0].abs().mean()))
             ahead = network_gap(networks.learner, networks.target, seen, mine.task)
             found["gap_target"].append(float(ahead.abs().mean()))
             found["value"].append(float(networks.learner.root(seen, mine.task)[1].mean()))

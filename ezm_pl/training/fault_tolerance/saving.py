@@ -60,7 +60,7 @@ class BestCheckpoint(ModelCheckpoint):
             mode="max",
             enable_version_counter=False,
         )
-        self.path = directory / BEST
+        self.path = Path(str(self.dirpath)) / BEST  # absolute, as Lightning saves to
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves when the score is the best so far; if the disk refuses, the best one stays what it was."""
@@ -134,7 +134,7 @@ class LastCheckpoint(Checkpoint):
         Raises:
             CheckpointError: they are damaged, do not fit, or were of another number of ranks.
         """
-        self._last_is_good = checkpoint == self.directory / LAST
+        self._last_is_good = checkpoint.resolve() == (self.directory / LAST).resolve()
         replay = replay_of(read_checkpoint(checkpoint))
         if not self.replay:
             return

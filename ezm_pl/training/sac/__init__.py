@@ -1,6 +1,6 @@
 """Multi-task soft actor-critic, the model-free baseline (docs/baseline.md)."""
 
 from ezm_pl.training.sac.module import SACModule
-from ezm_pl.training.sac.networks import SACNetwork
+from ezm_pl.training.sac.networks import SACActor, SACNetwork
 
-__all__ = ["SACModule", "SACNetwork"]
+__all__ = ["SACActor", "SACModule", "SACNetwork"]
