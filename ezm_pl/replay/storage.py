@@ -91,13 +91,9 @@ class ReplayStore:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         snapshot, used = plan.snapshot, plan.snapshot.steps.shape[1]
-        segment, written = self._segment.copy(), self._written.copy()
-        stored = np.zeros(segment.shape, bool)
-        stored[:, :used] = snapshot.steps > 0
-        closed = np.zeros(segment.shape, bool)
-        closed[:, :used] = snapshot.complete
-        first = np.full(segment.shape, -1, np.int64)
-        first[:, :used] = snapshot.first_id
+        segment, written = self._segment[:, :used].copy(), self._written[:, :used].copy()
+        # As they are now: writing takes out of the snapshot what has been overwritten in the meantime.
+        stored, closed, first = snapshot.steps > 0, snapshot.complete != 0, snapshot.first_id.copy()
         segment[~(closed & (written == first))] = -1
         files = list(self._files)
         live = np.bincount(segment[segment >= 0], minlength=len(files)) * self.block_type.itemsize
@@ -135,8 +131,8 @@ class ReplayStore:
             },
         )
         self._files = [files[i] for i in kept]
-        self._segment = np.where(segment >= 0, np.searchsorted(kept, segment), -1)
-        self._written = written
+        self._segment[:, :used] = np.where(segment >= 0, np.searchsorted(kept, segment), -1)
+        self._written[:, :used] = written
 
     def _records(self, which: NDArray[np.int64], snapshot: Snapshot) -> Iterator[NDArray]:
         """Records of blocks `[K, 2]` (task, block), some at a time; the snapshot loses those overwritten."""
@@ -176,9 +172,8 @@ class ReplayStore:
         generator = np.random.default_rng()
         generator.bit_generator.state = manifest["random"]
         found = np.zeros(snapshot.steps.shape, bool)
-        segment = np.full(self._segment.shape, -1, np.int64)
-        first = np.full(self._segment.shape, -2, np.int64)  # of no record
-        first[:, : manifest["used"]] = np.where(snapshot.steps > 0, snapshot.first_id, -2)
+        segment = np.full(found.shape, -1, np.int64)
+        first = np.where(snapshot.steps > 0, snapshot.first_id, -2)  # -2: of no record
         notes = []
         for number, entry in enumerate([manifest["open"], *manifest["segments"]]):
             path = self.folder / entry["file"]
@@ -201,9 +196,10 @@ class ReplayStore:
             snapshot.drop(task, block)
         self.buffer.restore(snapshot)
         self.buffer.generator = generator
-        self._files, self._segment = list(manifest["segments"]), segment
-        self._written[:] = -1
-        self._written[:, : manifest["used"]] = np.where(found, snapshot.first_id, -1)
+        self._files = list(manifest["segments"])
+        for mine, read in ((self._segment, segment), (self._written, np.where(found, snapshot.first_id, -1))):
+            mine[:] = -1
+            mine[:, : manifest["used"]] = read
         return notes
 
     def keep(self, names: Collection[str]) -> None:
