@@ -87,7 +87,7 @@ class Agent:
         Args:
             reference: `last`, a run id (or its beginning), a run folder or a checkpoint file. Where its
                 last.ckpt is damaged, the log says so and previous.ckpt is loaded.
-            seed: of the candidates that searches draw.
+            seed: of the candidates and value heads that searches draw.
 
         Raises:
             SpecError: there is no such run.

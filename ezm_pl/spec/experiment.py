@@ -49,7 +49,7 @@ class EnvSpec(Strict):
     )
     max_worker_restarts: NonNegativeInt = Field(
         20,
-        description="worker processes of the collector, and of the evaluation, replaced in a session (async)",
+        description="most worker processes replaced in a session, by self-play and evaluation each (async)",
     )
     short_episode_steps: PositiveInt | None = Field(
         500, description="episode length in control steps early in training (ezm protocol); null: always full"

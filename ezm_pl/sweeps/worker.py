@@ -94,6 +94,7 @@ def find_sweep(storage: Storage, reference: str, where: str) -> SweepPlan:
 def _work(queue: Queue, where: str, console: Console) -> int:
     with signals_as_sigint() as stopped:
         try:
+            _check_machine(queue.unfinished())
             return _Worker(queue, where, console).work_through()
         except KeyboardInterrupt:
             say(
@@ -126,7 +127,6 @@ class _Worker:
 
     def work_through(self) -> int:
         """Works until every trial has ended; the exit code."""
-        _check_machine(self.queue.unfinished())
         with self.queue.storage.alone():
             self.queue.fill()
         say(self.console, f"sweep {self.queue.plan.key}, stored in {self.where}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -89,18 +89,19 @@ def load_actor(
     Arguments, results and errors else as of `load_module`, with the network in place of the module.
     """
     experiment, module, updates, env_steps = load_module(checkpoint, settings=settings)
-    return experiment, _actors(module, descriptions)[0], updates, env_steps
+    return experiment, next(_actors(module, descriptions)), updates, env_steps
 
 
-def _actors(module: AgentModule, descriptions: Descriptions) -> list[Actor]:
+def _actors(module: AgentModule, descriptions: Descriptions) -> Iterator[Actor]:
     """What acts, once for each of the descriptions; `SpecError` where there are none."""
     if descriptions is None:
-        return [module.trained_actor()]
+        yield module.trained_actor()
+        return
     named, described = described_tasks(module, f"--descriptions {descriptions}")
-    actors: list[Actor] = [named.trained_actor(table) for table in described.tables(descriptions)]
-    if not actors:
+    tables = list(described.tables(descriptions))
+    if not tables:
         raise SpecError(f"--descriptions {descriptions}: not every task has some")
-    return actors
+    yield from map(named.trained_actor, tables)
 
 
 def described_tasks(module: AgentModule, option: str) -> tuple[EZMModule, DescribedTasks]:
@@ -137,7 +138,7 @@ def evaluate(
         SpecError: see `load_module`; the agent knows its tasks by their ids; a task has no such descriptions.
     """
     experiment, module, updates, env_steps = load_module(checkpoint, settings=settings)
-    actors = _actors(module, descriptions)
+    actors = list(_actors(module, descriptions))
     envs = evaluation_envs(experiment, episodes)
     act = how_to_act(experiment, search=search)
     try:

@@ -16,6 +16,7 @@ from ezm_pl.spec.io import build_experiment
 from ezm_pl.tracking.runs.train import train
 from ezm_pl.training import checkpoint_experiment, evaluate, sentences
 from ezm_pl.training.fault_tolerance.checkpoint import read_checkpoint
+from ezm_pl.training.from_checkpoint import load_actor
 from ezm_pl.training.sentences import embed_sentences
 
 pytestmark = pytest.mark.usefixtures("encoder")
@@ -90,6 +91,10 @@ def test_a_checkpoint_evaluates_without_the_encoder(
     assert (held_out.returns_ezm != plain.returns_ezm).any(), "the words count"
     assert main(["eval", str(checkpoint), "--episodes", "1", "--descriptions", "held-out"]) == 0
     assert "by 2 held-out descriptions of each task" in capsys.readouterr().out
+    _, trained, _, _ = load_actor(checkpoint)
+    tables = [load_actor(checkpoint, descriptions=each)[1].state_dict() for each in ("training", "held-out")]
+    same = [all(torch.equal(x, table[name]) for name, x in trained.state_dict().items()) for table in tables]
+    assert same == [True, False], "a film is of the first sentence of those asked for"
     agent = Agent.load(checkpoint)
     assert agent.plan([0.0] * 5, "dmc-cartpole-balance").actions.shape[1] == 1
 

@@ -312,7 +312,7 @@ def test_host_never_waits_inside_a_search(
     if kind != "discrete":
         model, proposal = small_inference_model(), GaussianProposal.mixed(5, 16, 2, 0.25, 3.0)
         if "oneDNN" in kind:
-            monkeypatch.setattr("ezm_pl.world_model.inference._NARROW", 0)
+            monkeypatch.setattr("ezm_pl.world_model.inference._BLAS_WIDTH", 0)
         observation = torch.randn(6, 7)
     else:
         model, proposal = TabularModel.random(3, 20, 4, seed=0), DiscreteProposal(4)
@@ -355,7 +355,7 @@ def test_a_search_is_one_static_program(
     settings: SearchSettings, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Traced once, with all that Python decides: the same operations give the results of other inputs."""
-    monkeypatch.setattr("ezm_pl.world_model.inference._NARROW", 0 if kind == "oneDNN" else 256)
+    monkeypatch.setattr("ezm_pl.world_model.inference._BLAS_WIDTH", 0 if kind == "oneDNN" else 256)
     model, slots = small_inference_model(), settings.num_simulations + 1
     task, generator = torch.arange(6) % 3, torch.Generator()
 

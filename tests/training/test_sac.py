@@ -194,7 +194,7 @@ def test_the_entropy_that_is_learned_from_is_minus_the_mean_log_probability() ->
         torch.ones(many, 2),
     )
     noise = torch.randn(many, 2, generator=torch.Generator().manual_seed(0))
-    direct = -policy.log_prob(policy.action(noise))
+    direct = policy.surprise(policy.action(noise))
     assert float(policy.entropy(noise).mean()) == pytest.approx(float(direct.mean()), abs=0.01)
     assert float(policy.entropy(noise).std()) < 0.8 * float(direct.std()), "with less variance"
 

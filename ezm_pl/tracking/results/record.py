@@ -133,16 +133,15 @@ def read_record(path: Path, named: str) -> dict[str, Any]:
         document = read_json(path)
         if not document.get("runs"):
             raise ValueError("it has no runs")
+        for run in document["runs"]:  # of older records, too
+            settings = run.get("settings", {})
+            run["settings"] = {k: v for k, v in settings.items() if not k.startswith(_NOT_SETTINGS)}
     except FileNotFoundError:
         raise SpecError(
             f"{named}: no record {path}; `ezm results collect RUN --out {path}` makes it"
         ) from None
     except (OSError, ValueError, AttributeError) as error:
         raise SpecError(f"{named}: {path} is no record: {error}") from None
-    for run in document["runs"]:  # of older records, too
-        run["settings"] = {
-            k: v for k, v in run.get("settings", {}).items() if not k.startswith(_NOT_SETTINGS)
-        }
     return dict(document)
 
 
