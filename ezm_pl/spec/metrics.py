@@ -11,6 +11,9 @@ from ezm_pl.spec.tasks import score_bounds, task_facts
 if TYPE_CHECKING:
     from ezm_pl.spec.experiment import Experiment
 
+OPTIONAL_TERMS = ("observation", "pathwise")
+"""Loss terms that need parts of their own: left out, not multiplied by zero, where their weight is 0."""
+
 _OF_AGENT: dict[AgentName, tuple[str, ...]] = {
     "ezm": (
         *(f"train/loss/{term}" for term in ("reward", "value", "policy", "entropy", "temporal", "path")),
@@ -53,7 +56,7 @@ def logged_metrics(experiment: Experiment, *, bounds: Container[str] | None = No
     bounds = experiment.score_bounds if bounds is None else bounds
     of_run, of_task = [*_EVERY_RUN, *_OF_AGENT[agent]], [*_EVERY_TASK]
     if agent == "ezm":
-        optional = [term for term in ("observation", "pathwise") if loss.of(term) > 0]
+        optional = [term for term in OPTIONAL_TERMS if loss.of(term) > 0]
         own = [term.rpartition(":")[2] for term in loss.extra]
         of_run += [f"train/loss/{term}" for term in (*optional, *own)]
         of_run += ["train/policy/q_spread"] if loss.pathwise else []

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ezm_pl.programs import NARROW, Draws, Program, ProgramSpec, surroundings
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.experiment import LossSpec, ModelSpec, TargetSpec
+from ezm_pl.spec.metrics import OPTIONAL_TERMS
 from ezm_pl.training.batch import Batch, Targets
-from ezm_pl.training.losses import OPTIONAL, loss_weights, losses, unroll
+from ezm_pl.training.losses import loss_weights, losses, unroll
 from ezm_pl.training.pathwise import QSpread
 from ezm_pl.world_model import WorldModel
 
@@ -94,7 +95,7 @@ class CompiledLosses:
         self, experiment: Experiment, model: WorldModel, spread: QSpread | None, bfloat16: bool
     ) -> None:
         self._experiment, self._model, self._bfloat16 = experiment, model, bfloat16
-        optional = {name: float(experiment.loss.of(name) > 0) for name in OPTIONAL}
+        optional = {name: float(experiment.loss.of(name) > 0) for name in OPTIONAL_TERMS}
         self._terms = LossSpec().model_copy(update=optional)
         learner = Learner(model, spread, experiment.targets, self._terms)
         # Listed once: to walk over the modules takes a fiftieth of an update.

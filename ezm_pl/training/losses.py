@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ezm_pl.spec.experiment import LossSpec, TargetSpec
 from ezm_pl.spec.extension import load_extension
+from ezm_pl.spec.metrics import OPTIONAL_TERMS
 from ezm_pl.training.batch import Batch, Targets
 from ezm_pl.training.pathwise import QSpread, action_gradient
 from ezm_pl.world_model import SquashedGaussian, WorldModel
@@ -113,8 +114,6 @@ UNWEIGHTED = {"pathwise"}
 """Terms without importance weights, which correct what is fitted and not where the policy improves."""
 MAXIMISED = {"entropy", "temporal"}
 """Terms that are to become large: what is minimised and reported is minus what their functions return."""
-OPTIONAL = {"observation", "pathwise"}
-"""Terms that need parts of their own: they are left out, not multiplied by zero, where their weight is 0."""
 
 
 def term(function: Term) -> Term:
@@ -297,7 +296,7 @@ def pathwise(x: Unroll) -> Tensor:
 
 def weighted_terms(weights: LossSpec) -> dict[str, tuple[Term, float]]:
     """The terms of an experiment with their weights: those of this file, then its own (`loss.extra`)."""
-    used = {name: weights.of(name) for name in TERMS if name not in OPTIONAL or weights.of(name) > 0}
+    used = {name: weights.of(name) for name in TERMS if name not in OPTIONAL_TERMS or weights.of(name) > 0}
     own = {each.rpartition(":")[2]: (load_extension(each), weight) for each, weight in weights.extra.items()}
     return {name: (TERMS[name], weight) for name, weight in used.items()} | own
 

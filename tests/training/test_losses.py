@@ -12,12 +12,13 @@ from training_helpers import gradients, make_batch, make_experiment, make_model,
 
 from ezm_pl.spec import Experiment
 from ezm_pl.spec.experiment import LossSpec
+from ezm_pl.spec.metrics import OPTIONAL_TERMS
 from ezm_pl.training.batch import Batch, Targets
-from ezm_pl.training.losses import OPTIONAL, Losses, imagine, losses, unroll
 from ezm_pl.training.losses import TERMS as ALL_TERMS
+from ezm_pl.training.losses import Losses, imagine, losses, unroll
 from ezm_pl.world_model import WorldModel
 
-TERMS = tuple(name for name in ALL_TERMS if name not in OPTIONAL)
+TERMS = tuple(name for name in ALL_TERMS if name not in OPTIONAL_TERMS)
 SIZES = make_sizes([4, 3], [2, 1])
 EXPERIMENT = make_experiment({"targets": {"unroll_steps": 3, "td_steps": 2, "discount": 0.9}})
 # Rows of both tasks: whole windows, a time limit and terminations inside the unroll.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from ezm_pl.spec import writing
 from ezm_pl.tracking.console import say
 from ezm_pl.tracking.runs.run_lookup import usable_checkpoint
+
+if TYPE_CHECKING:
+    from ezm_pl.training.from_checkpoint import Descriptions
 
 
 def evaluate_run(
@@ -22,7 +25,7 @@ def evaluate_run(
     settings: Sequence[str],
     video: Path | None,
     console: Console,
-    descriptions: Literal["training", "held-out"] | None = None,
+    descriptions: Descriptions = None,
 ) -> None:
     """Evaluates the checkpoint behind `reference` (see `find_checkpoint`) and prints a table.
 
