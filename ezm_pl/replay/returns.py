@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 class ReturnScale:
     """Root mean square of every task's running discounted return, at least 1.
 
-    `reach` pays up to 15 per step, so its values leave the categorical support; dividing a task's rewards
+    `reach` pays up to 20 per step, so its values leave the categorical support; dividing a task's rewards
     by this scale keeps them inside. Source: the reward normalisation of Engstrom et al. 2020, per task.
 
     Args:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import torch
+
+from ezm_pl.envs.stepping.vector import available_cores
 
 
 @functools.cache
@@ -40,8 +41,7 @@ def precision(wanted: str) -> Literal["32-true", "bf16-mixed"]:
 
 def _cores(ranks: int) -> int:
     """Of this machine for each of `ranks`, and not more than torch may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(torch.get_num_threads(), cores // ranks)
+    return min(torch.get_num_threads(), available_cores() // ranks)
 
 
 def reanalysis_threads(latent_size: int, ranks: int = 1) -> int:

@@ -159,7 +159,7 @@ def test_the_thread_has_torch_threads_of_its_own() -> None:
 def test_wide_layers_may_have_more_than_half_the_cores(
     monkeypatch: pytest.MonkeyPatch, cores: int, latent: int, ranks: int, threads: int
 ) -> None:
-    monkeypatch.setattr("ezm_pl.training.hardware.os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
     monkeypatch.setattr("ezm_pl.training.hardware.torch.get_num_threads", lambda: cores)
     assert reanalysis_threads(latent, ranks) == threads
 
