@@ -48,6 +48,7 @@ CIRCLES = {
         "{0}/c.yaml: no such file; did you mean",
     ),
     "no name": ({"a.yaml": "base: 3\n"}, "the name of a spec file expected, got 3"),
+    "null byte": ({"a.yaml": 'base: "b\\0.yaml"\n'}, "the name of a spec file expected, got 'b"),
     "no mapping": (
         {"a.yaml": "base: b.yaml\n", "b.yaml": "[1]\n"},
         "{0}/b.yaml: a mapping of keys to values",

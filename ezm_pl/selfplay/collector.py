@@ -14,6 +14,7 @@ from ezm_pl.replay import ReplayBuffer
 from ezm_pl.search import ActFn
 from ezm_pl.selfplay.actor import Actor
 from ezm_pl.selfplay.background import BackgroundError, BackgroundThread
+from ezm_pl.selfplay.held_actions import HeldActions
 from ezm_pl.selfplay.pacing import Pacing
 from ezm_pl.selfplay.phase_timer import PhaseTimer
 from ezm_pl.selfplay.weights import WeightStore
@@ -43,7 +44,8 @@ class Episode:
 class Collector(BackgroundThread):
     """Plays all tasks at once in a thread of its own and fills the replay buffer.
 
-    Warm-up steps are uniform-random; then the agent decides every step, with the newest weights.
+    Warm-up steps are uniform-random; then the agent decides every step, with the newest weights. With
+    `collect.hold_share` some environments play bursts of held random actions in between.
 
     Args:
         experiment: tasks, environments and budget.
@@ -116,6 +118,7 @@ class Collector(BackgroundThread):
         tasks = torch.as_tensor(task_ids, device=self.device)
         mask = self.sizes.action_mask[task_ids]
         played = np.zeros((2, len(task_ids)))  # return, control steps
+        held = HeldActions(experiment, mask, random)
         version, episode_steps = -1, self._episode_steps()
         envs.set_episode_steps(episode_steps)  # worker processes build their environments in it
         observation, _ = envs.reset()
@@ -136,6 +139,7 @@ class Collector(BackgroundThread):
                     self.actor.draw_heads(heads)
                     padded = torch.as_tensor(observation, device=self.device)
                     action = self.act(self.actor, padded, tasks, generator).cpu().numpy()
+                action = held(action)
             with self.timer("physics"):
                 following, reward, terminated, truncated, info = envs.step(action)
             with self.timer("storing"):

@@ -33,7 +33,7 @@ def read_chain(path: Path) -> Chain:
             raise SpecError(f"{chain[-1][0]}: base: {error}" if chain else str(error)) from None
         base = document.pop(BASE, None)
         chain.append((following, document))
-        if base is not None and not (isinstance(base, str) and base):
+        if base is not None and not (isinstance(base, str) and base and "\0" not in base):
             raise SpecError(f"{following}: base: the name of a spec file expected, got {base!r}")
         following = None if base is None else following.parent / base
         if following is not None and following.resolve() in [each.resolve() for each, _ in chain]:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ezm_pl.spec.agents import AgentName, SACSpec
+from ezm_pl.spec.collect import CollectSpec
 from ezm_pl.spec.descriptions import Descriptions, check_encoder, described
 from ezm_pl.spec.errors import nearest
 from ezm_pl.spec.extension import load_extension
@@ -267,16 +268,6 @@ class OptimSpec(Strict):
     )
 
 
-class CollectSpec(Strict):
-    """Self-play budget, in control steps per task."""
-
-    env_steps: PositiveInt = Field(1_000_000, description="control steps per task over the whole run")
-    random_steps: NonNegativeInt = Field(1_000, description="uniform-random control steps per task at first")
-    max_lead: Fraction = Field(
-        0.02, description="share of the run by which updates may run ahead of collection before they wait"
-    )
-
-
 class EvalSpec(Strict):
     """Evaluation episodes, run as validation; both protocols' returns come from one rollout."""
 
@@ -346,6 +337,9 @@ class Experiment(Strict):
                 f"replay.capacity {self.replay.capacity} cannot hold one block of each environment "
                 f"(env.num_envs {self.env.num_envs} x replay.block_size {self.replay.block_size})"
             )
+        share, envs = self.collect.hold_share, self.env.num_envs
+        if share and not round(share * envs):
+            raise ValueError(f"collect.hold_share {share} of env.num_envs {envs} is no environment")
         if self.collect.random_steps >= self.collect.env_steps:
             raise ValueError(
                 f"collect.random_steps {self.collect.random_steps} must be below "

@@ -1,0 +1,75 @@
+"""Exploration by random actions that are held: `docs/algorithm.md`, "Held random actions".
+
+Source of the idea: temporally extended exploration (Dabney et al. 2021), here with opposite actions in turn.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ezm_pl.spec import Experiment
+
+_MEAN_PAUSE = 20.0
+"""Control steps from one burst to the next, on average."""
+_FEWEST, _MOST = 2, 6
+"""Actions of a burst."""
+_OPPOSITE = 0.7
+"""Chance that an action is the opposite of the one before."""
+
+
+class HeldActions:
+    """Replaces the agent's actions, in some of the environments, by bursts of extreme ones.
+
+    A burst is 2 to 6 actions at the bounds of every actuator, each held for 2/3 to 4/3 of
+    `collect.hold_steps` control steps. Between two bursts the agent decides for about 20 control steps.
+
+    Args:
+        experiment: its `collect.hold_share` and `collect.hold_steps`.
+        mask: `[N, A]`, 1 where an environment has an actuator; task-major, as `MultiTaskVectorEnv`'s rows.
+        random: of the bursts; not drawn from where no environment explores.
+    """
+
+    def __init__(
+        self, experiment: Experiment, mask: NDArray[np.float32], random: np.random.Generator
+    ) -> None:
+        env, collect = experiment.env, experiment.collect
+        row = np.arange(len(mask)) % env.num_envs
+        self.rows = np.flatnonzero(row >= env.num_envs - round(collect.hold_share * env.num_envs))
+        self._mask, self._random = mask, random
+        self._bound = experiment.targets.max_action
+        hold = collect.hold_steps / env.action_repeat
+        self._shortest, self._longest = (max(1, round(share * hold)) for share in (2 / 3, 4 / 3))
+        self._start = env.action_repeat / _MEAN_PAUSE
+        self._actions = np.zeros(len(mask), np.int64)  # left of each row's burst
+        self._decisions = np.zeros(len(mask), np.int64)  # left of its present action
+        self._held = np.zeros_like(mask)
+
+    def __call__(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The actions that are taken, for those that the agent has chosen, both `[N, A]`."""
+        if not len(self.rows):
+            return action
+        taken = action.copy()
+        for row in self.rows:
+            if self._decisions[row] == 0:
+                self._next(row)
+            if self._decisions[row]:
+                self._decisions[row] -= 1
+                taken[row] = self._held[row]
+        return taken
+
+    def _next(self, row: np.intp) -> None:
+        """The next action of the row's burst, a new burst, or none."""
+        random, begins = self._random, False
+        if not self._actions[row]:
+            begins = random.random() < self._start
+            self._actions[row] = random.integers(_FEWEST, _MOST + 1) if begins else 0
+        if not self._actions[row]:
+            return
+        self._actions[row] -= 1
+        self._decisions[row] = random.integers(self._shortest, self._longest + 1)
+        if not begins and random.random() < _OPPOSITE:
+            self._held[row] *= -1
+        else:
+            signs = random.choice(np.array([-1, 1], np.float32), self._mask.shape[1])
+            self._held[row] = self._bound * signs * self._mask[row]
