@@ -37,7 +37,6 @@ class HeldActions:
         row = np.arange(len(mask)) % env.num_envs
         self.rows = np.flatnonzero(row >= env.num_envs - round(collect.hold_share * env.num_envs))
         self._mask, self._random = mask, random
-        self._bound = experiment.targets.max_action
         hold = collect.hold_steps / env.action_repeat
         self._shortest, self._longest = (max(1, round(share * hold)) for share in (2 / 3, 4 / 3))
         self._start = env.action_repeat / _MEAN_PAUSE
@@ -72,4 +71,4 @@ class HeldActions:
             self._held[row] *= -1
         else:
             signs = random.choice(np.array([-1, 1], np.float32), self._mask.shape[1])
-            self._held[row] = self._bound * signs * self._mask[row]
+            self._held[row] = signs * self._mask[row]
