@@ -172,3 +172,11 @@ def test_what_does_not_load_is_one_line(importable: None, parts: dict[str, objec
     with pytest.raises(SpecError, match=re.escape(line)) as error:
         build_experiment(document(**parts), source="own.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_the_name_of_the_sum_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_sums.py").write_text("total = extra = print\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    build_experiment(document(loss={"extra": {"my_sums:extra": 1.0}}))
+    with pytest.raises(SpecError, match="there is another term 'total'"):
+        build_experiment(document(loss={"extra": {"my_sums:total": 1.0}}))

@@ -43,6 +43,19 @@ UNREAD_TOGETHER: list[tuple[dict[str, Any], str]] = [
         "targets.expansion_steps is not read: the run ends before targets.search_value_after",
     ),
     (
+        {"search": {"choice": "policy", "c_visit": 5.0}, "targets": {"reanalyse": False}},
+        "search.c_visit is not read: search.choice is policy and targets.reanalyse is false",
+    ),
+    ({"collect": {"hold_steps": 3}}, "collect.hold_steps is not read: collect.hold_share is 0"),
+    (
+        {"agent": "sac", "env": {"protocol": "humanoidbench", "short_episode_share": 0.1}},
+        "env.short_episode_share is not read: env.protocol is not ezm",
+    ),
+    (
+        {"env": {"short_episode_steps": None, "short_episode_share": 0.1}},
+        "env.short_episode_share is not read: env.short_episode_steps is null",
+    ),
+    (
         {"search": {"choice": "policy", "evaluation_std": 0.5}},
         "search.evaluation_std is not read: search.choice is policy",
     ),

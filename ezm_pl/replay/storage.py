@@ -156,7 +156,7 @@ class ReplayStore:
         """Restores the buffer from a save. Episodes that were open then count as truncated.
 
         Returns:
-            What was left out, one line each: blocks of segments that are damaged.
+            What was left out, one line each: blocks of files that are damaged.
 
         Raises:
             ReplayError: the save is not there, damaged, or of other sizes; the buffer is as it was.
@@ -271,7 +271,7 @@ def read_manifest(folder: Path, name: str) -> dict[str, Any]:
 
 
 def check_save(folder: Path, name: str) -> None:
-    """Raises `ReplayError` where a save could not be loaded: no full reading of its segments."""
+    """Raises `ReplayError` where a save's state or open blocks are damaged; its segments are not read."""
     manifest = read_manifest(folder, name)
     for entry in (manifest["state"], manifest["open"]):
         problem = _problem(folder / entry["file"], entry)

@@ -44,8 +44,8 @@ class Episode:
 class Collector(BackgroundThread):
     """Plays all tasks at once in a thread of its own and fills the replay buffer.
 
-    Warm-up steps are uniform-random; then the agent decides every step, with the newest weights. With
-    `collect.hold_share` some environments play bursts of held random actions in between.
+    Actions are uniform-random in the warm-up, then the agent's, with the newest weights. In the
+    environments of `collect.hold_share` bursts of held random actions replace some of either.
 
     Args:
         experiment: tasks, environments and budget.

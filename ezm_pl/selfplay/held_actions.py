@@ -19,10 +19,11 @@ _OPPOSITE = 0.7
 
 
 class HeldActions:
-    """Replaces the agent's actions, in some of the environments, by bursts of extreme ones.
+    """Replaces the actions, in some of the environments, by bursts of extreme ones.
 
     A burst is 2 to 6 actions at the bounds of every actuator, each held for 2/3 to 4/3 of
-    `collect.hold_steps` control steps. Between two bursts the agent decides for about 20 control steps.
+    `collect.hold_steps` control steps. Between two bursts the given actions are taken for about 20 control
+    steps.
 
     Args:
         experiment: its `collect.hold_share` and `collect.hold_steps`.
@@ -45,7 +46,7 @@ class HeldActions:
         self._held = np.zeros_like(mask)
 
     def __call__(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The actions that are taken, for those that the agent has chosen, both `[N, A]`."""
+        """The actions that are taken in place of the given ones, both `[N, A]`."""
         if not len(self.rows):
             return action
         taken = action.copy()

@@ -18,4 +18,6 @@ class CollectSpec(Strict):
     hold_share: Fraction = Field(
         0.0, description="share of the environments that explore by bursts of held random actions"
     )
-    hold_steps: PositiveInt = Field(15, description="control steps such an action is held for, on average")
+    hold_steps: PositiveInt = Field(
+        15, description="control steps such an action is held for, on average; at least one decision"
+    )

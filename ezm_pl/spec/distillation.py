@@ -34,7 +34,7 @@ class Distillation(Strict):
     """
 
     name: Name = "distilled"
-    seed: NonNegativeInt = Field(0, le=MAX_SEED)
+    seed: Annotated[int, Field(ge=0, le=MAX_SEED)] = 0
     student: StudentSpec = StudentSpec()
     replay_rows: NonNegativeInt = Field(
         20_000, description="observations per task from the teacher's replay, or its own episodes without one"

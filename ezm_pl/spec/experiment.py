@@ -41,7 +41,7 @@ class EnvSpec(Strict):
     """Where and how the tasks run."""
 
     backend: Literal["auto", "builtin", "humanoid_bench"] = "auto"
-    protocol: EpisodeProtocol = Field("ezm", description="training episodes: do falls end them?")
+    protocol: EpisodeProtocol = Field("ezm", description="humanoidbench: a fall ends a training episode")
     num_envs: Size = Field(16, description="environments per task in the collector")
     action_repeat: Size = Field(1, description="control steps (20 ms) an action is held for")
     workers: Literal["auto", "async", "threads", "sync"] = Field("auto", description="who steps physics")
@@ -63,11 +63,11 @@ class TaskMeta(Strict):
 
     random_score: Real | None = Field(None, description="return that counts as a normalised score of 0")
     success_score: Real | None = Field(None, description="return that counts as a normalised score of 1")
-    quirks: bool = Field(True, description="false: a HumanoidBench task without the benchmark's plain bugs")
+    quirks: bool = Field(True, description="false: a HumanoidBench task without the benchmark's obvious bugs")
     descriptions: Listed[Sentence] = Field(
         (), description="the task in words (docs/language.md); none: the built-in sentences"
     )
-    held_out_descriptions: Listed[Sentence] = Field((), description="of which nothing is learned: for tests")
+    held_out_descriptions: Listed[Sentence] = Field((), description="kept out of training, for evaluation")
 
     @model_validator(mode="after")
     def _both_bounds(self) -> TaskMeta:
@@ -201,7 +201,8 @@ class TargetSpec(Strict):
         200_000, description="newest transitions per task that never use it"
     )
     search_every: PositiveInt = Field(
-        1, description="reanalysis searches every so many positions of a window; values are fresh at all"
+        1,
+        description="reanalysis searches every n-th position of a window; values are new at every one",
     )
     reanalyse: bool = Field(
         True,
@@ -233,7 +234,7 @@ class LossSpec(Strict):
     @field_validator("extra")
     @classmethod
     def _extra_loads(cls, extra: dict[str, float]) -> dict[str, float]:
-        names = [*cls.model_fields]
+        names = [*(name for name in cls.model_fields if name != "extra"), "total"]
         for term in extra:
             load_extension(term)
             names.append(term.rpartition(":")[2])
@@ -385,7 +386,7 @@ class Experiment(Strict):
 
     @property
     def without_quirks(self) -> tuple[str, ...]:
-        """The tasks that go without the benchmark's plain bugs."""
+        """The tasks that go without the benchmark's obvious bugs."""
         return tuple(task for task, meta in self.tasks_meta.items() if not meta.quirks)
 
     @property

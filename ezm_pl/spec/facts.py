@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ezm_pl.spec.agents import UNREAD
-from ezm_pl.spec.experiment import Experiment
+from ezm_pl.spec.experiment import Experiment, SearchSpec
 from ezm_pl.spec.io import build_experiment, flatten
 from ezm_pl.spec.tasks import HUMANOID_BENCH
 
@@ -13,7 +13,24 @@ CONTROL_SECONDS = 0.02
 """Duration of a control step of HumanoidBench."""
 
 
-_UNREAD_WHERE: tuple[tuple[Callable[[Experiment], bool], str, tuple[str, ...]], ...] = (
+_Unread = tuple[Callable[[Experiment], bool], str, tuple[str, ...]]
+"""When fields are not read, in words, and which."""
+
+_EVERY_AGENT: tuple[_Unread, ...] = (
+    (lambda e: not e.collect.hold_share, "collect.hold_share is 0", ("collect.hold_steps",)),
+    (
+        lambda e: e.env.protocol != "ezm",
+        "env.protocol is not ezm",
+        ("env.short_episode_steps", "env.short_episode_share"),
+    ),
+    (
+        lambda e: e.env.protocol == "ezm" and e.env.short_episode_steps is None,
+        "env.short_episode_steps is null",
+        ("env.short_episode_share",),
+    ),
+)
+
+_EZM: tuple[_Unread, ...] = (
     (
         lambda e: not e.targets.reanalyse,
         "targets.reanalyse is false",
@@ -33,16 +50,24 @@ _UNREAD_WHERE: tuple[tuple[Callable[[Experiment], bool], str, tuple[str, ...]], 
     (
         lambda e: e.max_steps <= e.targets.search_value_after,
         "the run ends before targets.search_value_after",
-        ("targets.expansion_steps",),
+        ("targets.expansion_steps", "targets.search_value_age"),
     ),
-    (lambda e: e.search.choice == "policy", "search.choice is policy", ("search.evaluation_std",)),
+    (
+        lambda e: e.search.choice == "policy" and e.targets.reanalyse,
+        "search.choice is policy",
+        ("search.evaluation_std",),
+    ),
+    (
+        lambda e: e.search.choice == "policy" and not e.targets.reanalyse,
+        "search.choice is policy and targets.reanalyse is false",
+        tuple(f"search.{field}" for field in SearchSpec.model_fields if field not in ("choice", "dtype")),
+    ),
     (
         lambda e: not e.model.task_embedding_in,
         "model.task_embedding_in is empty",
         ("model.task_embedding_size",),
     ),
 )
-"""When fields are not read by agent ezm, in words, and which."""
 
 
 def unread_settings(experiment: Experiment) -> list[str]:
@@ -54,7 +79,7 @@ def unread_settings(experiment: Experiment) -> list[str]:
     lines = []
     if unread := [key for key in changed if key.startswith(UNREAD[experiment.agent])]:
         lines.append(f"note: agent {experiment.agent} does not read {', '.join(unread)}")
-    for holds, why, fields in _UNREAD_WHERE if experiment.agent == "ezm" else ():
+    for holds, why, fields in (*_EVERY_AGENT, *(_EZM if experiment.agent == "ezm" else ())):
         if (unread := [key for key in changed if key in fields]) and holds(experiment):
             lines.append(f"note: {', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read: {why}")
     if experiment.model.task_conditioning == "id" and any(
@@ -69,7 +94,7 @@ def spec_facts(experiment: Experiment) -> list[str]:
     count, steps = len(experiment.tasks), experiment.collect.env_steps
     known = [HUMANOID_BENCH[task] for task in experiment.tasks if task in HUMANOID_BENCH]
     lines = [f"tasks: {count}"]
-    time, held = "", f"{experiment.env.action_repeat} control steps"
+    time, held = "", _counted(experiment.env.action_repeat, "control step")
     if len(known) == count:
         observation, action = max(f.obs_size for f in known), max(f.action_size for f in known)
         lines[0] += f", padded to {observation} observations and {action} actions"
@@ -84,7 +109,8 @@ def spec_facts(experiment: Experiment) -> list[str]:
         f"{experiment.env.protocol} protocol"
     )
     lines.append(
-        f"evaluation: {experiment.eval.episodes} episodes per task every {experiment.eval.every:,} updates"
+        f"evaluation: {_counted(experiment.eval.episodes, 'episode')} per task every "
+        f"{experiment.eval.every:,} updates"
     )
     return [*lines, *spec_notes(experiment)]
 
@@ -110,7 +136,18 @@ def spec_notes(experiment: Experiment) -> list[str]:
         )
     if experiment.trainer.gradient_conflict_every and len(experiment.tasks) == 1:
         notes.append("note: trainer.gradient_conflict_every: a single task has no other to conflict with")
+    search = experiment.search
+    if experiment.agent == "ezm" and search.num_simulations < search.num_root_actions:
+        notes.append(
+            f"note: search.num_simulations {search.num_simulations} visits only the first "
+            f"{search.num_simulations} of search.num_root_actions {search.num_root_actions} candidates"
+        )
     return [*notes, *unread_settings(experiment)]
+
+
+def _counted(count: int, noun: str) -> str:
+    """`1 episode`, `2 episodes`."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def _may_pay_less(task: str, floor: float) -> bool:

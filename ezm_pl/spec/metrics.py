@@ -45,7 +45,7 @@ _EVERY_TASK = ("eval/{}/return_ezm", "eval/{}/return_humanoidbench", "selfplay/{
 
 
 def logged_metrics(experiment: Experiment, *, bounds: Container[str] | None = None) -> list[str]:
-    """Every metric that a run logs, but for its gradient conflict; those of a task after those of the run.
+    """What a run logs, but for gradient conflict and a GPU's metrics; those of a task after those of the run.
 
     Args:
         experiment: of the run.

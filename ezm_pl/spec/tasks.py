@@ -25,7 +25,7 @@ class TaskFacts:
         nq: number of generalised positions.
         nv: number of degrees of freedom.
         episode_steps: control steps (20 ms) of a full episode.
-        random_score: published return of a uniform-random policy.
+        random_score: return of a uniform-random policy, published, or measured (`RANDOM_ERRORS`).
         success_score: the benchmark's success bar, a return.
         ezm_return: EZ-M's published final return (mean, std over 3 seeds), `ezm` protocol, or None.
         ezm_million_steps: environment steps per task (millions) behind `ezm_return`, or None.
@@ -145,10 +145,10 @@ _DMC_NAMES = """
 """
 
 DMC: tuple[str, ...] = tuple(f"dmc-{name}" for name in _DMC_NAMES.split())
-"""dm_control suite tasks that the `dmc-<domain>-<task>` door opens (`suite.BENCHMARKING` and kin)."""
+"""dm_control suite tasks that `dmc-<domain>-<task>` names (`suite.BENCHMARKING` and kin)."""
 
 GYM = "gym:"
-"""Prefix of a Gymnasium environment's id, as in `gym:Humanoid-v5`; the door checks what is behind it."""
+"""Prefix of a Gymnasium environment's id, as in `gym:Humanoid-v5`, checked when the environment is made."""
 
 _names = tuple(HUMANOID_BENCH)
 LOCOMOTION = {

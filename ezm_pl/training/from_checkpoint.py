@@ -193,6 +193,8 @@ def load_replay(experiment: Experiment, checkpoint: Path) -> ReplayBuffer | None
         name, ranks = saved
         data = SelfPlayDataModule(experiment, sizes(experiment.tasks), Ranks(0, ranks))
         ReplayStore(data.buffer, shard(checkpoint, 0)).load(name)
+        if not data.buffer.ready:
+            raise ReplayError(f"{checkpoint}: a task has no complete window in it")
         return data.buffer
     except (CheckpointError, ReplayError, MemoryRefused) as error:
         log.warning("the replay is left out: %s", error)

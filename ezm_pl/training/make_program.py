@@ -21,7 +21,7 @@ from ezm_pl.training.pathwise import QSpread
 from ezm_pl.world_model import WorldModel
 
 TOLERANCE = {False: 1e-3, True: 2e-2}
-"""Of the network's largest gradient, beside twice the plain losses' error; in bfloat16 where True."""
+"""Error allowed beyond twice the plain losses', as a share of the largest gradient; True: in bfloat16."""
 
 
 class Gradients:

@@ -90,7 +90,7 @@ def plan_transfer(checkpoint: Path, experiment: Experiment) -> CarriedOver:
     source = checkpoint_experiment(checkpoint)
     if {source.agent, experiment.agent} != {"ezm"}:
         raise SpecError(
-            f"--init {checkpoint}: agent {source.agent} there, {experiment.agent} here; only ezm can"
+            f"--init {checkpoint}: agent {source.agent} there, {experiment.agent} here; both must be ezm"
         )
     old, new = source.model.model_dump(), experiment.model.model_dump()
     differing = [

@@ -144,10 +144,6 @@ class WorldModel(nn.Module):
         mask = self.action_mask[task].flatten(0, -2)
         return SquashedGaussian.from_raw(self.policy_head(features).squeeze(0), mask, self.bounds)
 
-    def project(self, latent: Tensor) -> Tensor:
-        """Temporal consistency's projection, `[B, S] -> [B, P]`."""
-        return self.projector(latent)
-
     def decode_observation(self, latent: Tensor) -> Tensor:
         """The normalised observations `[..., O]` of latents `[..., S]`."""
         return self.decoder(latent)

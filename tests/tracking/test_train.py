@@ -184,6 +184,18 @@ def test_a_damaged_checkpoint_is_one_line(folder: Path) -> None:
         assert "not a readable checkpoint" in only
 
 
+def test_without_replay_a_lost_one_does_not_matter(folder: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    for replay in copy.glob("mlruns/runs/*/checkpoints/replay"):
+        shutil.rmtree(replay)
+    longer = ["train", "spec.yaml", "--resume", "last", "--set", "optim.total_updates=22"]
+    assert ran(copy, *longer).returncode == 2
+    done = ran(copy, *longer, "--set", "replay.save=false")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-2].startswith("22 updates, ")
+
+
 @pytest.mark.parametrize(
     ("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGUSR1, 75)]
 )

@@ -11,10 +11,11 @@ import torch
 from fit_helpers import UPDATES, fit_experiment, last, run
 
 from ezm_pl.envs import rendering_available
+from ezm_pl.replay import ReplayBuffer
 from ezm_pl.spec import SpecError
 from ezm_pl.training import FitResult, evaluate
 from ezm_pl.training.evaluation import evaluation_envs
-from ezm_pl.training.from_checkpoint import FILM_SECONDS, film, load_actor
+from ezm_pl.training.from_checkpoint import FILM_SECONDS, film, load_actor, load_replay
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,14 @@ def test_a_film_shows_every_decision(finished: tuple[Path, FitResult]) -> None:
     assert (frames[0] != frames[-1]).any()
     again, _ = film(experiment, actor, task, 3)
     assert all((one == other).all() for one, other in zip(frames, again, strict=True))
+
+
+def test_a_replay_of_nothing_to_sample_is_none(
+    finished: tuple[Path, FitResult], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one is that was saved at the beginning of the warm-up."""
+    path = last(finished[0])
+    assert load_replay(fit_experiment(), path) is not None
+    monkeypatch.setattr(ReplayBuffer, "ready", False)
+    assert load_replay(fit_experiment(), path) is None
+    assert "a task has no complete window" in caplog.text

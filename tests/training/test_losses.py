@@ -111,8 +111,8 @@ def plain_terms(model: WorldModel, batch: Batch, targets: Targets, discount: flo
                 )
             latent = model.next_latent(latent, action, task)
             if targets.latent_mask[b, k]:
-                goal = model.project(model.encode(batch.observation[b : b + 1, k + 1], task))[0]
-                guess = model.predict(model.project(latent))[0]
+                goal = model.projector(model.encode(batch.observation[b : b + 1, k + 1], task))[0]
+                guess = model.predict(model.projector(latent))[0]
                 sums["temporal"] -= weight * float(guess @ goal / guess.norm() / goal.norm())
             if targets.policy_mask[b, k]:
                 following = model.scalar.decode(model.value_logits(model.features(latent, task)))
@@ -280,7 +280,7 @@ def test_temporal_consistency_has_no_gradient_through_its_target() -> None:
     steps = 3
 
     def by_hand(goal: Tensor) -> dict[str, Tensor | None]:
-        guess = model.predict(model.project(imagine(model, batch)[:, 1:].flatten(0, 1)))
+        guess = model.predict(model.projector(imagine(model, batch)[:, 1:].flatten(0, 1)))
         similarity = nn.functional.cosine_similarity(guess, goal, dim=-1).view(-1, steps)
         total = -((similarity * targets.latent_mask).sum(1)).mean() / steps
         parameters = dict(model.named_parameters())
@@ -290,7 +290,7 @@ def test_temporal_consistency_has_no_gradient_through_its_target() -> None:
     loss(model, batch, targets, only(temporal=1.0)).total.backward()
     found = {name: p.grad for name, p in model.named_parameters()}
     task = batch.task.repeat_interleave(steps)
-    goal = model.project(model.encode(batch.observation[:, 1 : steps + 1].flatten(0, 1), task))
+    goal = model.projector(model.encode(batch.observation[:, 1 : steps + 1].flatten(0, 1), task))
     leaky = by_hand(goal)
     for name, expected in by_hand(goal.detach()).items():
         if expected is not None:

@@ -36,7 +36,7 @@ CALLS: dict[str, Callable[[WorldModel, Tensor], Tensor]] = {
     "dynamics": lambda m, s: m.next_latent(s, draw(ROWS, ACTION), TASK),
     "reward_trunk": lambda m, s: m.reward_logits(s, draw(ROWS, ACTION), TASK),
     "trunk": lambda m, s: m.features(s, TASK),
-    "projector": lambda m, s: m.project(s),
+    "projector": lambda m, s: m.projector(s),
     "predictor": lambda m, _: m.predict(draw(ROWS, SMALL["projection_size"])),
 }
 

@@ -95,7 +95,7 @@ def test_shapes() -> None:
     assert model.value_logits(features).shape == (5, 8, 11)
     policy = model.policy(features, task)
     assert policy.mean.shape == policy.log_std.shape == policy.mask.shape == (8, ACTION)
-    projection = model.project(found["dynamics"])
+    projection = model.projector(found["dynamics"])
     assert projection.shape == model.predict(projection).shape == (8, 10)
 
 
@@ -238,7 +238,7 @@ def test_gradients_reach_every_parameter() -> None:
     policy = model.policy(model.features(found["dynamics"], torch.arange(8) % TASKS), torch.arange(8) % TASKS)
     loss = torch.stack([(value**2).sum() for value in found.values()]).sum()
     loss = loss + (policy.mean**2).sum() + (policy.log_std**2).sum()
-    loss = loss + (model.predict(model.project(found["dynamics"])) ** 2).sum()
+    loss = loss + (model.predict(model.projector(found["dynamics"])) ** 2).sum()
     loss.backward()
     silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not silent

@@ -41,7 +41,7 @@ class Task:
     """What a HumanoidBench task is, beyond the robot. One instance per simulation.
 
     Attributes:
-        quirks: whether the benchmark's plain bugs are kept, named in docs/tasks.md.
+        quirks: whether the benchmark's obvious bugs are kept, named in docs/tasks.md.
         reset_noise: half width of the uniform noise on every entry of the initial qpos.
 
     Class attributes:
@@ -178,7 +178,7 @@ class HumanoidEnv(ControlEnv):
     Args:
         robot: a name of `ROBOTS`.
         task: the task's class.
-        quirks: whether the benchmark's plain bugs are kept (its published numbers were made with them).
+        quirks: whether the benchmark's obvious bugs are kept (its published numbers were made with them).
     """
 
     def __init__(

@@ -234,7 +234,7 @@ def _checkpoint(saved: SavedRun, experiment: Experiment) -> tuple[Path | None, s
         if path.is_file() and filecmp.cmp(path, saved.checkpoint, shallow=False):
             saved, is_copy = SavedRun(saved.directory, path), False  # the one with its replay beside it
     if any(path.is_file() for path in (saved.checkpoint, saved.checkpoint.with_name(PREVIOUS.name))):
-        checkpoint, note = newest_valid(saved.checkpoint, replay=not is_copy)
+        checkpoint, note = newest_valid(saved.checkpoint, replay=experiment.replay.save and not is_copy)
         check_same_experiment(checkpoint, experiment)
         return checkpoint, note
     changed = differences(load_experiment(saved.directory / SPEC), experiment)

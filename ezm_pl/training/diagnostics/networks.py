@@ -60,7 +60,7 @@ def load_networks(checkpoint: Path) -> Networks:
     experiment, module, updates, env_steps = load_module(checkpoint)
     if not isinstance(module, EZMModule):
         raise CheckpointError(
-            f"{checkpoint}: is of agent {experiment.agent}: what would be diagnosed, a world model, it lacks"
+            f"{checkpoint}: agent {experiment.agent} has no world model, which `ezm diagnose` needs"
         )
     learner = module.new_actor()
     learner.load(module.model)

@@ -1,6 +1,6 @@
 """What the model and the search predict of the agent's own episodes, against what the simulator paid.
 
-Shapes: `N` decisions of the episodes, `U` unroll steps.
+Shapes: `N` decisions of the episodes, `U` = `FOLLOWING` imagined decisions.
 """
 
 from __future__ import annotations

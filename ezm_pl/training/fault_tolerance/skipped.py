@@ -41,8 +41,9 @@ def diagnosis(
         parts.append(f"{name}: {_by_task(rows, windows.task, tasks)}")
     if not inputs:
         rows = ~torch.isfinite(found.value_error)
-        which = _by_task(rows, windows.task, tasks) if bool(rows.any()) else "none of the predicted values"
-        parts.append(f"batch and targets are finite; predicted values that are not: {which}")
+        parts.append("batch and targets are finite")
+        if bool(rows.any()):
+            parts.append(f"predicted values that are not: {_by_task(rows, windows.task, tasks)}")
     weights = [name for name, x in model.state_dict().items() if not bool(torch.isfinite(x).all())]
     parts.append(
         f"weights that are not finite: {', '.join(weights[:3])}" if weights else "the weights are finite"
