@@ -34,13 +34,15 @@ eval: $(READY) ## evaluate a checkpoint: RUN=last, a run id or a path
 	@$(EZM) eval "$(RUN)"
 
 .PHONY: sweep
-sweep: $(READY) ## sweep: TASKS=8,16,29 SWEEP=sweeps/task_scaling.yaml TRIALS= SEEDS= PRESET= STORAGE=
+sweep: $(READY) ## sweep: TASKS=8,16,29 SWEEP=sweeps/task_scaling.yaml TRIALS= SEEDS= PRESET= SPEC= SET= NAME= STORAGE=
 	@$(EZM) sweep run "$(SWEEP)" $(if $(filter undefined,$(origin TASKS)),,--tasks='$(TASKS)') \
 	  $(if $(TRIALS),--trials='$(TRIALS)') $(if $(SEEDS),--seeds='$(SEEDS)') \
-	  $(if $(PRESET),--preset='$(PRESET)') $(if $(STORAGE),--storage='$(STORAGE)')
+	  $(if $(filter file,$(origin SPEC)),,--base='$(SPEC)') $(if $(PRESET),--preset='$(PRESET)') \
+	  $(foreach setting,$(SET),--set='$(setting)') $(if $(NAME),--name='$(NAME)') \
+	  $(if $(STORAGE),--storage='$(STORAGE)')
 
 .PHONY: ablations
-ablations: $(READY) ## each part removed once, and the figure: SPEC= PRESET= SEEDS= ONLY=no_path,control SET= NAME=
+ablations: $(READY) ## parts removed one by one, and the figure: SPEC= PRESET= SEEDS= ONLY=no_path,control SET= NAME= STORAGE=
 	@$(EZM) sweep run sweeps/ablations.yaml --report $(if $(filter file,$(origin SPEC)),,--base='$(SPEC)') \
 	  $(if $(PRESET),--preset='$(PRESET)') $(if $(SEEDS),--seeds='$(SEEDS)') $(if $(ONLY),--only='$(ONLY)') \
 	  $(foreach setting,$(SET),--set='$(setting)') $(if $(NAME),--name='$(NAME)') \

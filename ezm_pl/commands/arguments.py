@@ -83,7 +83,7 @@ def add_settings(command: argparse.ArgumentParser, text: str, form: str = "A.B=C
 
 def add_search_settings(command: Parser) -> None:
     """Adds `--set` for the search of a trained agent."""
-    text = "search otherwise than in training, such as search.num_simulations=64"
+    text = "override a setting of the search, such as search.num_simulations=64"
     add_settings(command, text, "search.A=B")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ezm_pl.commands import outputs
 from ezm_pl.commands.arguments import Group, add_run, add_seed, command, new_console, number
+from ezm_pl.spec import SpecError
 
 SECONDS, PORT = 8, 8000
 FILM = "play.mp4"
@@ -27,24 +28,27 @@ def add(group: Group) -> None:
     play.add_argument(
         "--seconds",
         type=number(1, 1000),
-        default=SECONDS,
         help=f"length of the film in simulated seconds (default: {SECONDS})",
     )
     add_seed(play)
     where = play.add_mutually_exclusive_group()
     where.add_argument("--out", type=outputs.file_in(outputs.FILMS), metavar="FILE", help=f"default: {FILM}")
     where.add_argument("--live", action="store_true", help="on a page of this machine, until Ctrl-C")
-    play.add_argument("--port", type=number(1, 65535), default=PORT, help=f"of --live (default: {PORT})")
+    play.add_argument("--port", type=number(1, 65535), help=f"of --live (default: {PORT})")
 
 
 def _play(args: argparse.Namespace) -> None:
     from ezm_pl.tracking.runs.play import film_run, show_run
 
+    if args.live and args.seconds is not None:
+        raise SpecError("--seconds is of a film; --live shows episode after episode")
+    if args.port is not None and not args.live:
+        raise SpecError("--port is of the page that --live shows")
     what = {"task": args.task, "sentence": args.say, "seed": args.seed, "console": new_console()}
     if args.live:
-        show_run(args.run, args.port, **what)
+        show_run(args.run, args.port or PORT, **what)
     else:
-        film_run(args.run, args.out or Path(FILM), seconds=args.seconds, **what)
+        film_run(args.run, args.out or Path(FILM), seconds=args.seconds or SECONDS, **what)
 
 
 def _sentence(text: str) -> str:

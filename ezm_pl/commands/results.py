@@ -62,9 +62,9 @@ def _collect(args: argparse.Namespace) -> None:
     if bool(args.runs) == bool(args.sweep):
         raise SpecError("RUN or --sweep: one of them is required, and only one")
     if args.at and not args.published:
-        raise SpecError("--at: is of the curves that --published names")
+        raise SpecError("--at needs --published")
     if args.set and args.episodes is None:
-        raise SpecError("--set: is of the episodes that --episodes asks for")
+        raise SpecError("--set needs --episodes")
     from ezm_pl.tracking.results.record import collect_runs
 
     collect_runs(

@@ -77,7 +77,7 @@ def _plan(args: argparse.Namespace) -> SweepPlan:
 
 
 def _validate(args: argparse.Namespace) -> None:
-    from ezm_pl.spec.facts import spec_facts
+    from ezm_pl.spec.facts import spec_facts, spec_notes
     from ezm_pl.tracking.tasks import check_tasks
 
     plan = _plan(args)
@@ -91,6 +91,8 @@ def _validate(args: argparse.Namespace) -> None:
     for point in plan.points:
         tasks, budget, *_ = spec_facts(point.experiment)
         print(f"# {point.label}: {tasks}; {budget}")
+        for note in spec_notes(point.experiment):
+            print(f"# {point.label}: {note}")
     for line in plan.left_out:
         print(f"# left out: {line}")
     print(plan.text(), end="")
@@ -100,10 +102,16 @@ def _run(args: argparse.Namespace) -> int:
     from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 
     install_safe_output()
-    plan = _plan(args)
+    from ezm_pl.spec.facts import spec_notes
+    from ezm_pl.tracking.console import say
+
+    plan, console = _plan(args), new_console()
+    for point in plan.points:
+        for note in spec_notes(point.experiment):
+            say(console, f"{point.label}: {note}", "yellow")
     from ezm_pl.sweeps.worker import run_sweep
 
-    return run_sweep(plan, storage_url=args.storage, report=args.report, console=new_console())
+    return run_sweep(plan, storage_url=args.storage, report=args.report, console=console)
 
 
 def _worker(args: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ from ezm_pl.commands.arguments import (
     new_console,
     number,
 )
+from ezm_pl.spec import SpecError
 from ezm_pl.spec.fields import MOST_EPISODES
 
 
@@ -36,7 +37,7 @@ def add(group: Group) -> None:
     )
     add_seed(evaluate)
     evaluate.add_argument(
-        "--no-search", action="store_true", help="act by the policy alone, as a slow computer may have to"
+        "--no-search", action="store_true", help="act by the policy alone, without planning"
     )
     add_search_settings(evaluate)
     evaluate.add_argument(
@@ -83,6 +84,8 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _eval(args: argparse.Namespace) -> None:
+    if args.no_search and args.set:
+        raise SpecError("--set is of the search, which --no-search turns off")
     from ezm_pl.tracking.runs.evaluate import evaluate_run
 
     evaluate_run(

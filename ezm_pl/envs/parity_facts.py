@@ -80,7 +80,7 @@ def compare_facts(env: HumanoidEnv, task: str, facts: dict[str, Any]) -> list[st
         placed = np.array([not name.endswith(STAND_INS) for name in bodies])
         for key, compare in (("body_pos", _placement_difference), ("body_quat", _rotation_difference)):
             lines.append(compare(key, getattr(model, key)[placed], np.array(facts[key])[placed]))
-    lines += _compare_geoms(model, facts, bodies)
+    lines += _compare_geoms(model, facts)
     lines += _compare_sites(model, facts, bodies)
     return [line for line in lines if line]
 
@@ -96,7 +96,7 @@ def _inertia_tensors(inertia: NDArray[Any], quat: NDArray[Any]) -> NDArray[np.fl
     return tensors
 
 
-def _compare_geoms(model: Any, facts: dict[str, Any], bodies: list[str]) -> list[str]:
+def _compare_geoms(model: Any, facts: dict[str, Any]) -> list[str]:
     mine = np.flatnonzero(model.geom_contype | model.geom_conaffinity)
     theirs = np.flatnonzero(np.array(facts["geom_contype"]) | np.array(facts["geom_conaffinity"]))
     if len(mine) != len(theirs):

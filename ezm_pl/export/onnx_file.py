@@ -127,6 +127,7 @@ def metadata(experiment: Experiment, task_sizes: TaskSizes) -> dict[str, str]:
                 "action_size": int(task_sizes.action_sizes[index]),
                 "control_interval": signals.control_interval,
                 "action_repeat": experiment.env.action_repeat,
+                "quirks": task not in experiment.without_quirks,
                 "observation": [asdict(each) for each in signals.observation],
                 "action": [asdict(each) for each in signals.action],
             }

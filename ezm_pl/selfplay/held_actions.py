@@ -12,17 +12,15 @@ from ezm_pl.spec import Experiment
 
 _MEAN_PAUSE = 20.0
 """Control steps from one burst to the next, on average."""
-_FEWEST, _MOST = 2, 6
+_FEWEST, _MOST = 4, 10
 """Actions of a burst."""
-_OPPOSITE = 0.7
-"""Chance that an action is the opposite of the one before."""
 
 
 class HeldActions:
     """Replaces the actions, in some of the environments, by bursts of extreme ones.
 
-    A burst is 2 to 6 actions at the bounds of every actuator, each held for 2/3 to 4/3 of
-    `collect.hold_steps` control steps. Between two bursts the given actions are taken for about 20 control
+    A burst is an action at random bounds of all actuators and its opposite in turn, 4 to 10 in all, each held
+    for 2/3 to 4/3 of `collect.hold_steps` control steps. Between two bursts the given actions are taken for about 20 control
     steps.
 
     Args:
@@ -68,8 +66,5 @@ class HeldActions:
             return
         self._actions[row] -= 1
         self._decisions[row] = random.integers(self._shortest, self._longest + 1)
-        if not begins and random.random() < _OPPOSITE:
-            self._held[row] *= -1
-        else:
-            signs = random.choice(np.array([-1, 1], np.float32), self._mask.shape[1])
-            self._held[row] = signs * self._mask[row]
+        signs = random.choice(np.array([-1, 1], np.float32), self._mask.shape[1]) if begins else None
+        self._held[row] = -self._held[row] if signs is None else signs * self._mask[row]

@@ -76,7 +76,7 @@ class TaskMeta(Strict):
         if self.random_score is not None and self.random_score == self.success_score:
             raise ValueError("random_score and success_score must differ")
         if self.held_out_descriptions and not self.descriptions:
-            raise ValueError("held_out_descriptions: descriptions go with them")
+            raise ValueError("held_out_descriptions needs descriptions")
         return self
 
 
@@ -164,7 +164,7 @@ class SearchSpec(Strict):
     @model_validator(mode="after")
     def _own_proposals_have_no_std(self) -> Self:
         if self.proposal is not None and self.evaluation_std != 1:
-            raise ValueError("evaluation_std is of the built-in proposal; with `proposal` it must be 1")
+            raise ValueError("evaluation_std scales the built-in proposal only; with `proposal` it must be 1")
         return self
 
 
@@ -340,7 +340,7 @@ class Experiment(Strict):
             )
         share, envs = self.collect.hold_share, self.env.num_envs
         if share and not round(share * envs):
-            raise ValueError(f"collect.hold_share {share} of env.num_envs {envs} is no environment")
+            raise ValueError(f"collect.hold_share {share} of env.num_envs {envs} rounds to no environment")
         if self.collect.random_steps >= self.collect.env_steps:
             raise ValueError(
                 f"collect.random_steps {self.collect.random_steps} must be below "

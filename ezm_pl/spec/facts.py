@@ -70,6 +70,12 @@ _EZM: tuple[_Unread, ...] = (
 )
 
 
+def why_unread(experiment: Experiment, field: str) -> str | None:
+    """Why other settings leave a field unread; None where it is read."""
+    table = (*_EVERY_AGENT, *(_EZM if experiment.agent == "ezm" else ()))
+    return next((why for holds, why, fields in table if field in fields and holds(experiment)), None)
+
+
 def unread_settings(experiment: Experiment) -> list[str]:
     """A line for each reason why something is not read that the spec sets, other than its preset."""
     plain = {name: getattr(experiment, name) for name in ("name", "preset", "agent", "tasks")}

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from ezm_pl.spec.agents import UNREAD
 from ezm_pl.spec.errors import SpecError, as_spec_error, describe, nearest
 from ezm_pl.spec.experiment import Experiment
+from ezm_pl.spec.facts import why_unread
 from ezm_pl.spec.io import build_experiment, flatten, parse_settings, read_document
 from ezm_pl.spec.metrics import logged_metrics
 from ezm_pl.spec.presets import merge, nested
@@ -160,7 +161,9 @@ def load_sweep(
     over = merge(spec.experiment, parse_settings(settings))
     for field, own in (("name", True), ("tasks", spec.tasks is not None)):
         if own and field in over:
-            raise SpecError(f"{path}: experiment.{field} (or --set {field}=): is the sweep's own {field}")
+            raise SpecError(
+                f"{path}: experiment.{field} (or --set {field}=) cannot be set: the sweep has its own {field}"
+            )
     experiment = merge(read_document(file), over)
     if preset is not None:
         experiment["preset"] = preset
@@ -300,6 +303,12 @@ def _check_search(plan: SweepPlan, *, source: str) -> None:
         for values, said in itertools.islice(wrong, 1):
             given = ", ".join(map(repr, values.values()))
             problems.append(f"{source}: search.{', '.join(values)}: {given} cannot be, {said}")
+    if not problems:
+        built = [_with(point.experiment, values) for values in plan.spec.probes() for point in plan.points]
+        for field in plan.spec.search:
+            reasons = [why_unread(experiment, field) for experiment in built]
+            if all(reasons):
+                problems.append(f"{source}: search.{field}: no trial reads it: {reasons[0]}")
     if problems:
         raise SpecError("\n".join(problems))
 

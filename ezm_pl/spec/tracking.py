@@ -36,7 +36,7 @@ class TrackingSpec(Strict):
             if len(value) > _MAX_VALUE_LENGTH:
                 raise ValueError(f"{key!r}: a value of at most {_MAX_VALUE_LENGTH} characters expected")
             if key.startswith(_RESERVED_TAGS):
-                raise ValueError(f"{key!r}: tags under {', '.join(_RESERVED_TAGS)} are not free")
+                raise ValueError(f"{key!r}: tags under {', '.join(_RESERVED_TAGS)} are reserved")
         return tags
 
     @field_validator("uri")

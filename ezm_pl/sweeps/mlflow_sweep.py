@@ -34,7 +34,7 @@ _RUN_STATE = {"RUNNING": tags.RUNNING, "COMPLETE": tags.COMPLETE, "PRUNED": tags
 
 
 class MlflowSweep:
-    """The runs of a sweep; made under the storage's lock."""
+    """The runs of a sweep in MLflow."""
 
     def __init__(self, queue: Queue) -> None:
         """Opens the tracking store.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -55,17 +57,20 @@ def make_report(
     client, sweep = open_sweep(reference, uri)
     folder = out or REPORTS / file_name(f"{sweep.name}-{sweep.run_id[:8]}")
     path = folder / PAGE
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(_page(client, sweep, folder, others), encoding="utf-8")
-    state = " (partial: the sweep has not ended)" if sweep.partial else ""
-    say(console, f"wrote {path}{state}")
-    try:
-        client.log_artifacts(sweep.run_id, str(folder), "report")
-    except store_errors() as error:
-        raise SpecError(
-            f"MLflow did not take the report into run {sweep.run_id}: {first_line(error)}"
-        ) from None
+    with tempfile.TemporaryDirectory() as made:  # the folder may hold other files, which MLflow must not take
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            page = _page(client, sweep, Path(made), others)
+            Path(made, PAGE).write_text(page, encoding="utf-8")
+            shutil.copytree(made, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
+        state = " (partial: the sweep has not ended)" if sweep.partial else ""
+        say(console, f"wrote {path}{state}")
+        try:
+            client.log_artifacts(sweep.run_id, made, "report")
+        except store_errors() as error:
+            raise SpecError(
+                f"MLflow did not take the report into run {sweep.run_id}: {first_line(error)}"
+            ) from None
     return path
 
 

@@ -32,7 +32,7 @@ def serve_ui(port: int) -> None:
         raise SpecError(f"the tracking store is a server with its own UI: open {shown(uri)}")
     if not _is_free(port):
         near = next((p for p in range(port + 1, min(port + 100, 65536)) if _is_free(p)), None)
-        hint = f"; {near} is free: make ui PORT={near}" if near else ""
+        hint = f"; {near} is free: ezm ui --port {near}" if near else ""
         raise SpecError(f"port {port} is already in use on {HOST}{hint}")
     open_store(uri, create=False)
     file, artifacts = sqlite_file(uri), artifacts_folder(uri)

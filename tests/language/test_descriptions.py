@@ -60,7 +60,11 @@ def test_a_spec_has_words_for_its_own_tasks() -> None:
             {"h1-run": {"descriptions": ["The  humanoid walks forward at a moderate speed"]}},
             "'h1-run' and 'h1-walk' are both described by",
         ),
-        (["h1-run"], {"h1-run": {"held_out_descriptions": ["run"]}}, "descriptions go with them"),
+        (
+            ["h1-run"],
+            {"h1-run": {"held_out_descriptions": ["run"]}},
+            "held_out_descriptions needs descriptions",
+        ),
     ],
 )
 def test_words_that_cannot_work_are_one_line(tasks: list[str], meta: dict[str, Any], line: str) -> None:

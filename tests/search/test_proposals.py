@@ -220,5 +220,5 @@ def test_evaluation_draws_nearer_to_the_mode() -> None:
 
 
 def test_width_in_evaluation_is_that_of_the_built_in_proposal() -> None:
-    with pytest.raises(ValueError, match="evaluation_std is of the built-in proposal"):
+    with pytest.raises(ValueError, match="evaluation_std scales the built-in proposal only"):
         SearchSpec(proposal="ezm_pl.search.proposals:GaussianProposal", evaluation_std=0.5)

@@ -76,5 +76,5 @@ def test_the_same_seed_plays_the_same() -> None:
 
 
 def test_a_share_of_no_environment_is_refused() -> None:
-    with pytest.raises(SpecError, match=r"hold_share 0.1 of env.num_envs 4 is no environment"):
+    with pytest.raises(SpecError, match=r"hold_share 0.1 of env.num_envs 4 rounds to no environment"):
         experiment(hold_share=0.1)

@@ -15,8 +15,9 @@ from sweep_store import FilledSweep, new_sweep
 from ezm_pl.cli import main
 from ezm_pl.spec import SUITES, SpecError
 from ezm_pl.sweeps.report import make_report
+from ezm_pl.tracking.store import open_store
 from ezm_pl.tracking.sweep import tags
-from ezm_pl.tracking.sweep.runs import find_sweep, read_sweep
+from ezm_pl.tracking.sweep.runs import find_sweep, open_sweep, read_sweep
 from ezm_pl.tracking.sweep.scores import pruning, score_points
 
 TWO, FOUR = SUITES["hb-2"], SUITES["hb-4"]
@@ -188,6 +189,32 @@ def test_a_report_that_mlflow_does_not_take_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=rf"^MLflow did not take the report into run {sweep.run_id}: .*$"):
         written(sweep, tmp_path)
     assert (tmp_path / "report" / "report.html").is_file()
+
+
+def test_files_that_lie_where_the_report_goes_are_no_part_of_it(tmp_path: Path) -> None:
+    sweep = new_sweep(tmp_path)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "replay.bin").write_text("large")
+    written(sweep, tmp_path)
+    logged = [file.path for file in sweep.client.list_artifacts(sweep.run_id, "report")]
+    assert "report/report.html" in logged
+    assert "report/replay.bin" not in logged
+    assert (tmp_path / "report" / "replay.bin").is_file()
+
+
+def test_a_sweep_is_looked_for_in_every_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """As after a run that was tracked elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    open_store("sqlite:///elsewhere.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///elsewhere.db")
+    sweep = new_sweep(tmp_path, "weights")
+    monkeypatch.setattr("ezm_pl.tracking.store.DEFAULT_URI", sweep.uri)
+    assert open_sweep("weights")[1].run_id == sweep.run_id
+    assert main(["report", "wights"]) == 2
+    error = capsys.readouterr().err
+    assert "elsewhere.db" in error and "did you mean 'weights'" in error
 
 
 def test_sweeps_by_name_id_and_last(tmp_path: Path) -> None:

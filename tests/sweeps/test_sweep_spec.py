@@ -127,6 +127,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
         {"experiment": {"agent": "sac"}},
         "search.loss.value: agent sac (on dmc-cartpole-balance) does not read it",
     ),
+    "a field that other settings leave unread": (
+        {"search": {"collect.hold_steps": {"low": 5, "high": 30}}},
+        "search.collect.hold_steps: no trial reads it: collect.hold_share is 0",
+    ),
     "an objective of another agent": (
         {
             "experiment": {"agent": "sac"},
@@ -177,11 +181,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "tasks beside the grid's": (
         {"experiment": {"tasks": ["h1-run"]}},
-        "experiment.tasks (or --set tasks=): is the sweep's own tasks",
+        "experiment.tasks (or --set tasks=) cannot be set: the sweep has its own tasks",
     ),
     "another name": (
         {"experiment": {"name": "x"}},
-        "experiment.name (or --set name=): is the sweep's own name",
+        "experiment.name (or --set name=) cannot be set: the sweep has its own name",
     ),
     "a variant of a searched field": (
         {"tasks": None, "variants": {"no_value": {"loss": {"value": 0.0}}}},

@@ -92,7 +92,7 @@ def test_published_returns_at_several_steps(folder: Path, capsys: pytest.Capture
     run_id = finished_run(experiment(0), [20.0, 400.0]).run_id
     collect = ["results", "collect", run_id, "--out", "records/made.json", "--at", "100000", "--at", "50000"]
     assert main(collect) == 2
-    assert "--at: is of the curves that --published names" in capsys.readouterr().err
+    assert "--at needs --published" in capsys.readouterr().err
     collect += ["--published", "published.json"]
     assert main([*collect, "--at", "300000"]) == 2
     assert "--at 300000: no published curve of these tasks reaches it" in capsys.readouterr().err

@@ -129,7 +129,7 @@ def test_a_run_to_its_end(folder: Path) -> None:
     assert any("dmc-cartpole-balance" in line for line in last)
     assert any("mean score" in line for line in last)
     assert re.match(r"20 updates, \d+ env steps per task \([\d,]+ in all\), ", last[-2])
-    assert last[-1] == "curves, videos and artifacts: make ui (http://127.0.0.1:5000)"
+    assert last[-1] == "curves, videos and artifacts: ezm ui (http://127.0.0.1:5000)"
     (run_id,) = statuses(folder)
     assert statuses(folder)[run_id] == "FINISHED"
     client = open_store(f"sqlite:///{folder}/mlruns/mlflow.db")

@@ -42,7 +42,7 @@ class Robot:
         pelvis_position, pelvis_quaternion: [3] and [4], of the pelvis.
     """
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, nq: int) -> None:
+    def __init__(self, data: mujoco.MjData, nq: int) -> None:
         self.qpos: FloatArray = data.qpos[:nq]
         self.qvel: FloatArray = data.qvel[: nq - 1]  # one number less for the pelvis's orientation
         self.forces: FloatArray = data.actuator_force
@@ -83,7 +83,7 @@ class Simulation:
     def __init__(self, model: mujoco.MjModel, robot_nq: int) -> None:
         self.model = model
         self.data = mujoco.MjData(model)
-        self.robot = Robot(model, self.data, robot_nq)
+        self.robot = Robot(self.data, robot_nq)
         self.robot_nq = robot_nq
 
     def geoms(self, *names: str) -> frozenset[int]:

@@ -34,7 +34,9 @@ def find_student(reference: str, *, option: str) -> SavedRun:
     if found is None:
         found = run_by_id(reference, runs, option=option, missing="distilled run", kind="distilled runs")
     if not found.checkpoint.is_file():
-        raise SpecError(f"{option} {reference}: {found.directory} has no {STUDENT}: it stopped before it")
+        raise SpecError(
+            f"{option} {reference}: {found.directory} has no {STUDENT}: it stopped before its first save"
+        )
     return found
 
 

@@ -113,27 +113,23 @@ def task_facts(task: str, *, obs_size: int, action_size: int, terms: Sequence[st
     return table
 
 
-def random_table(returns: Mapping[str, NDArray[np.float64]]) -> tuple[Table, bool]:
+def random_table(returns: Mapping[str, NDArray[np.float64]]) -> Table:
     """A random policy's returns beside the published ones.
 
     Args:
         returns: task to episode returns [episodes].
-
-    Returns:
-        The table, and whether every task with a published value agrees with it.
     """
     caption = "agrees: within the larger of 15% and 3 points, or three standard errors (tasks with objects)"
     head = ("task", "episodes", "mean", "std", "published", "agrees")
     table = numbers_table(head, title="Random policy", caption=caption)
-    agreement = True
     for task, values in returns.items():
         facts, mean, agrees = HUMANOID_BENCH.get(task), float(np.mean(values)), "-"
         if facts is not None:
             within = abs(mean - facts.random_score) <= _random_bound(facts, values)
-            agrees, agreement = ("yes" if within else "NO"), agreement and within
+            agrees = "yes" if within else "no"
         published = f"{facts.random_score:.1f}" if facts else "-"
         table.add_row(task, str(len(values)), f"{mean:.1f}", f"{np.std(values):.1f}", published, agrees)
-    return table, agreement
+    return table
 
 
 def _random_bound(facts: TaskFacts, values: NDArray[np.float64]) -> float:

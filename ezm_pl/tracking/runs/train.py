@@ -32,7 +32,7 @@ from ezm_pl.tracking.runs.run_lookup import (
     find_run,
 )
 from ezm_pl.tracking.runs.tracked import Work, track
-from ezm_pl.tracking.store import first_line
+from ezm_pl.tracking.store import first_line, shown
 from ezm_pl.tracking.tasks import check_tasks
 
 # What the end of a run needs is imported at its beginning: hours later the sources may have been edited.
@@ -195,7 +195,9 @@ class _Training(Work["FitResult"]):
             console.print("no evaluation in this session")
         played = f"{steps.mean():,.0f} env steps per task ({steps.sum():,.0f} in all)"
         say(console, f"{result.updates:,} updates, {played}, {result.seconds / 60:.1f} minutes")
-        say(console, "curves, videos and artifacts: make ui (http://127.0.0.1:5000)")
+        own = run.store.startswith(("http://", "https://"))
+        page = shown(run.store) if own else "ezm ui (http://127.0.0.1:5000)"
+        say(console, f"curves, videos and artifacts: {page}")
 
 
 def _this_rank(experiment: Experiment) -> int:

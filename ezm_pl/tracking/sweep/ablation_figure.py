@@ -78,4 +78,4 @@ def _scores(
     axis: Axes, row: int, interval: Interval, seeds: NDArray[np.float64], label: str, colour: str
 ) -> None:
     draw_interval(axis, row, interval, label, colour, size=5, across=True)
-    draw_seeds(axis, seeds, np.full(len(seeds), row + 0.22), "mean of one seed", size=4)
+    draw_seeds(axis, seeds, np.full(len(seeds), row + 0.22), "IQM of one seed", size=4)

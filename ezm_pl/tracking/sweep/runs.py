@@ -16,7 +16,7 @@ from ezm_pl.spec.errors import nearest
 from ezm_pl.tracking.runs.metrics import ENV_STEPS, EVALUATION
 from ezm_pl.tracking.runs.mlflow_run import RESUME
 from ezm_pl.tracking.runs.run_lookup import last_recorded_uri
-from ezm_pl.tracking.store import EmptyStore, open_store, shown, tracking_uri
+from ezm_pl.tracking.store import EmptyStore, open_store, shown, tracking_uris
 from ezm_pl.tracking.sweep import tags
 
 if TYPE_CHECKING:
@@ -189,22 +189,26 @@ def open_sweep(reference: str, uri: str | None = None) -> tuple[MlflowClient, Sw
 
     Args:
         reference: what was typed.
-        uri: of the store; None: the usual one.
+        uri: of the store; None: the first of `tracking_uris` that holds it.
 
     Raises:
         SpecError: as `find_sweep`, or the store cannot be opened.
     """
-    store = tracking_uri(uri, last_recorded_uri())
-    where = shown(store)
-    try:
-        client = open_store(store, create=False)
-    except EmptyStore:
-        raise _no_sweep(reference, where) from None
-    return client, read_sweep(client, find_sweep(client, reference, where=where))
+    problems = []
+    for store in tracking_uris(uri, last_recorded_uri()):
+        where = shown(store)
+        try:
+            client = open_store(store, create=False)
+            return client, read_sweep(client, find_sweep(client, reference, where=where))
+        except EmptyStore:
+            problems.append(_no_sweep(where))
+        except SpecError as error:
+            problems.append(str(error).removeprefix(f"SWEEP {reference}: "))
+    raise SpecError(f"SWEEP {reference}: {'; '.join(problems)}")
 
 
-def _no_sweep(reference: str, where: str) -> SpecError:
-    return SpecError(f"SWEEP {reference}: there is no sweep in {where} yet; `ezm sweep run` makes one")
+def _no_sweep(where: str) -> str:
+    return f"there is no sweep in {where} yet; `ezm sweep run` makes one"
 
 
 def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
@@ -222,7 +226,7 @@ def find_sweep(client: MlflowClient, reference: str, *, where: str) -> Run:
     """
     sweeps = search_runs(client, _experiments(client), f"tags.`{tags.LEVEL}` = '{tags.SWEEP}'")
     if not sweeps:
-        raise _no_sweep(reference, where)
+        raise SpecError(f"SWEEP {reference}: {_no_sweep(where)}")
     if reference == "last":
         return sweeps[0]
     named = [
