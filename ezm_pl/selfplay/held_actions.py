@@ -19,9 +19,9 @@ _FEWEST, _MOST = 4, 10
 class HeldActions:
     """Replaces the actions, in some of the environments, by bursts of extreme ones.
 
-    A burst is an action at random bounds of all actuators and its opposite in turn, 4 to 10 in all, each held
-    for 2/3 to 4/3 of `collect.hold_steps` control steps. Between two bursts the given actions are taken for about 20 control
-    steps.
+    A burst is an action at random bounds of all actuators and its opposite in turn, 4 to 10 in all, each
+    held for 2/3 to 4/3 of `collect.hold_steps` control steps. Between two bursts the given actions are taken
+    for about 20 control steps.
 
     Args:
         experiment: its `collect.hold_share` and `collect.hold_steps`.
@@ -58,13 +58,14 @@ class HeldActions:
 
     def _next(self, row: np.intp) -> None:
         """The next action of the row's burst, a new burst, or none."""
-        random, begins = self._random, False
-        if not self._actions[row]:
-            begins = random.random() < self._start
-            self._actions[row] = random.integers(_FEWEST, _MOST + 1) if begins else 0
-        if not self._actions[row]:
+        random = self._random
+        if self._actions[row]:
+            self._held[row] *= -1
+        elif random.random() < self._start:
+            signs = random.choice(np.array([-1, 1], np.float32), self._mask.shape[1])
+            self._held[row] = signs * self._mask[row]
+            self._actions[row] = random.integers(_FEWEST, _MOST + 1)
+        else:
             return
         self._actions[row] -= 1
         self._decisions[row] = random.integers(self._shortest, self._longest + 1)
-        signs = random.choice(np.array([-1, 1], np.float32), self._mask.shape[1]) if begins else None
-        self._held[row] = -self._held[row] if signs is None else signs * self._mask[row]

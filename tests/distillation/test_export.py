@@ -118,7 +118,17 @@ def test_a_file_that_differs_is_removed(
 def test_the_example_runs_without_torch(student_file: Path, workplace: Path) -> None:
     example = str(ROOT / "examples" / "deploy.py")
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, example, str(student_file), "dmc-pendulum-swingup", "3"],
+        [
+            sys.executable,
+            "-c",
+            WITHOUT_TORCH,
+            example,
+            str(student_file),
+            "--task",
+            "dmc-pendulum-swingup",
+            "--seconds",
+            "3",
+        ],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
