@@ -301,6 +301,15 @@ def test_differences_name_the_field_and_both_values() -> None:
     assert differences(old, new, ignore=["eval."]) == ["seed: 0 -> 3"]
 
 
+def test_the_order_of_networks_makes_no_other_spec() -> None:
+    first, second = (
+        build_experiment({**GOOD, "model": {"task_embedding_in": networks}})
+        for networks in (["dynamics", "representation"], ["representation", "dynamics"])
+    )
+    assert not differences(first, second)
+    assert first.model.task_embedding_in == ("representation", "dynamics")
+
+
 def test_nested_suites_are_prefixes_of_the_canonical_order() -> None:
     names = tuple(HUMANOID_BENCH)
     assert len(names) >= 34

@@ -44,8 +44,8 @@ class Episode:
 class Collector(BackgroundThread):
     """Plays all tasks at once in a thread of its own and fills the replay buffer.
 
-    Actions are uniform-random in the warm-up, then the agent's, with the newest weights. In the
-    environments of `collect.hold_share` bursts of held random actions replace some of either.
+    Actions are uniform-random in the warm-up, then the agent's, with the newest weights. In some
+    environments (`collect.hold_share`) bursts of held random actions replace either.
 
     Args:
         experiment: tasks, environments and budget.
@@ -139,7 +139,7 @@ class Collector(BackgroundThread):
                     self.actor.draw_heads(heads)
                     padded = torch.as_tensor(observation, device=self.device)
                     action = self.act(self.actor, padded, tasks, generator).cpu().numpy()
-                action = held(action)
+                action = held(action, self.pacing.progress)
             with self.timer("physics"):
                 following, reward, terminated, truncated, info = envs.step(action)
             with self.timer("storing"):

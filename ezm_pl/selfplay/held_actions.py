@@ -19,6 +19,7 @@ _FEWEST, _MOST = 4, 10
 class HeldActions:
     """Replaces the actions, in some of the environments, by bursts of extreme ones.
 
+    The share of these environments falls linearly from `collect.hold_share` to 0 at the end of training.
     A burst is an action at random bounds of all actuators and its opposite in turn, 4 to 10 in all, each
     held for 2/3 to 4/3 of `collect.hold_steps` control steps. Between two bursts the given actions are taken
     for about 20 control steps.
@@ -33,8 +34,8 @@ class HeldActions:
         self, experiment: Experiment, mask: NDArray[np.float32], random: np.random.Generator
     ) -> None:
         env, collect = experiment.env, experiment.collect
-        row = np.arange(len(mask)) % env.num_envs
-        self.rows = np.flatnonzero(row >= env.num_envs - round(collect.hold_share * env.num_envs))
+        self._row = np.arange(len(mask)) % env.num_envs
+        self._share, self._envs = collect.hold_share, env.num_envs
         self._mask, self._random = mask, random
         hold = collect.hold_steps / env.action_repeat
         self._shortest, self._longest = (max(1, round(share * hold)) for share in (2 / 3, 4 / 3))
@@ -43,12 +44,18 @@ class HeldActions:
         self._decisions = np.zeros(len(mask), np.int64)  # left of its present action
         self._held = np.zeros_like(mask)
 
-    def __call__(self, action: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The actions that are taken in place of the given ones, both `[N, A]`."""
-        if not len(self.rows):
+    def __call__(self, action: NDArray[np.float32], progress: float) -> NDArray[np.float32]:
+        """The actions that are taken in place of the given ones, both `[N, A]`.
+
+        Args:
+            action: the agent's.
+            progress: share of training that is done, in [0, 1].
+        """
+        exploring = round(self._share * (1 - progress) * self._envs)
+        if not exploring:
             return action
         taken = action.copy()
-        for row in self.rows:
+        for row in np.flatnonzero(self._row >= self._envs - exploring):
             if self._decisions[row] == 0:
                 self._next(row)
             if self._decisions[row]:

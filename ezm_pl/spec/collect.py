@@ -16,7 +16,9 @@ class CollectSpec(Strict):
         0.02, description="share of the run by which updates may run ahead of collection before they wait"
     )
     hold_share: Fraction = Field(
-        0.0, description="share of the environments that explore by bursts of held random actions"
+        0.0,
+        description="share of the environments that explore by bursts of held random actions at first;"
+        " it falls linearly to 0",
     )
     hold_steps: PositiveInt = Field(
         15, description="control steps such an action is held for, on average; at least one decision"

@@ -20,6 +20,7 @@ from ezm_pl.spec.fields import (
     Fraction,
     Listed,
     Name,
+    Networks,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -33,7 +34,6 @@ from ezm_pl.spec.tasks import HUMANOID_BENCH, resolve_tasks
 from ezm_pl.spec.tracking import TrackingSpec
 from ezm_pl.spec.trainer import TrainerSpec
 
-Network = Literal["representation", "dynamics", "reward", "value_policy"]
 Sentence = Annotated[str, Field(min_length=1, max_length=500)]
 
 
@@ -88,7 +88,7 @@ class ModelSpec(Strict):
         "id", description="text: task embeddings are projections of sentences (docs/language.md)"
     )
     task_embedding_size: Size = 128
-    task_embedding_in: Listed[Network] = ("representation", "dynamics", "reward", "value_policy")
+    task_embedding_in: Networks = ("representation", "dynamics", "reward", "value_policy")
     action_embedding_size: Size = 64
     blocks: Size = Field(3, description="residual blocks per network")
     head_size: Size = Field(512, description="hidden width of reward, value and policy heads")

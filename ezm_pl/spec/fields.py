@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Item = TypeVar("Item")
 
@@ -29,6 +29,13 @@ Fraction = Annotated[Real, Field(ge=0, le=1)]
 Listed = Annotated[tuple[Item, ...], Field(strict=False)]
 """A YAML list of items, each as strict as anywhere."""
 EpisodeProtocol = Literal["ezm", "humanoidbench"]
+Network = Literal["representation", "dynamics", "reward", "value_policy"]
+Networks = Annotated[
+    tuple[Network, ...],
+    Field(strict=False),
+    AfterValidator(lambda given: tuple(one for one in get_args(Network) if one in given)),
+]
+"""A set of networks, in the order of `Network` however it is written."""
 
 
 class Strict(BaseModel):

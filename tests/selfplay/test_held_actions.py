@@ -26,10 +26,10 @@ def experiment(**collect: Any) -> Experiment:
     return build_experiment(merge(BASE, {"collect": collect}))
 
 
-def played(decisions: int, seed: int = 0, **collect: Any) -> NDArray[np.float32]:
+def played(decisions: int, seed: int = 0, progress: float = 0.0, **collect: Any) -> NDArray[np.float32]:
     """Taken actions `[decisions, 8, 4]` of an agent that always chooses 0.25."""
     held = HeldActions(experiment(**collect), MASK, np.random.default_rng(seed))
-    return np.stack([held(CHOSEN) for _ in range(decisions)])
+    return np.stack([held(CHOSEN, progress) for _ in range(decisions)])
 
 
 def runs(values: NDArray[np.float32]) -> list[tuple[float, int]]:
@@ -41,7 +41,7 @@ def runs(values: NDArray[np.float32]) -> list[tuple[float, int]]:
 def test_without_a_share_the_agent_s_actions_are_taken_and_nothing_is_drawn() -> None:
     random = np.random.default_rng(0)
     held = HeldActions(experiment(), MASK, random)
-    assert held(CHOSEN) is CHOSEN
+    assert held(CHOSEN, 0.0) is CHOSEN
     assert random.random() == np.random.default_rng(0).random()
 
 
@@ -50,6 +50,14 @@ def test_the_last_environments_of_each_task_explore() -> None:
     explores = (taken != CHOSEN).any((0, 2))
     assert explores.tolist() == [False, False, True, True] * 2
     assert (taken[:, :4, 1:] == 0).all(), "padded actuators stay at zero"
+
+
+@pytest.mark.parametrize(
+    ("progress", "exploring"), [(0.0, 4), (0.3, 3), (0.5, 2), (0.8, 1), (0.9, 0), (1.0, 0)]
+)
+def test_fewer_environments_explore_as_training_goes_on(progress: float, exploring: int) -> None:
+    taken = played(2000, progress=progress, hold_share=1.0)
+    assert (taken != CHOSEN).any((0, 2)).reshape(2, 4).sum(1).tolist() == [exploring] * 2
 
 
 def test_actions_are_extreme_and_held_and_the_agent_decides_in_between() -> None:
