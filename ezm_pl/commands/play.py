@@ -21,7 +21,11 @@ def add(group: Group) -> None:
         group, "play", _play, "film an episode with what the search considers, or show it on a page"
     )
     add_run(play)
-    play.add_argument("--task", metavar="TASK", help="default: the nearest to --say, or the first one")
+    play.add_argument(
+        "--task",
+        metavar="TASK",
+        help="default: the nearest to --say; else the first, or with --live all in turn",
+    )
     play.add_argument(
         "--say", type=_sentence, metavar="TEXT", help="tell the agent what to do (docs/language.md)"
     )

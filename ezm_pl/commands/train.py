@@ -46,7 +46,10 @@ def add(group: Group) -> None:
         help="tell the agent its tasks in each of these sentences (default: the first of training)",
     )
     evaluate.add_argument(
-        "--video", type=outputs.folder, metavar="DIR", help="film one episode per task into DIR"
+        "--video",
+        type=outputs.folder,
+        metavar="DIR",
+        help="film the first 8 s of an episode per task into DIR",
     )
     add_run(
         command(group, "learn-check", _learn_check, "check that experiments/learn_check.yaml has learned")

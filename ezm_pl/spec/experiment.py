@@ -43,7 +43,7 @@ class EnvSpec(Strict):
     backend: Literal["auto", "builtin", "humanoid_bench"] = "auto"
     protocol: EpisodeProtocol = Field("ezm", description="humanoidbench: a fall ends a training episode")
     num_envs: Size = Field(16, description="environments per task in the collector")
-    action_repeat: Size = Field(1, description="control steps (20 ms) an action is held for")
+    action_repeat: Size = Field(1, description="control steps an action is held for")
     workers: Literal["auto", "async", "threads", "sync"] = Field("auto", description="who steps physics")
     worker_timeout: Annotated[PositiveFloat, Field(le=1e6)] = Field(
         300.0, description="seconds after which a worker process that does not answer is replaced (async)"
@@ -202,7 +202,7 @@ class TargetSpec(Strict):
     )
     search_every: PositiveInt = Field(
         1,
-        description="reanalysis searches every n-th position of a window; values are new at every one",
+        description="reanalysis searches every n-th position of a window; all get new value targets",
     )
     reanalyse: bool = Field(
         True,
@@ -265,7 +265,7 @@ class OptimSpec(Strict):
     )
     compiled: bool = Field(True, description="on a CPU: losses run as a C++ program, as `search.compiled`")
     max_skipped_updates: PositiveInt = Field(
-        100, description="updates in a row, at a log, that may have been skipped as not finite"
+        100, description="training fails after so many skipped (not finite) updates in a row"
     )
 
 
@@ -275,7 +275,7 @@ class EvalSpec(Strict):
     every: PositiveInt = Field(20_000, description="updates between evaluations")
     episodes: Annotated[Size, Field(le=MOST_EPISODES)] = Field(4, description="episodes per task")
     at_start: bool = True
-    video: bool = Field(True, description="film one episode per task at the end, where rendering works")
+    video: bool = Field(True, description="film 8 s of an episode per task at the end, where rendering works")
 
 
 class Experiment(Strict):

@@ -145,7 +145,7 @@ _DMC_NAMES = """
 """
 
 DMC: tuple[str, ...] = tuple(f"dmc-{name}" for name in _DMC_NAMES.split())
-"""dm_control suite tasks that `dmc-<domain>-<task>` names (`suite.BENCHMARKING` and kin)."""
+"""Tasks of dm_control's suite, as `dmc-<domain>-<task>`: most of `suite.BENCHMARKING` and a few more."""
 
 GYM = "gym:"
 """Prefix of a Gymnasium environment's id, as in `gym:Humanoid-v5`, checked when the environment is made."""
