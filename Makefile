@@ -19,6 +19,9 @@ RESUME ?=
 RUN ?= last
 PORT ?= 5000
 JOBS ?= auto
+SWEEP_OPTIONS = $(if $(filter file,$(origin SPEC)),,--base='$(SPEC)') $(if $(PRESET),--preset='$(PRESET)') \
+  $(if $(SEEDS),--seeds='$(SEEDS)') $(foreach setting,$(SET),--set='$(setting)') $(if $(NAME),--name='$(NAME)') \
+  $(if $(STORAGE),--storage='$(STORAGE)')
 
 .PHONY: help
 help: ## list the targets
@@ -36,17 +39,11 @@ eval: $(READY) ## evaluate a checkpoint: RUN=last, a run id or a path
 .PHONY: sweep
 sweep: $(READY) ## sweep: TASKS=8,16,29 SWEEP=sweeps/task_scaling.yaml TRIALS= SEEDS= PRESET= SPEC= SET= NAME= STORAGE=
 	@$(EZM) sweep run "$(SWEEP)" $(if $(filter undefined,$(origin TASKS)),,--tasks='$(TASKS)') \
-	  $(if $(TRIALS),--trials='$(TRIALS)') $(if $(SEEDS),--seeds='$(SEEDS)') \
-	  $(if $(filter file,$(origin SPEC)),,--base='$(SPEC)') $(if $(PRESET),--preset='$(PRESET)') \
-	  $(foreach setting,$(SET),--set='$(setting)') $(if $(NAME),--name='$(NAME)') \
-	  $(if $(STORAGE),--storage='$(STORAGE)')
+	  $(if $(TRIALS),--trials='$(TRIALS)') $(SWEEP_OPTIONS)
 
 .PHONY: ablations
 ablations: $(READY) ## parts removed one by one, and the figure: SPEC= PRESET= SEEDS= ONLY=no_path,control SET= NAME= STORAGE=
-	@$(EZM) sweep run sweeps/ablations.yaml --report $(if $(filter file,$(origin SPEC)),,--base='$(SPEC)') \
-	  $(if $(PRESET),--preset='$(PRESET)') $(if $(SEEDS),--seeds='$(SEEDS)') $(if $(ONLY),--only='$(ONLY)') \
-	  $(foreach setting,$(SET),--set='$(setting)') $(if $(NAME),--name='$(NAME)') \
-	  $(if $(STORAGE),--storage='$(STORAGE)')
+	@$(EZM) sweep run sweeps/ablations.yaml --report $(if $(ONLY),--only='$(ONLY)') $(SWEEP_OPTIONS)
 
 .PHONY: report
 report: $(READY) ## a sweep as a page and figures: NAME=last PUBLISHED="ez-m.json brc.json" OUT=

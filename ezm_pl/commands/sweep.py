@@ -9,7 +9,7 @@ from ezm_pl.commands.arguments import Group, add_settings, command, new_console,
 from ezm_pl.spec.sweep import MOST_TRIALS
 
 if TYPE_CHECKING:
-    from ezm_pl.spec.sweep_plan import SweepPlan
+    from ezm_pl.spec.sweep_plan import Point, SweepPlan
 
 DEFAULT = "sweeps/task_scaling.yaml"
 
@@ -76,8 +76,15 @@ def _plan(args: argparse.Namespace) -> SweepPlan:
     )
 
 
+def _notes(point: Point) -> list[str]:
+    """The notes on a grid point's spec, with its label."""
+    from ezm_pl.spec.facts import spec_notes
+
+    return [f"{point.label}: {note}" for note in spec_notes(point.experiment)]
+
+
 def _validate(args: argparse.Namespace) -> None:
-    from ezm_pl.spec.facts import spec_facts, spec_notes
+    from ezm_pl.spec.facts import spec_facts
     from ezm_pl.tracking.tasks import check_tasks
 
     plan = _plan(args)
@@ -91,8 +98,8 @@ def _validate(args: argparse.Namespace) -> None:
     for point in plan.points:
         tasks, budget, *_ = spec_facts(point.experiment)
         print(f"# {point.label}: {tasks}; {budget}")
-        for note in spec_notes(point.experiment):
-            print(f"# {point.label}: {note}")
+        for note in _notes(point):
+            print(f"# {note}")
     for line in plan.left_out:
         print(f"# left out: {line}")
     print(plan.text(), end="")
@@ -102,13 +109,12 @@ def _run(args: argparse.Namespace) -> int:
     from ezm_pl.tracking.fault_tolerance.output import install_safe_output
 
     install_safe_output()
-    from ezm_pl.spec.facts import spec_notes
     from ezm_pl.tracking.console import say
 
     plan, console = _plan(args), new_console()
     for point in plan.points:
-        for note in spec_notes(point.experiment):
-            say(console, f"{point.label}: {note}", "yellow")
+        for note in _notes(point):
+            say(console, note, "yellow")
     from ezm_pl.sweeps.worker import run_sweep
 
     return run_sweep(plan, storage_url=args.storage, report=args.report, console=console)

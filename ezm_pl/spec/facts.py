@@ -70,9 +70,13 @@ _EZM: tuple[_Unread, ...] = (
 )
 
 
+def _unread_where(experiment: Experiment) -> tuple[_Unread, ...]:
+    return (*_EVERY_AGENT, *(_EZM if experiment.agent == "ezm" else ()))
+
+
 def why_unread(experiment: Experiment, field: str) -> str | None:
     """Why other settings leave a field unread; None where it is read."""
-    table = (*_EVERY_AGENT, *(_EZM if experiment.agent == "ezm" else ()))
+    table = _unread_where(experiment)
     return next((why for holds, why, fields in table if field in fields and holds(experiment)), None)
 
 
@@ -85,7 +89,7 @@ def unread_settings(experiment: Experiment) -> list[str]:
     lines = []
     if unread := [key for key in changed if key.startswith(UNREAD[experiment.agent])]:
         lines.append(f"note: agent {experiment.agent} does not read {', '.join(unread)}")
-    for holds, why, fields in (*_EVERY_AGENT, *(_EZM if experiment.agent == "ezm" else ())):
+    for holds, why, fields in _unread_where(experiment):
         if (unread := [key for key in changed if key in fields]) and holds(experiment):
             lines.append(f"note: {', '.join(unread)} {'is' if len(unread) == 1 else 'are'} not read: {why}")
     if experiment.model.task_conditioning == "id" and any(
