@@ -45,7 +45,7 @@ def make(
             `info["fell"]`.
         seed: seed of the first `reset` that is given none.
         render_mode: `rgb_array` or None.
-        action_repeat: control steps (20 ms) that an action is held for; rewards are summed.
+        action_repeat: control steps that an action is held for; rewards are summed.
         episode_steps: control steps of an episode; the task's own by default.
         quirks: whether a HumanoidBench task keeps the benchmark's obvious bugs (named in its class's
             docstring), with which published numbers were made; without, it does what was meant.
